@@ -1,0 +1,38 @@
+# Two commands do all their own set-up: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test check browser clean
+
+demo: .venv/.installed-all
+	$(BIN)/feat-fed demo $(ARGS)
+
+test: .venv/.installed-dev
+	$(BIN)/pytest $(ARGS)
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The report's browser test uses the system's Chromium and is skipped without one.
+browser:
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
+
+clean:
+	rm -rf .venv build dist *.egg-info
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "feat-fed needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed-all: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[all]'
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[dev]'
+	@touch $@ .venv/.installed-all

@@ -1,0 +1,93 @@
+"""Flower's ClientApp of a site: read the assignment, do it, report; nothing else gets out.
+
+Flower never loads this by what a server sends: the site's executor
+(:mod:`feat_fed_client.executor`) imports the installed module.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from feat_fed.config import SiteConfig, load_site
+from feat_fed.errors import DataError, FeatFedError
+from feat_fed.federate import pack, unpack
+from feat_fed.model import FEAT
+from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report
+from feat_fed.wire import from_records, to_records
+from feat_fed_client import SITE_CONFIG
+from feat_fed_client.session import SiteSession
+
+log = logging.getLogger(__name__)
+
+
+def make_app(site_of: Callable[[Context], SiteConfig]) -> ClientApp:
+    """Return a ClientApp; ``site_of`` finds the site's configuration on this machine."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return answer(message, site_of(context))
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return answer(message, site_of(context))
+
+    return app
+
+
+def answer(message: Message, site: SiteConfig) -> Message:
+    """Do what the server asks. An error becomes a code; its text stays in the site's log."""
+    try:
+        assignment, buckets = from_records(message.content, Assignment)
+    except FeatFedError as error:
+        # Without an assignment there is no study and round to put on a report.
+        log.exception("a message that is no assignment")
+        raise Unreadable(FAILURES["protocol"]) from error
+    try:
+        weights = unpack(buckets, _schema(assignment))
+        report, trained = SiteSession(site).run(assignment, weights)
+        return Message(to_records(report, pack(trained)), reply_to=message)
+    except Exception as error:
+        reference = secrets.token_hex(4)
+        log.exception("[%s] round %d failed", reference, assignment.round)
+        report = _failed(assignment, site, error, reference)
+        return Message(to_records(report), reply_to=message)
+
+
+class Unreadable(Exception):  # noqa: N818
+    """The server's message cannot be answered; its text is a fixed phrase."""
+
+
+def _schema(assignment: Assignment) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return dict(FEAT(assignment.study.model).state_dict())
+
+
+def _failed(assignment: Assignment, site: SiteConfig, error: Exception, reference: str) -> Report:
+    return Report(
+        study_id=assignment.study_id,
+        round=assignment.round,
+        task=assignment.task,
+        site=site.name,
+        outcome="failed",
+        code=failure_code(error),
+        reference=reference,
+    )
+
+
+def failure_code(error: Exception) -> FailureCode:
+    """Return the class of an error: all that the server learns of it."""
+    kind = "data" if isinstance(error, DataError) else getattr(error, "code", None)
+    return next((code for code in FAILURES if code == kind), "internal")
+
+
+app = make_app(lambda context: load_site(Path(os.environ[SITE_CONFIG])))

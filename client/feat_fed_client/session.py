@@ -1,0 +1,145 @@
+"""One assignment at a site: find the clips, encode them once, train, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from feat_fed.codec import LatentWindows, build_codec, prepare
+from feat_fed.config import SiteConfig
+from feat_fed.data import scan, site_key, split_by_patient
+from feat_fed.errors import DataError
+from feat_fed.protocol import Assignment, Report
+from feat_fed.report.live import SiteLive
+from feat_fed.train import RoundJob, StepProgress, derive_seed, evaluate_round, train_round
+
+_LIVE_EVERY_SEC = 0.5
+
+
+@dataclass(frozen=True)
+class SiteClips:
+    """What a study trains on and what it scores with; patients are in one of the two."""
+
+    train: LatentWindows
+    heldout: LatentWindows | None
+
+
+class SiteSession:
+    """Do one assignment with the site's own data and devices."""
+
+    def __init__(self, site: SiteConfig) -> None:
+        self._site = site
+        self._told_at = 0.0
+        site.store.mkdir(parents=True, exist_ok=True)
+
+    def run(
+        self, assignment: Assignment, weights: Mapping[str, Tensor]
+    ) -> tuple[Report, dict[str, Tensor]]:
+        """Train or score; return the report and, after training, the site's weights."""
+        self._tell(SiteLive(phase="preparing", round=assignment.round), now=True)
+        try:
+            clips = self.clips(assignment)
+            job = self._job(assignment, weights)
+            if assignment.task == "evaluate":
+                return self._evaluate(assignment, job, clips)
+            return self._train(assignment, job, clips)
+        finally:
+            self._tell(SiteLive(phase="idle", round=assignment.round), now=True)
+
+    def clips(self, assignment: Assignment) -> SiteClips:
+        """Find, split by patient and encode the site's clips for the study.
+
+        Raises
+        ------
+        DataError
+            If no clip is left for training.
+        """
+        study, key = assignment.study, site_key(self._site.store)
+        inventory = scan(self._site.data, key=key, clips=study.clips)
+        split = split_by_patient(
+            inventory.clips, heldout_fraction=study.clips.heldout_fraction, key=key
+        )
+        codec = build_codec(study.codec)
+        train, heldout = (
+            prepare(entries, store=self._site.store / "latents", codec=codec, clips=study.clips)
+            for entries in (split.train, split.heldout)
+        )
+        if not train.clips:
+            raise DataError("no clip of the training patients could be encoded")
+        return SiteClips(
+            LatentWindows(train, codec=codec, clips=study.clips),
+            LatentWindows(heldout, codec=codec, clips=study.clips) if heldout.clips else None,
+        )
+
+    def _job(self, assignment: Assignment, weights: Mapping[str, Tensor]) -> RoundJob:
+        study = assignment.study
+        return RoundJob(
+            model=study.model,
+            diffusion=study.diffusion,
+            training=study.training,
+            weights=weights,
+            seed=derive_seed(study.seed, self._site.name, assignment.round),
+            first_step=assignment.first_step,
+            device=self._site.device,
+            threads=self._site.threads,
+        )
+
+    def _train(
+        self, assignment: Assignment, job: RoundJob, clips: SiteClips
+    ) -> tuple[Report, dict[str, Tensor]]:
+        result = train_round(
+            job,
+            train=clips.train,
+            heldout=clips.heldout,
+            progress=lambda step: self._step(assignment.round, step),
+        )
+        report = Report(
+            study_id=assignment.study_id,
+            round=assignment.round,
+            task="train",
+            site=self._site.name,
+            outcome="ok",
+            examples=result.examples,
+            steps=result.steps,
+            train_loss=result.train_loss,
+            heldout_loss=result.heldout_loss,
+            train_sec=result.seconds,
+        )
+        return report, dict(result.weights)
+
+    def _evaluate(
+        self, assignment: Assignment, job: RoundJob, clips: SiteClips
+    ) -> tuple[Report, dict[str, Tensor]]:
+        self._tell(SiteLive(phase="scoring", round=assignment.round), now=True)
+        report = Report(
+            study_id=assignment.study_id,
+            round=assignment.round,
+            task="evaluate",
+            site=self._site.name,
+            outcome="ok",
+            examples=clips.train.num_clips,
+            heldout_loss=evaluate_round(job, heldout=clips.heldout) if clips.heldout else None,
+        )
+        return report, {}
+
+    def _step(self, round_number: int, step: StepProgress) -> None:
+        self._tell(
+            SiteLive(
+                phase="training",
+                round=round_number,
+                step=step.step,
+                steps=step.steps,
+                loss=step.loss,
+                clips_per_sec=step.clips_per_sec,
+            ),
+            now=step.step == step.steps,
+        )
+
+    def _tell(self, live: SiteLive, *, now: bool = False) -> None:
+        """Rewrite the site's progress file, at most twice a second."""
+        if now or time.monotonic() - self._told_at > _LIVE_EVERY_SEC:
+            live.write(self._site.store / "live.json")
+            self._told_at = time.monotonic()

@@ -1,0 +1,212 @@
+"""Flower's SuperNode and our executor as children of ``feat-fed client``."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from feat_fed.atomic import write_bytes_atomically
+from feat_fed.config import ServerLinkConfig, SiteConfig
+from feat_fed.errors import ConfigError, RefusedError
+from feat_fed.processes import Child, ChildGroup, free_port, split_address
+from feat_fed.wire import flower_environment
+from feat_fed_client import SITE_CONFIG
+from feat_fed_client.keys import check_site_key
+
+_RESTART_SEC = 5.0
+_CONNECT_TIMEOUT_SEC = 10.0
+_NODE_ID = re.compile(r"SuperNode ID: (\d+)")
+
+# In the SuperNode's last words: the server's door, and Flower 1.41.
+_UNKNOWN_KEY = "code: 9401"
+_KEY_IN_USE = "code: 2004"
+
+
+class SiteLauncher:
+    """Run a site's side of a study until it is told to stop.
+
+    The SuperNode is started again when it ends, since a server that is away for a while
+    must not end a site; only a refusal ends it.
+
+    Parameters
+    ----------
+    site_file
+        The site's YAML file, which the executor reads itself.
+    tell
+        Called with a line for the screen.
+    """
+
+    def __init__(self, site_file: Path, site: SiteConfig, *, tell: Callable[[str], None]) -> None:
+        self._site_file = site_file.resolve()
+        self._site = site
+        self._link = check_link(site)
+        self._tell = tell
+        self.logs = site.store / "logs"
+        self._state = site.store / "flower"
+        self._secret = self._state / "executor.secret"
+        self._said = ""
+
+    def run(self) -> None:
+        """Connect and answer the server; returns only by an exception.
+
+        Raises
+        ------
+        RefusedError
+            If the server turns this site away, or is not the study's.
+        ChildError
+            If the executor ends.
+        """
+        self._state.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(self._secret, secrets.token_bytes(32), mode=0o600)
+        self._wait_for_server()
+        with ChildGroup() as children:
+            port = free_port()
+            node = self._start_supernode(children, port)
+            self._start_executor(children, port)
+            while True:
+                time.sleep(0.5)
+                if node.process.poll() is not None:
+                    node = self._start_again(children, node, port)
+                children.check()
+                self._announce(node)
+
+    def _announce(self, node: Child) -> None:
+        if _NODE_ID.search(_read(node.log_file)):
+            self._once(f"connected to {self._link.address}; waiting for the study")
+
+    def _start_again(self, children: ChildGroup, node: Child, port: int) -> Child:
+        children.remove(node)
+        last_words = node.tail(30)
+        if _UNKNOWN_KEY in last_words:
+            raise RefusedError(
+                f"the server at {self._link.address} does not know the key of "
+                f"{self._site.name}: send {self._link.private_key.with_suffix('.pub')} to "
+                f"the coordinator, who registers it as {self._site.name}.pub"
+            )
+        if _KEY_IN_USE in last_words:
+            self._once(
+                "the server still holds a connection with this site's key: a client that is "
+                "running elsewhere, or one that was killed (freed within a minute); trying again"
+            )
+        else:
+            self._once("the connection to the server was lost; trying again")
+        time.sleep(_RESTART_SEC)
+        self._wait_for_server()
+        return self._start_supernode(children, port)
+
+    def _start_supernode(self, children: ChildGroup, port: int) -> Child:
+        link = self._link
+        command = "from flwr.supernode.cli import flower_supernode; flower_supernode()"
+        log_file = self.logs / "supernode.log"
+        log_file.unlink(missing_ok=True)
+        return children.start(
+            "the SuperNode",
+            [
+                *(sys.executable, "-c", command),
+                *("--superlink", link.address),
+                *("--root-certificates", str(link.ca_certificate)),
+                *("--auth-supernode-private-key", str(link.private_key)),
+                *("--isolation", "process"),
+                *("--superexec-auth-secret-file", str(self._secret)),
+                *("--host", "127.0.0.1"),
+                *("--port", str(port)),
+                "--disable-runtime-dependency-installation",
+            ],
+            log_file=log_file,
+            env=flower_environment(self._state / "supernode"),
+        )
+
+    def _start_executor(self, children: ChildGroup, port: int) -> None:
+        children.start(
+            "the executor",
+            [
+                *(sys.executable, "-m", "feat_fed_client.executor"),
+                *(f"127.0.0.1:{port}", str(self._secret)),
+            ],
+            log_file=self.logs / "executor.log",
+            env={
+                **flower_environment(self._state / "executor"),
+                SITE_CONFIG: str(self._site_file),
+            },
+        )
+
+    def _wait_for_server(self) -> None:
+        while not server_answers(self._link):
+            self._once(f"waiting for the server at {self._link.address}")
+            time.sleep(1.0)
+
+    def _once(self, line: str) -> None:
+        if line != self._said:
+            self._said = line
+            self._tell(line)
+
+
+def check_link(site: SiteConfig) -> ServerLinkConfig:
+    """Return how the server is reached.
+
+    Raises
+    ------
+    ConfigError
+        Unless the site's file says it and the key and the CA's certificate can be used.
+    """
+    link = site.server
+    if link is None:
+        raise ConfigError("server: this field is required to take part in a study")
+    check_site_key(link.private_key)
+    path = link.ca_certificate
+    if not path.is_file():
+        raise ConfigError(
+            f"server.ca_certificate: {path} does not exist; ask the coordinator for ca.crt"
+        )
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"server.ca_certificate: {path} is not a PEM certificate; ask for ca.crt again"
+        ) from error
+    split_address(link.address)
+    return link
+
+
+def server_answers(link: ServerLinkConfig) -> bool:
+    """Return whether the study's server is there; False while nothing can be reached.
+
+    Raises
+    ------
+    RefusedError
+        If something else answers: no TLS, another CA, or another name.
+    """
+    host, port = split_address(link.address)
+    context = ssl.create_default_context(cafile=str(link.ca_certificate))
+    try:
+        with (
+            socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_SEC) as plain,
+            context.wrap_socket(plain, server_hostname=host),
+        ):
+            return True
+    except ssl.SSLCertVerificationError as error:
+        raise RefusedError(
+            f"the server at {link.address} is not the one that "
+            f"{link.ca_certificate} vouches for ({error.verify_message}); "
+            "ask the coordinator for the right address and ca.crt"
+        ) from error
+    except ssl.SSLError as error:
+        raise RefusedError(
+            f"what answers at {link.address} does not speak TLS "
+            f"({error.reason or 'no handshake'}); check server.address"
+        ) from error
+    except OSError:
+        return False
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,51 @@
+"""Files that are either whole or not there, whatever kills the process or the machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Lend a hidden path beside ``path``; what was written there becomes ``path`` at the end.
+
+    The lent name keeps the suffix, for libraries that choose a format by it. An
+    exception inside leaves ``path`` as it was and removes the part. The file and its
+    folder are flushed to disk, so the new content survives a power cut once the block
+    has ended.
+    """
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    part = path.with_name(f".{path.stem}.{token}{path.suffix}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_bytes_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Make ``data`` the content of ``path``; a reader sees the old file or the new one.
+
+    ``mode`` holds from the first byte on, so a secret is never readable for a moment.
+    """
+    with atomic_path(path) as part:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+
+
+def _sync_folder(folder: Path) -> None:
+    # A rename is in the folder's own data: without this it can be lost in a power cut.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

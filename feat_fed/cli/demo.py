@@ -1,0 +1,171 @@
+"""``feat-fed demo``: a whole consortium on one machine, every part real."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+import yaml
+
+from feat_fed.cli.console import say
+from feat_fed.cli.finish import finish, stopped
+from feat_fed.cli.progress import StudyScreen
+from feat_fed.cli.study import announce_complete, open_run, require_enough, resolve_study
+from feat_fed.config import SiteDataConfig, load_site
+from feat_fed.errors import DataError
+from feat_fed.processes import ChildGroup, free_port
+from feat_fed.report.live import StudyLive
+from feat_fed.report.run_store import RunStore
+
+if TYPE_CHECKING:
+    from feat_fed_server.certificates import TlsFiles
+
+
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of your own clips, a sub-folder a hospital (or one flat folder, dealt "
+            "out by patient). Unset: real files are generated."
+        ),
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(min=1)] = None,
+    study: Annotated[
+        str, typer.Option(help="A YAML file or the name of a built-in study.")
+    ] = "demo",
+    run: Annotated[
+        str | None, typer.Option("--run", help="Name of the run; demo-DATE-TIME if unset.")
+    ] = None,
+    runs: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
+) -> None:
+    """Train one model over several hospitals on this machine, start to report.
+
+    A real server and one real client a hospital, each its own process with its own keys,
+    over TLS on loopback. Takes some minutes on two CPU cores.
+    """
+    config = resolve_study(study, rounds)
+    store = open_run(runs / (run or time.strftime("demo-%Y%m%d-%H%M%S")), config)
+    if announce_complete(store):
+        return
+    with stopped(store):
+        hospitals = demo_data(store, data)
+        require_enough(config, len(hospitals))
+        consortium = Consortium.make(store.root, hospitals)
+        say(f"{len(hospitals)} hospitals: {', '.join(hospitals)}; everything is in {store.root}")
+        _run(store, consortium)
+    finish(store)
+
+
+def _run(store: RunStore, consortium: Consortium) -> None:
+    from feat_fed_server.launch import StudyLauncher
+    from feat_fed_server.roster import read_public_keys
+
+    names = tuple(consortium.site_files)
+    stores = {name: load_site(file).store for name, file in consortium.site_files.items()}
+    with ChildGroup() as clients, StudyScreen(store, stores) as screen:
+        for name, file in consortium.site_files.items():
+            clients.start(
+                f"the client of {name}",
+                [*(sys.executable, "-m", "feat_fed.cli"), "client", "--site-config", str(file)],
+                log_file=store.logs / f"{name}.log",
+            )
+
+        def watch(live: StudyLive | None) -> None:
+            clients.check()
+            screen.update(live)
+
+        launcher = StudyLauncher(
+            store=store,
+            listen=consortium.address,
+            tls=consortium.tls,
+            sites=read_public_keys(consortium.keys, names),
+            tell=say,
+            watch=watch,
+        )
+        launcher.run()
+
+
+@dataclass(frozen=True)
+class Consortium:
+    """The files of a server and its hospitals, as ``provision`` and ``keygen`` make them."""
+
+    address: str
+    tls: TlsFiles
+    keys: Path
+    site_files: Mapping[str, Path]
+
+    @classmethod
+    def make(cls, root: Path, hospitals: Mapping[str, SiteDataConfig]) -> Consortium:
+        """Make what is not there yet; the port is chosen anew."""
+        from feat_fed_client.keys import make_site_key
+        from feat_fed_server.certificates import TlsFiles, make_ca, make_server_certificate
+
+        address = f"127.0.0.1:{free_port()}"
+        tls, keys = TlsFiles(root / "federation" / "tls"), root / "federation" / "sites"
+        tls.folder.mkdir(parents=True, exist_ok=True)
+        keys.mkdir(exist_ok=True)
+        if not tls.certificate.exists():
+            make_ca(tls)
+            make_server_certificate(tls, hosts=("127.0.0.1", "localhost"))
+        files = {}
+        threads = max(1, (os.cpu_count() or 1) // len(hospitals))
+        for name, data in hospitals.items():
+            folder = root / "sites" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "site.key").exists():
+                make_site_key(folder / "site.key")
+            (keys / f"{name}.pub").write_bytes((folder / "site.pub").read_bytes())
+            files[name] = folder / "site.yaml"
+            files[name].write_text(_site_yaml(name, address, tls, data, threads))
+        return cls(address, tls, keys, files)
+
+
+def demo_data(
+    store: RunStore, folder: Path | None, *, hospitals: int | None = None
+) -> dict[str, SiteDataConfig]:
+    """Return the hospitals of the user's folder, or generate some below the run's folder.
+
+    Raises
+    ------
+    DataError
+        If the user's folder makes fewer hospitals than two, or than asked for.
+    """
+    if folder is None:
+        from feat_fed.data.synthetic import write_demo_hospitals
+
+        return write_demo_hospitals(
+            store.root / "data", hospitals=hospitals or 2, seed=store.study.seed
+        )
+    from feat_fed.data import hospitals_from_folder
+
+    found = hospitals_from_folder(folder, maximum=hospitals or 4)
+    if hospitals is not None and len(found) < hospitals:
+        raise DataError(
+            f"{folder} makes {len(found)} hospitals and {hospitals} were asked for: "
+            "ask for fewer with --sites, or add sub-folders"
+        )
+    return dict(list(found.items())[:hospitals])
+
+
+def _site_yaml(name: str, address: str, tls: TlsFiles, data: SiteDataConfig, threads: int) -> str:
+    tree = {
+        "name": name,
+        "server": {
+            "address": address,
+            "ca_certificate": str(tls.ca_certificate.resolve()),
+            "private_key": "site.key",
+        },
+        "data": {
+            "paths": [str(path.resolve()) for path in data.paths],
+            "patient_pattern": data.patient_pattern,
+        },
+        "store": "store",
+        "threads": threads,
+    }
+    return yaml.safe_dump(tree, sort_keys=False)

@@ -1,0 +1,105 @@
+"""``feat-fed``: one entry, one way that errors look."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from feat_fed.cli import demo, federation, run, site, study
+from feat_fed.cli.console import console, fail
+from feat_fed.errors import FeatFedError, MissingExtraError
+
+app = typer.Typer(
+    name="feat-fed",
+    help="Hospitals train one medical-video generator together; no video leaves a hospital.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")
+    ] = False,
+) -> None:
+    """Hospitals train one medical-video generator together; no video leaves a hospital."""
+
+
+_FIRST, _STUDY, _SITE = "Start here", "The coordinator of a study", "A hospital"
+_RESEARCH = "A researcher"
+app.command(rich_help_panel=_FIRST)(demo.demo)
+app.command(rich_help_panel=_FIRST)(run.version)
+app.command(rich_help_panel=_STUDY)(federation.provision)
+app.command(rich_help_panel=_STUDY)(study.server)
+app.command(rich_help_panel=_STUDY)(run.report)
+app.command(rich_help_panel=_SITE)(federation.keygen)
+app.command(rich_help_panel=_SITE)(site.client)
+app.command(rich_help_panel=_RESEARCH)(study.simulate)
+app.command(rich_help_panel=_RESEARCH)(run.sample)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that everything that was started is stopped."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+def run_app(arguments: list[str]) -> int:
+    """Run one command and return the exit status; a user's mistake is one message."""
+    debug = "--debug" in arguments
+    arguments = [each for each in arguments if each != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(arguments, standalone_mode=False)
+    except FeatFedError as error:
+        if debug:
+            console.print_exception()
+        fail(str(error))
+        return 1
+    except ModuleNotFoundError as error:
+        if debug or error.name is None or error.name.startswith("feat_fed."):
+            raise
+        fail(str(missing_extra(error.name)))
+        return 1
+    except typer.Exit as leave:
+        return leave.exit_code
+    except typer.Abort:
+        return 130
+    except (KeyboardInterrupt, _Terminated):
+        fail("stopped")
+        return 130
+    except Exception as error:
+        show = getattr(error, "show", None)  # a wrong flag: Click says it best
+        if show is None:
+            raise
+        show()
+        return int(getattr(error, "exit_code", 2))
+    return 0
+
+
+def missing_extra(module: str) -> MissingExtraError:
+    """Say which extra brings a module that is not installed."""
+    extra = {
+        "deepspeed": "client",
+        "monai": "client",
+        "pydicom": "client",
+        "ray": "simulation",
+    }.get(module.split(".")[0], "all")
+    return MissingExtraError(
+        f"this command needs {module.split('.')[0]}, which is not installed: "
+        f"pip install 'feat-fed[{extra}]' (with constraints.txt of this version)"
+    )
+
+
+def run_main() -> None:
+    """Entry point of the installed command."""
+    sys.exit(run_app(sys.argv[1:]))

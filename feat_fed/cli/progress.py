@@ -1,0 +1,144 @@
+"""What a study looks like on a screen while it runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from feat_fed.cli.console import console, say
+from feat_fed.report.live import SiteLive, StudyLive
+from feat_fed.report.records import RoundRecord
+from feat_fed.report.run_store import RunStore
+
+_PHASES = {
+    "waiting": "waiting for sites",
+    "training": "sites are training",
+    "aggregating": "aggregating",
+    "scoring": "scoring the final weights",
+    "done": "done",
+}
+
+
+class StudyScreen:
+    """Rounds, sites and local steps as bars; each finished round as a line that stays.
+
+    Parameters
+    ----------
+    store
+        The run's folder.
+    site_stores
+        Where sites on this machine keep their live state, by name; empty on a server
+        whose sites are elsewhere, since steps are not sent over the wire.
+    """
+
+    def __init__(self, store: RunStore, site_stores: Mapping[str, Path] | None = None) -> None:
+        self._store = store
+        self._site_stores = dict(site_stores or {})
+        self._progress = Progress(
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            transient=True,
+        )
+        self._rounds = self._progress.add_task("rounds", total=store.study.rounds, note="starting")
+        self._sites: dict[str, TaskID] = {}
+        self._told_rounds = len(store.rounds())
+        self._told_missing: tuple[str, ...] | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, live: StudyLive | None) -> None:
+        """Show the study as it stands."""
+        if live is None:
+            return
+        for record in self._store.rounds()[self._told_rounds :]:
+            say(round_line(record, self._store.study.rounds))
+            self._told_rounds += 1
+        if live.phase == "waiting" and live.missing != self._told_missing:
+            say(f"waiting for {', '.join(live.missing)}" + _until(live.deadline))
+        self._told_missing = live.missing if live.phase == "waiting" else None
+        self._progress.update(self._rounds, completed=self._told_rounds, note=_PHASES[live.phase])
+        for site in sorted({*live.connected, *live.missing}):
+            self._show_site(site, live)
+
+    def _show_site(self, site: str, live: StudyLive) -> None:
+        if site not in self._sites:
+            total = self._store.study.training.local_steps
+            self._sites[site] = self._progress.add_task(site, total=total, note="")
+        local = SiteLive.read(self._site_stores[site] / "live.json") if self._knows(site) else None
+        note = _site_note(site, live, local)
+        steps = local.step if local and local.phase == "training" else None
+        if site in live.replied:
+            steps = self._store.study.training.local_steps
+        self._progress.update(self._sites[site], completed=steps, note=note)
+
+    def _knows(self, site: str) -> bool:
+        return site in self._site_stores
+
+
+def round_line(record: RoundRecord, rounds: int) -> str:
+    """Return a finished round in one line."""
+    good = sum(each.status == "ok" for each in record.sites)
+    parts = [
+        f"round {record.round}/{rounds}",
+        f"{good}/{len(record.sites)} sites",
+        f"train loss {_loss(record.train_loss)}",
+        f"held-out loss before it {_loss(record.heldout_loss)}",
+        f"{record.seconds:.0f} s",
+    ]
+    bad = [f"{each.site} {each.status}: {each.reason}" for each in record.sites if each.reason]
+    return "  ".join(parts) + ("  (" + "; ".join(bad) + ")" if bad else "")
+
+
+def plain_lines() -> Callable[[str], None]:
+    """Return a function that prints lines with the time, for logs."""
+    return lambda line: say(f"{time.strftime('%H:%M:%S')}  {line}")
+
+
+def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
+    if site in live.missing:
+        return "not here"
+    if site in live.replied:
+        return "replied"
+    if local is None:
+        return "connected"
+    loss = f" loss {local.loss:.3f}" if local.loss is not None else ""
+    return f"{local.phase}{loss}"
+
+
+def _until(deadline: float | None) -> str:
+    if deadline is None:
+        return ""
+    return f" (giving up at {time.strftime('%H:%M:%S', time.localtime(deadline))})"
+
+
+def _loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

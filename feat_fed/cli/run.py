@@ -1,0 +1,76 @@
+"""What is done with a finished run: ``sample``, ``report``; and ``version``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from feat_fed import __version__
+from feat_fed.cli.console import output, say
+from feat_fed.report import RunStore, write_report, write_samples
+
+Run = Annotated[Path, typer.Option(help="A run's folder, such as runs/demo.")]
+
+MATTERS = (
+    *("torch", "numpy", "flwr", "ray", "deepspeed", "monai", "pydicom", "av"),
+    *("diffusers", "safetensors", "cryptography"),
+)
+"""Packages whose version can change a run's numbers or who can take part in it."""
+
+
+def sample(
+    run: Run,
+    n: Annotated[int, typer.Option("-n", "--num-clips", min=1, max=4096)] = 8,
+    sampler: Annotated[
+        Literal["ddpm", "ddim", "dpm-solver++", "unipc"] | None,
+        typer.Option(help="The study's own if unset."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=2, max=1000)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Clip i has this seed + i; the study's if unset.")
+    ] = None,
+    round_number: Annotated[
+        int | None, typer.Option("--round", min=0, help="The last if unset; 0 is untrained.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the files; RUN/samples if unset.")
+    ] = None,
+) -> None:
+    """Draw new clips from a run's averaged weights."""
+    from feat_fed.generate import DISPLAY_FPS, generate_clips
+
+    store = RunStore(run)
+    changes = {"num_clips": n, "kind": sampler, "steps": steps, "seed": seed}
+    config = store.study.sampler.model_copy(
+        update={name: value for name, value in changes.items() if value is not None}
+    )
+    clips_NTHWC = generate_clips(store, config, round_number=round_number)
+    folder = out or store.samples
+    folder.mkdir(parents=True, exist_ok=True)
+    files = write_samples(folder, clips_NTHWC, fps=DISPLAY_FPS)
+    say(f"{n} clips: {files.mp4}  {files.gif}  {files.contact_sheet}")
+
+
+def report(run: Run) -> None:
+    """Write a run's report.html anew."""
+    say(str(write_report(RunStore(run))))
+
+
+def version() -> None:
+    """Print the versions of everything that matters for reproducing a run."""
+    output.print(f"feat-fed {__version__}")
+    output.print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in MATTERS:
+        output.print(f"{name} {_version(name)}")
+
+
+def _version(name: str) -> str:
+    try:
+        return installed(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,41 @@
+"""``feat-fed client``: a hospital's side of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from feat_fed.cli.console import output, say
+from feat_fed.cli.progress import plain_lines
+
+
+def client(
+    site_config: Annotated[Path, typer.Option(help="The site's YAML file.")],
+    dry_run: Annotated[
+        bool, typer.Option(help="Check everything, print the resolved configuration, stop.")
+    ] = False,
+) -> None:
+    """Take part in a study with this hospital's clips.
+
+    Checks the configuration and the data first, then waits for the server and answers it
+    until it is stopped with Ctrl-C. No video leaves this machine.
+    """
+    from feat_fed.config import ClipConfig, dump_yaml, load_site
+    from feat_fed.data import scan, site_key
+    from feat_fed_client.supernode import SiteLauncher, check_link
+
+    site = load_site(site_config)
+    check_link(site)
+    inventory = scan(site.data, key=site_key(site.store), clips=ClipConfig(frames=1))
+    patients = len({entry.patient for entry in inventory.clips})
+    say(f"{site.name}: {len(inventory.clips)} readable clips of {patients} patients")
+    for excluded in inventory.excluded:
+        say(f"  left out {excluded.path}: {excluded.reason}")
+    if dry_run:
+        output.print(dump_yaml(site), markup=False, end="")
+        return
+    launcher = SiteLauncher(site_config, site, tell=plain_lines())
+    say(f"logs: {launcher.logs}")
+    launcher.run()

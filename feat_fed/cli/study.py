@@ -1,0 +1,133 @@
+"""``feat-fed server`` and ``feat-fed simulate``: run a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from feat_fed.cli.console import output, say
+from feat_fed.cli.finish import finish, stopped
+from feat_fed.cli.progress import StudyScreen
+from feat_fed.config import StudyConfig, dump_yaml, load_federation, load_study
+from feat_fed.errors import ConfigError, RunError
+from feat_fed.report.run_store import RunStore
+
+Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds; the study's own number if unset.")]
+Study = Annotated[str, typer.Option(help="A YAML file or the name of a built-in study.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
+RunName = Annotated[
+    str | None,
+    typer.Option("--run", help="Name of the run; one that exists is gone on with."),
+]
+
+
+def server(
+    rounds: Rounds = None,
+    study: Study = "demo",
+    federation: Annotated[
+        Path, typer.Option(help="The federation's YAML file, made ready by `feat-fed provision`.")
+    ] = Path("federation.yaml"),
+    listen: Annotated[
+        str | None, typer.Option(help="HOST:PORT to listen on; the federation's address if unset.")
+    ] = None,
+    run: RunName = None,
+    runs: Runs = Path("runs"),
+    dry_run: Annotated[bool, typer.Option(help="Print the resolved study and stop.")] = False,
+) -> None:
+    """Coordinate a study: wait for its hospitals, train, write the report.
+
+    Stopped or killed, the same command goes on at the next round.
+    """
+    from feat_fed_server.certificates import TlsFiles
+    from feat_fed_server.launch import StudyLauncher
+    from feat_fed_server.roster import read_public_keys
+
+    config = resolve_study(study, rounds)
+    if dry_run:
+        output.print(dump_yaml(config), markup=False, end="")
+        return
+    members = load_federation(federation)
+    require_enough(config, len(members.sites))
+    keys = read_public_keys(federation.parent / "sites", members.sites)
+    store = open_run(runs / (run or config.name), config)
+    if announce_complete(store):
+        return
+    with StudyScreen(store) as screen, stopped(store):
+        StudyLauncher(
+            store=store,
+            listen=listen or members.address,
+            tls=TlsFiles(federation.parent / "tls"),
+            sites=keys,
+            tell=say,
+            watch=screen.update,
+        ).run()
+    finish(store)
+
+
+def simulate(
+    sites: Annotated[int, typer.Option(min=2, max=64, help="Virtual hospitals.")] = 4,
+    rounds: Rounds = None,
+    study: Study = "demo",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of clips, a sub-folder a hospital; generated if unset."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT of a running Ray cluster; one is started if unset."),
+    ] = None,
+    run: RunName = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Run a study with virtual hospitals on this machine or a Ray cluster.
+
+    The server's and the sites' code is the one of a real study; only the network is not.
+    """
+    from feat_fed.cli.simulation import run_simulation
+
+    config = resolve_study(study, rounds)
+    store = open_run(runs / (run or f"{config.name}-simulated"), config)
+    if announce_complete(store):
+        return
+    with stopped(store):
+        run_simulation(store, sites=sites, data=data, ray_address=ray_address)
+    finish(store)
+
+
+def resolve_study(source: str, rounds: int | None) -> StudyConfig:
+    """Read a study and put the flag's rounds in."""
+    return load_study(source, **({} if rounds is None else {"rounds": rounds}))
+
+
+def require_enough(study: StudyConfig, available: int) -> None:
+    """Raise :class:`ConfigError` if the study asks for more sites than there can be."""
+    if study.sites.minimum > available:
+        raise ConfigError(
+            f"the study needs {study.sites.minimum} sites (sites.minimum) and the federation has "
+            f"{available}; add sites or lower sites.minimum"
+        )
+
+
+def open_run(root: Path, study: StudyConfig) -> RunStore:
+    """Make the run, or open it to go on."""
+    if not (root / "study.yaml").exists():
+        return RunStore.create(root, study)
+    store = RunStore.resume(root, study)
+    done = len(store.rounds())
+    if study.rounds < done:
+        raise RunError(
+            f"{root} has {done} rounds already, more than the {study.rounds} asked for: "
+            "ask for more, or give the run another name with --run"
+        )
+    say(f"going on with {root} after round {done}")
+    return store
+
+
+def announce_complete(store: RunStore) -> bool:
+    """Say so if nothing is left to do."""
+    if store.summary().state != "complete" or store.summary().rounds_done < store.study.rounds:
+        return False
+    say(f"{store.root} is complete at {store.study.rounds} rounds; ask for more with --rounds")
+    return True

@@ -1,0 +1,42 @@
+"""Two configurations, two owners: the study (coordinator) and the site (hospital)."""
+
+from feat_fed.config.federation import FederationConfig
+from feat_fed.config.load import (
+    built_in_studies,
+    dump_yaml,
+    load_federation,
+    load_site,
+    load_study,
+    validate,
+)
+from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
+from feat_fed.config.site import ServerLinkConfig, SiteConfig, SiteDataConfig
+from feat_fed.config.study import (
+    ClipConfig,
+    SitesConfig,
+    StrategyConfig,
+    StudyConfig,
+    TrainingConfig,
+)
+
+__all__ = [
+    "ClipConfig",
+    "CodecConfig",
+    "DiffusionConfig",
+    "FEATConfig",
+    "FederationConfig",
+    "SamplerConfig",
+    "ServerLinkConfig",
+    "SiteConfig",
+    "SiteDataConfig",
+    "SitesConfig",
+    "StrategyConfig",
+    "StudyConfig",
+    "TrainingConfig",
+    "built_in_studies",
+    "dump_yaml",
+    "load_federation",
+    "load_site",
+    "load_study",
+    "validate",
+]

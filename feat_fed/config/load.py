@@ -1,0 +1,133 @@
+"""YAML files into frozen models, with messages a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from feat_fed.config.federation import FederationConfig
+from feat_fed.config.site import SiteConfig
+from feat_fed.config.study import StudyConfig
+from feat_fed.errors import ConfigError
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def load_study(source: str | Path, **overrides: object) -> StudyConfig:
+    """Read a study by file or by the name of a built-in one (:func:`built_in_studies`).
+
+    ``overrides`` are top-level fields that replace the file's, such as ``rounds=100``.
+    """
+    path = Path(source)
+    if path.suffix not in {".yaml", ".yml"} and str(source) in built_in_studies():
+        resource = resources.files("feat_fed.config") / "studies" / f"{source}.yaml"
+        tree = parse_yaml(resource.read_text(encoding="utf-8"), f"built-in study {source}")
+        return validate(StudyConfig, {**tree, **overrides}, f"built-in study {source}")
+    if not path.is_file():
+        raise ConfigError(
+            f"no study at {source}: give a YAML file or one of the built-in studies "
+            f"({', '.join(built_in_studies())})"
+        )
+    return validate(StudyConfig, {**read_yaml(path), **overrides}, str(path))
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Read a site's file and make its paths absolute, counted from the file's folder."""
+    site = validate(SiteConfig, read_yaml(path), str(path))
+    base = path.resolve().parent
+    return site.model_copy(
+        update={
+            "store": _absolute(base, site.store),
+            "data": site.data.model_copy(
+                update={"paths": tuple(_absolute(base, each) for each in site.data.paths)}
+            ),
+            "server": site.server
+            and site.server.model_copy(
+                update={
+                    "ca_certificate": _absolute(base, site.server.ca_certificate),
+                    "private_key": _absolute(base, site.server.private_key),
+                }
+            ),
+        }
+    )
+
+
+def load_federation(path: Path) -> FederationConfig:
+    """Read the coordinator's list of sites."""
+    return validate(FederationConfig, read_yaml(path), str(path))
+
+
+def built_in_studies() -> list[str]:
+    """Names of the studies that ship with the package."""
+    folder = resources.files("feat_fed.config") / "studies"
+    return sorted(each.name[:-5] for each in folder.iterdir() if each.name.endswith(".yaml"))
+
+
+def dump_yaml(config: BaseModel) -> str:
+    """Return the resolved configuration as YAML that loads back to an equal model."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the file's top-level mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> dict[str, Any]:
+    """Return the text's top-level mapping; ``source`` names it in messages."""
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {error}") from error
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(f"{source} must be a mapping of field: value at its top level")
+    return tree
+
+
+def validate(model: type[ModelT], tree: Mapping[str, Any], source: str) -> ModelT:
+    """Build the model, or raise one :class:`ConfigError` that names every wrong field."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(model, each) for each in error.errors(include_url=False)]
+        raise ConfigError("\n".join([f"{source} is not a valid configuration:", *lines])) from None
+
+
+def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(error["loc"][-1]), _fields(model, error["loc"][:-1]))
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"  {where}: unknown field{hint}"
+    if error["type"] == "missing":
+        return f"  {where}: this field is required"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"  {where}: {message}" if where else f"  {message}"
+    return f"  {where}: {message} (it is {error['input']!r})"
+
+
+def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(str(part))
+        inner = field.annotation if field else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _absolute(base: Path, path: Path) -> Path:
+    return (base / path.expanduser()).resolve()

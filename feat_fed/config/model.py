@@ -1,0 +1,76 @@
+"""What FEAT and its diffusion are made of (arXiv 2506.04956)."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from feat_fed.config.base import StrictModel
+
+WKVMode = Literal["paper", "published"]
+
+
+class FEATConfig(StrictModel):
+    """The network's shape; resolution and number of frames are free (no positional embedding).
+
+    The defaults are FEAT-S on SD-VAE latents: 158,100,624 parameters as published.
+    """
+
+    in_channels: int = Field(4, ge=1, description="latent channels")
+    hidden_size: int = Field(512, ge=8, description="C, the width of a token")
+    num_trios: int = Field(
+        9, ge=1, description="trios of spatial, temporal and channel block, one after the other"
+    )
+    num_heads: int = Field(8, ge=1, description="heads of the channel attention")
+    patch_size: int = Field(2, ge=1, description="latent pixels a side that make one token")
+    mlp_ratio: float = Field(4.0, gt=0, description="width of the feed-forward over C")
+    wkv: WKVMode = Field(
+        "paper",
+        description="`paper`: the published equation; `published`: what the released CUDA kernel "
+        "computes, for released checkpoints",
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
+                "choose heads that divide the width"
+            )
+        return self
+
+
+class DiffusionConfig(StrictModel):
+    """The forward process and what the network predicts of it."""
+
+    num_timesteps: int = Field(1000, ge=2, description="T, steps of the forward process")
+    beta_start: float = Field(1e-4, gt=0, lt=1)
+    beta_end: float = Field(0.02, gt=0, lt=1, description="betas rise linearly up to this")
+
+    @model_validator(mode="after")
+    def _betas_rise(self) -> Self:
+        if self.beta_end < self.beta_start:
+            raise ValueError(f"beta_end {self.beta_end} is below beta_start {self.beta_start}")
+        return self
+
+
+class CodecConfig(StrictModel):
+    """The video autoencoder; the default needs no weights."""
+
+    kind: Literal["wavelet"] = "wavelet"
+    levels: int = Field(2, ge=1, le=5, description="each halves height and width")
+    detail_channels: int = Field(
+        3,
+        ge=0,
+        description="detail sub-bands of the coarsest level that are kept beside the 3 averages",
+    )
+
+
+class SamplerConfig(StrictModel):
+    """How clips are drawn from the model."""
+
+    kind: Literal["ddpm", "ddim", "dpm-solver++", "unipc"] = "ddim"
+    steps: int = Field(50, ge=2, le=1000)
+    num_clips: int = Field(8, ge=1, le=4096)
+    seed: int = Field(0, ge=0, lt=2**63)

@@ -1,0 +1,75 @@
+"""The site: what the hospital decides. It never travels."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from feat_fed.config.base import StrictModel
+from feat_fed.config.study import Name
+
+Address = Annotated[
+    str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")
+]
+"""HOST:PORT; an IPv6 host in brackets."""
+
+
+class SiteDataConfig(StrictModel):
+    """Where the clips lie and who is on them."""
+
+    paths: tuple[Path, ...] = Field(min_length=1, description="folders (searched deep) or files")
+    patient_pattern: str | None = Field(
+        None,
+        description="regular expression with one group, searched in a video file's path below its "
+        "folder, that gives the patient; without it the sub-folder is the patient, and a file "
+        "right in the folder is a patient of its own. DICOM files carry their own",
+    )
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _compiles(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+        if groups != 1:
+            raise ValueError(f"{pattern!r} has {groups} groups; it needs exactly one, the patient")
+        return pattern
+
+
+class ServerLinkConfig(StrictModel):
+    """How the site reaches the study's server."""
+
+    address: Address
+    ca_certificate: Path = Field(description="of the coordinator, PEM; received from a person")
+    private_key: Path = Field(description="the site's own, made by `feat-fed keygen`")
+
+
+class SiteConfig(StrictModel):
+    """A hospital's side of a study; relative paths count from the file's folder."""
+
+    name: Name
+    server: ServerLinkConfig | None = Field(
+        None, description="unset for a virtual site of a simulation, which has no network"
+    )
+    data: SiteDataConfig
+    store: Path = Field(description="folder for latents, checkpoints and logs; stays at the site")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads for training; 0: all")
+    trusted_bundles: tuple[str, ...] = Field(
+        (),
+        description="SHA-256 of application bundles that may run; empty: only the one that this "
+        "installation of feat-fed would build itself",
+    )
+
+    @model_validator(mode="after")
+    def _hashes(self) -> Self:
+        for digest in self.trusted_bundles:
+            if not re.fullmatch(r"[0-9a-f]{64}", digest):
+                raise ValueError(f"trusted_bundles: {digest!r} is not a SHA-256 in hexadecimal")
+        return self

@@ -1,0 +1,89 @@
+"""The study: what the coordinator decides and what travels with the rounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from feat_fed.config.base import StrictModel
+from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+"""A study's or a site's name: it becomes a folder and a label, so letters are few."""
+
+
+class ClipConfig(StrictModel):
+    """What a training clip looks like, at every site alike."""
+
+    frames: int = Field(16, ge=1, le=1024, description="F, frames a clip")
+    size_px: int = Field(64, ge=16, le=2048, description="height and width of a frame")
+    stride_frames: int = Field(1, ge=1, description="source frames from one clip frame to the next")
+    flip: bool = Field(True, description="mirror a clip left-right with probability one half")
+    heldout_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the patients kept from training"
+    )
+
+
+class TrainingConfig(StrictModel):
+    """One site's training between two messages of the server."""
+
+    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    local_steps: int = Field(100, ge=1, description="optimiser steps a round")
+    batch_size: int = Field(4, ge=1, description="clips an optimiser step")
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float | None = Field(1.0, gt=0, description="global norm; null turns it off")
+    warmup_steps: int = Field(0, ge=0, description="of the study's first optimiser steps")
+    heldout_clips: int = Field(
+        16, ge=1, description="clips of held-out patients that score the global model"
+    )
+
+
+class SitesConfig(StrictModel):
+    """Whom the study needs and how long it waits for them."""
+
+    minimum: int = Field(2, ge=1, description="sites without which no round starts")
+    wait_sec: float = Field(600, gt=0, description="for the minimum, before the study gives up")
+    round_sec: float = Field(3600, gt=0, description="a round's deadline; late replies are dropped")
+
+
+class StrategyConfig(StrictModel):
+    """How the server makes one model of the sites' models."""
+
+    kind: Literal["fedavg"] = "fedavg"
+    ema_decay: float = Field(
+        0.5, ge=0, lt=1, description="a round, of the global weights; samples come from the average"
+    )
+
+
+class StudyConfig(StrictModel):
+    """A federated study, resolved."""
+
+    name: Name
+    rounds: int = Field(3, ge=1, le=100_000)
+    seed: int = Field(0, ge=0, lt=2**31)
+    model: FEATConfig = FEATConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    codec: CodecConfig = CodecConfig()
+    clips: ClipConfig = ClipConfig()
+    training: TrainingConfig = TrainingConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    sites: SitesConfig = SitesConfig()
+    sampler: SamplerConfig = SamplerConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        channels = 3 + self.codec.detail_channels
+        if self.model.in_channels != channels:
+            raise ValueError(
+                f"model.in_channels is {self.model.in_channels}, but the wavelet codec makes "
+                f"{channels} (3 + codec.detail_channels); set model.in_channels: {channels}"
+            )
+        grid = 2**self.codec.levels * self.model.patch_size
+        if self.clips.size_px % grid:
+            raise ValueError(
+                f"clips.size_px {self.clips.size_px} is not a multiple of {grid} "
+                "(2^codec.levels * model.patch_size)"
+            )
+        return self

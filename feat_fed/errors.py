@@ -1,0 +1,124 @@
+"""The errors that this library raises on purpose.
+
+::
+
+    FeatFedError
+    ├── ConfigError          a YAML file, a flag or an environment variable is wrong
+    ├── MissingExtraError    a command needs a part of feat-fed that is not installed
+    ├── DataError            a folder of clips cannot be used
+    │   └── ClipError        one file cannot be read; the others can
+    ├── CheckpointError      a weights file is damaged, foreign or of another model
+    ├── TrainingError        local training cannot go on
+    ├── ProtocolError        a message from the other side breaks the protocol
+    ├── FederationError      the study cannot go on
+    │   ├── RefusedError     the other side turned this one away
+    │   └── ChildError       a process that we started has ended
+    └── RunError             a run's folder cannot be used
+
+A message says what was wrong, with the value, and what to do next. It is meant
+for a screen or a log of the machine where it was raised: it may hold paths, so it
+never travels. What may travel is :meth:`FeatFedError.shareable`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FeatFedError(Exception):
+    """Base of all; the command line prints it without a traceback."""
+
+    code: ClassVar[str] = "error"
+
+    def shareable(self) -> str:
+        """Return what a report that is given away may say of this error."""
+        return f"{self.code} error; the log says more"
+
+
+class ConfigError(FeatFedError):
+    """A configuration file, a flag or an environment variable is wrong."""
+
+    code = "config"
+
+
+class MissingExtraError(FeatFedError):
+    """A command needs packages that are not installed."""
+
+    code = "missing-extra"
+
+
+class DataError(FeatFedError):
+    """A folder of clips cannot be used."""
+
+    code = "data"
+
+
+class ClipError(DataError):
+    """One file cannot be read as a clip; its neighbours are unaffected.
+
+    Parameters
+    ----------
+    reason
+        A short phrase of ours that holds nothing of the file (no name, path, text or
+        metadata value that could identify anybody), such as ``"truncated stream"``.
+    """
+
+    code = "clip"
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class CheckpointError(FeatFedError):
+    """A weights file is damaged, foreign or of another model."""
+
+    code = "checkpoint"
+
+
+class TrainingError(FeatFedError):
+    """Local training cannot go on."""
+
+    code = "training"
+
+
+class ProtocolError(FeatFedError):
+    """A message from the other side of the wire breaks the protocol."""
+
+    code = "protocol"
+
+
+class FederationError(FeatFedError):
+    """The study cannot go on; the message is made of site names and fixed phrases."""
+
+    code = "federation"
+
+    def shareable(self) -> str:
+        """Return the message itself."""
+        return str(self)
+
+
+class RefusedError(FederationError):
+    """The other side turned this one away."""
+
+    code = "refused"
+
+    def shareable(self) -> str:
+        """Return no message: it holds paths of this machine."""
+        return FeatFedError.shareable(self)
+
+
+class ChildError(FederationError):
+    """A process that we started has ended on its own."""
+
+    code = "child"
+
+    def shareable(self) -> str:
+        """Return no message: it holds paths of this machine."""
+        return FeatFedError.shareable(self)
+
+
+class RunError(FeatFedError):
+    """A run's folder cannot be used."""
+
+    code = "run"

@@ -1,0 +1,178 @@
+"""Child processes that are started, watched and ended together; free ports."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from feat_fed.errors import ChildError, ConfigError
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process that we started, its name for messages and where its output goes."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    def tail(self, lines: int = 5) -> str:
+        """Return the last lines that the process wrote."""
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+
+class ChildGroup:
+    """Children that live no longer than the ``with`` block, whatever ends it.
+
+    Each runs in a session of its own, so that Ctrl-C reaches the supervisor alone and
+    the children are stopped in order (last started first); each is killed by the kernel
+    if the supervisor dies.
+    """
+
+    def __init__(self, *, grace_sec: float = 8.0) -> None:
+        self._grace_sec = grace_sec
+        self._children: list[Child] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log_file: Path,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> Child:
+        """Start ``command`` with its output appended to ``log_file``; environment is added to."""
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        guarded = [sys.executable, "-m", "feat_fed.child", str(os.getpid()), *command]
+        with log_file.open("ab") as log:
+            process = subprocess.Popen(
+                guarded,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **(env or {})},
+                cwd=cwd,
+            )
+        child = Child(name, process, log_file)
+        self._children.append(child)
+        return child
+
+    def remove(self, child: Child) -> None:
+        """Forget a child that has ended and was dealt with."""
+        self._children.remove(child)
+
+    def check(self) -> None:
+        """Raise :class:`ChildError` if any child has ended."""
+        for child in self._children:
+            code = child.process.poll()
+            if code is not None:
+                raise ChildError(
+                    f"{child.name} has ended ({_describe(code)}); its log is {child.log_file}\n"
+                    f"{child.tail()}"
+                )
+
+    def stop(self) -> None:
+        """End all children and whatever they started; returns when none is left."""
+        for child in reversed(self._children):
+            _stop_tree(child.process, self._grace_sec)
+        self._children.clear()
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a TCP port that nothing listens on at this moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Split HOST:PORT (an IPv6 host in brackets).
+
+    Raises
+    ------
+    ConfigError
+        If the port is not 1..65535.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ConfigError(f"{address!r} is not HOST:PORT with a port from 1 to 65535")
+    return host.strip("[]"), int(port)
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise :class:`ConfigError` if ``host:port`` cannot be listened on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {host}:{port}: {error.strerror}; "
+                "stop what uses it or choose another port"
+            ) from error
+
+
+def wait_for_port(host: str, port: int, group: ChildGroup, *, timeout_sec: float = 60.0) -> None:
+    """Wait until something accepts connections on ``host:port``; fail early if a child ends."""
+    deadline = time.monotonic() + timeout_sec
+    while time.monotonic() < deadline:
+        group.check()
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+            return
+        time.sleep(0.1)
+    raise ChildError(f"nothing answered on {host}:{port} within {timeout_sec:.0f} s")
+
+
+def _stop_tree(process: subprocess.Popen[bytes], grace_sec: float) -> None:
+    """SIGTERM the process, wait, then SIGKILL it and all its descendants."""
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        family = [root, *root.children(recursive=True)]
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_sec)
+    # A descendant may have a session of its own, so the process group does not reach it.
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs([each for each in family if each.pid != process.pid], timeout=grace_sec)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace_sec)
+
+
+def _describe(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"

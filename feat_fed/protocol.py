@@ -1,0 +1,100 @@
+"""What server and site say to each other; both sides treat the other's words as hostile.
+
+A message is a header (one of the models here, as JSON) and, where weights travel,
+buckets of them (:mod:`feat_fed.federate.buckets`). Nothing else is read. Headers hold
+numbers, names from a fixed alphabet and codes from a fixed list: there is no field
+into which a text from inside a hospital could be put.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self, TypeVar
+
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+
+from feat_fed.config.base import StrictModel
+from feat_fed.config.study import Name, StudyConfig
+from feat_fed.errors import ProtocolError
+
+PROTOCOL_VERSION: Literal[1] = 1
+MAX_HEADER_BYTES = 64 * 1024
+
+StudyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Reference = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+Task = Literal["train", "evaluate"]
+Outcome = Literal["ok", "failed"]
+
+FailureCode = Literal["config", "data", "checkpoint", "training", "protocol", "internal"]
+"""Why a site could not do its part: the class of the error and nothing of its text."""
+
+FAILURES: dict[FailureCode, str] = {
+    "config": "the site's configuration does not fit the study",
+    "data": "the site has no clips that the study can use",
+    "checkpoint": "the site could not read the weights that it received",
+    "training": "training failed at the site",
+    "protocol": "the site did not accept the server's message",
+    "internal": "an unexpected error at the site",
+}
+
+HeaderT = TypeVar("HeaderT", bound=BaseModel)
+
+
+class Assignment(StrictModel):
+    """Server to site: a task, with the global weights beside it."""
+
+    protocol: Literal[1] = PROTOCOL_VERSION
+    study_id: StudyId
+    round: int = Field(ge=1, le=100_000)
+    task: Task
+    first_step: int = Field(ge=0, description="optimiser steps that the study has taken before")
+    study: StudyConfig
+
+
+class Report(StrictModel):
+    """Site to server: what came of it, with the site's weights beside it after training."""
+
+    protocol: Literal[1] = PROTOCOL_VERSION
+    study_id: StudyId
+    round: int = Field(ge=1, le=100_000)
+    task: Task
+    site: Name
+    outcome: Outcome
+    code: FailureCode | None = None
+    reference: Reference | None = Field(
+        None, description="finds the error's text in the site's own log"
+    )
+    examples: int = Field(0, ge=0, le=10**9)
+    steps: int = Field(0, ge=0, le=10**9)
+    train_loss: float | None = None
+    heldout_loss: float | None = None
+    train_sec: float = Field(0.0, ge=0, le=10**7)
+
+    @model_validator(mode="after")
+    def _outcome_is_told(self) -> Self:
+        if (self.outcome == "failed") != (self.code is not None):
+            raise ValueError("a failed report carries a code, and only a failed one")
+        if self.outcome == "ok" and self.examples < 1:
+            raise ValueError("a report of success carries at least one example")
+        return self
+
+
+def parse_header(model: type[HeaderT], text: str) -> HeaderT:
+    """Parse a header that came over the wire.
+
+    Raises
+    ------
+    ProtocolError
+        If it is too long, no JSON, of another protocol version or breaks the schema. The
+        message names the fields and holds none of the sender's text.
+    """
+    if len(text) > MAX_HEADER_BYTES:
+        raise ProtocolError(f"a header of {len(text)} characters; at most {MAX_HEADER_BYTES}")
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        known = set(model.model_fields)
+        fields = sorted({str(each["loc"][0]) for each in error.errors() if each["loc"]} & known)
+        raise ProtocolError(
+            f"a header that is no {model.__name__} of protocol {PROTOCOL_VERSION}"
+            f" (wrong: {', '.join(fields) or 'its form'})"
+        ) from None

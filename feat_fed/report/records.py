@@ -1,0 +1,65 @@
+"""What a run writes down of each round: one JSON line, no text from inside a hospital."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from feat_fed.config.base import StrictModel
+
+SiteStatus = Literal["ok", "refused", "failed", "missing"]
+"""``ok``: aggregated. ``refused``: the server turned the reply away. ``failed``: the site
+answered that it could not. ``missing``: no answer before the deadline."""
+
+
+class SiteRound(StrictModel):
+    """One site's part in one round."""
+
+    site: str
+    status: SiteStatus
+    reason: str = Field("", description="a fixed phrase of ours; empty when ok")
+    examples: int = Field(0, ge=0, description="training clips, the weight in FedAvg")
+    steps: int = Field(0, ge=0, description="optimiser steps taken")
+    train_loss: float | None = Field(None, description="mean over the round's steps")
+    heldout_loss: float | None = Field(
+        None, description="of the weights received, on the site's held-out patients"
+    )
+    train_sec: float = Field(0.0, ge=0)
+    bytes_down: int = Field(0, ge=0, description="weights sent to the site")
+    bytes_up: int = Field(0, ge=0, description="weights received from the site")
+
+
+class RoundRecord(StrictModel):
+    """One round; losses are means over the sites, weighted by examples."""
+
+    round: int = Field(ge=1)
+    started_at: str = Field(description="ISO 8601, UTC")
+    seconds: float = Field(ge=0)
+    train_loss: float | None
+    heldout_loss: float | None = Field(
+        description="of the global weights that the round started from: round 1 scores the "
+        "untrained model, the run's summary the final one"
+    )
+    sites: tuple[SiteRound, ...]
+
+    @field_validator("started_at")
+    @classmethod
+    def _is_utc(cls, text: str) -> str:
+        if datetime.fromisoformat(text).utcoffset() != timedelta(0):
+            raise ValueError(f"{text!r} is not a time in UTC; write 2026-01-31T12:00:00+00:00")
+        return text
+
+
+class RunSummary(StrictModel):
+    """Where a run stands; rewritten atomically after each round."""
+
+    study: str
+    study_id: str = Field("", description="random; ties messages and weights to this run")
+    state: Literal["running", "complete", "failed", "interrupted"]
+    rounds_done: int = Field(ge=0)
+    rounds_wanted: int = Field(ge=1)
+    final_heldout_loss: float | None = None
+    message: str = Field("", description="why it failed, in a phrase of ours")
+    versions: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,236 @@
+"""A run's folder: the one place that knows what lies where in ``runs/<name>/``.
+
+::
+
+    study.yaml          the resolved study; its presence makes the folder a run
+    summary.json        where the run stands (RunSummary), replaced whole
+    metrics.jsonl       one RoundRecord a line, appended and flushed
+    checkpoints/        round-0003.safetensors, ema-0003.safetensors; 0 is the untrained model
+    samples/            samples.mp4, samples.gif, contact-sheet.png
+    logs/
+    live.json           where the study stands at this moment
+    roster.json         which public key is which site
+    flower/             Flower's own files
+    report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from feat_fed.atomic import write_bytes_atomically
+from feat_fed.config import StudyConfig, dump_yaml, load_study
+from feat_fed.errors import ConfigError, RunError
+from feat_fed.report.records import RoundRecord, RunSummary
+
+_MAY_CHANGE = ("rounds", "sites", "sampler")
+"""Fields of a study that a resumed run may change: the weights so far stay comparable."""
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """The generated clips, three ways."""
+
+    mp4: Path
+    gif: Path
+    contact_sheet: Path
+
+    @classmethod
+    def under(cls, folder: Path) -> Self:
+        """Name the files in ``folder``, whether they exist or not."""
+        return cls(folder / "samples.mp4", folder / "samples.gif", folder / "contact-sheet.png")
+
+
+class RunStore:
+    """A run that exists; :meth:`create` makes one, :meth:`resume` opens one to go on.
+
+    One process writes a run; any number may read it meanwhile. For a run that can
+    be killed anywhere: append a round's record, then write its checkpoints. A round
+    without checkpoints is done again, and its second record replaces the first.
+
+    Parameters
+    ----------
+    root
+        The run's folder, with a readable ``study.yaml`` in it.
+
+    Raises
+    ------
+    RunError
+        The folder is not a run, or its study is damaged.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.study = _read_study(root)
+        self.samples = root / "samples"
+        self.logs = root / "logs"
+        self.report = root / "report.html"
+        self.live = root / "live.json"
+        self.roster = root / "roster.json"
+        self.flower = root / "flower"
+
+    @classmethod
+    def create(cls, root: Path, study: StudyConfig) -> Self:
+        """Lay out a new run in an absent or empty folder."""
+        if (root / "study.yaml").exists():
+            raise RunError(f"{root} is a run already: resume it, or give the new run another name")
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise RunError(f"{root} exists and is not a run: give the run another name")
+        summary = RunSummary(
+            study=study.name,
+            study_id=uuid.uuid4().hex,
+            state="running",
+            rounds_done=0,
+            rounds_wanted=study.rounds,
+        )
+        try:
+            for name in ("checkpoints", "samples", "logs"):
+                (root / name).mkdir(parents=True)
+            write_bytes_atomically(root / "metrics.jsonl", b"")
+            write_bytes_atomically(root / "summary.json", _json(summary))
+            write_bytes_atomically(root / "study.yaml", dump_yaml(study).encode())
+        except OSError as error:
+            raise RunError(f"the run's folder {root} cannot be made: {error}") from error
+        return cls(root)
+
+    @classmethod
+    def resume(cls, root: Path, study: StudyConfig) -> Self:
+        """Open a run of ``study``; only its rounds, sites and sampler may have changed.
+
+        Raises
+        ------
+        RunError
+            The folder is not a run, or is one of another study.
+        """
+        store = cls(root)
+        differences = _differences(store.study.model_dump(), study.model_dump())
+        fatal = [f"  {field}: {what}" for field, what in differences.items() if _fixes(field)]
+        if fatal:
+            advice = "give this run another name, or change back:"
+            raise RunError("\n".join([f"{root} is a run of another study; {advice}", *fatal]))
+        if differences:
+            write_bytes_atomically(root / "study.yaml", dump_yaml(study).encode())
+            store.study = study
+        return store
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the run for the block; the lock ends with the process, however it ends.
+
+        Raises
+        ------
+        RunError
+            If another process holds it.
+        """
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(
+                    f"{self.root} is being written by another process: wait for it or stop it"
+                ) from None
+            yield
+
+    def checkpoint(self, round_number: int) -> Path:
+        """Name the file of the global weights after a round; 0 is the untrained model."""
+        return self.root / "checkpoints" / f"round-{round_number:04d}.safetensors"
+
+    def ema(self, round_number: int) -> Path:
+        """Name the file of the averaged global weights after a round."""
+        return self.root / "checkpoints" / f"ema-{round_number:04d}.safetensors"
+
+    def latest_round(self) -> int | None:
+        """Return the last round whose two weights files exist, or None."""
+        names = (each.name for each in (self.root / "checkpoints").glob("round-*.safetensors"))
+        matches = (re.fullmatch(r"round-(\d+)\.safetensors", name) for name in names)
+        rounds = (int(match[1]) for match in matches if match)
+        return max((each for each in rounds if self.ema(each).exists()), default=None)
+
+    def append(self, record: RoundRecord) -> None:
+        """Add a round's record and flush it to disk; a torn last line is cut off first."""
+        with (self.root / "metrics.jsonl").open("r+b") as file:
+            whole = file.read().rfind(b"\n") + 1
+            file.seek(whole)
+            file.truncate()
+            file.write(record.model_dump_json().encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """Return the rounds in order, each by its last record.
+
+        A line without its end is what a crash left of an append; it is passed over.
+        """
+        path = self.root / "metrics.jsonl"
+        *whole, _torn = _read_bytes(path).split(b"\n")
+        records: dict[int, RoundRecord] = {}
+        for number, line in enumerate(whole, start=1):
+            try:
+                record = RoundRecord.model_validate_json(line)
+            except ValidationError as error:
+                raise RunError(f"{path}, line {number}, is not a round: {_first(error)}") from None
+            records[record.round] = record
+        return tuple(records[number] for number in sorted(records))
+
+    def write_summary(self, summary: RunSummary) -> None:
+        """Replace the run's summary."""
+        write_bytes_atomically(self.root / "summary.json", _json(summary))
+
+    def summary(self) -> RunSummary:
+        """Return where the run stands."""
+        path = self.root / "summary.json"
+        try:
+            return RunSummary.model_validate_json(_read_bytes(path))
+        except ValidationError as error:
+            raise RunError(f"{path} is damaged: {_first(error)}") from None
+
+
+def _read_study(root: Path) -> StudyConfig:
+    path = root / "study.yaml"
+    if not path.is_file():
+        raise RunError(f"{root} is not a run: it has no study.yaml")
+    try:
+        return load_study(path)
+    except ConfigError as error:
+        raise RunError(f"{root} is a damaged run, or one of another version: {error}") from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _json(summary: RunSummary) -> bytes:
+    return summary.model_dump_json(indent=2).encode() + b"\n"
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+
+
+def _fixes(field: str) -> bool:
+    return field.split(".")[0] not in _MAY_CHANGE
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Map each dotted field that differs to a phrase that tells both values."""
+    found: dict[str, str] = {}
+    for key, value in old.items():
+        if isinstance(value, dict):
+            found |= _differences(value, new[key], f"{prefix}{key}.")
+        elif value != new[key]:
+            found[prefix + key] = f"{value!r} in the run, {new[key]!r} asked"
+    return found

@@ -1,0 +1,97 @@
+"""Protocol messages as Flower records, and Flower's environment.
+
+The one module below the two roles that imports Flower, because both need the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.cli.build import build_fab_from_files
+from pydantic import BaseModel
+
+from feat_fed.bundle import bundle_files
+from feat_fed.errors import ProtocolError
+from feat_fed.protocol import parse_header
+
+HeaderT = TypeVar("HeaderT", bound=BaseModel)
+
+_WEIGHTS, _HEADER = "arrays", "config"
+_JSON = "feat-fed"
+_STYPE = "feat-fed.safetensors"
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Environment of every Flower or Ray process that we start.
+
+    ``home`` holds Flower's own files; a folder for each process keeps them apart.
+    Telemetry, update checks and installation of packages at run time are off.
+    """
+    return {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def bundle() -> tuple[bytes, str]:
+    """Return the application bundle and its SHA-256; the same wherever this version is."""
+    content, _ = build_fab_from_files(bundle_files())
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def weights_record(buckets: Sequence[bytes]) -> ArrayRecord:
+    """Wrap buckets of weights, bytes untouched."""
+    return ArrayRecord(
+        {
+            f"{index:04d}": Array(dtype="bytes", shape=(len(data),), stype=_STYPE, data=data)
+            for index, data in enumerate(buckets)
+        }
+    )
+
+
+def header_record(header: BaseModel) -> ConfigRecord:
+    """Wrap a header."""
+    return ConfigRecord({_JSON: header.model_dump_json()})
+
+
+def to_records(header: BaseModel, buckets: Sequence[bytes] = ()) -> RecordDict:
+    """Make the content of a Flower message."""
+    records = RecordDict({_HEADER: header_record(header)})
+    if buckets:
+        records[_WEIGHTS] = weights_record(buckets)
+    return records
+
+
+def from_records(content: RecordDict, model: type[HeaderT]) -> tuple[HeaderT, list[bytes]]:
+    """Read the content of a Flower message.
+
+    Raises
+    ------
+    ProtocolError
+        If a record is missing or of another form than :func:`to_records` makes.
+    """
+    header = content.get(_HEADER)
+    text = header.get(_JSON) if isinstance(header, ConfigRecord) else None
+    if not isinstance(text, str):
+        raise ProtocolError("a message without a header")
+    return parse_header(model, text), _buckets(content)
+
+
+def _buckets(content: RecordDict) -> list[bytes]:
+    if _WEIGHTS not in content:
+        return []
+    arrays = content[_WEIGHTS]
+    if not isinstance(arrays, ArrayRecord):
+        raise ProtocolError("a message whose weights are no arrays")
+    if any(each.stype != _STYPE for each in arrays.values()):
+        raise ProtocolError("a message whose weights are of another serialisation")
+    return [arrays[key].data for key in sorted(arrays)]

@@ -1,0 +1,154 @@
+"""The only door that hospitals reach: the paths of Flower's Fleet API that they need.
+
+Flower serves its Fleet, Control and Runtime APIs on one port, and only the Fleet API
+authenticates its callers: whoever reaches the others can start runs and read logs. This
+ASGI wrapper passes the Fleet calls of a registered SuperNode and answers 404 to the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import json
+import logging
+import ssl
+from collections.abc import Callable, Mapping
+
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+FLEET_PATHS = frozenset(
+    f"/v1/fleet/{call}"
+    for call in (
+        "activate-node",
+        "deactivate-node",
+        "send-node-heartbeat",
+        "pull-messages",
+        "push-messages",
+        "get-run",
+        "get-fab",
+        "push-object",
+        "pull-object",
+        "confirm-message-received",
+    )
+)
+"""What a SuperNode with a key of its own calls (Flower 1.41)."""
+
+# Flower sends objects in chunks of 5 MiB; a request is one chunk and its envelope.
+MAX_BODY_BYTES = 8 * 1024**2
+
+UNKNOWN_KEY = 9401
+"""Code of the door's own refusal, in the form of Flower's errors, which a SuperNode prints."""
+
+_DETAILS = {UNKNOWN_KEY: "The key of this site is not registered."}
+_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
+
+log = logging.getLogger(__name__)
+
+
+class FleetDoor:
+    """Pass the Fleet calls of registered sites alone, and say who was turned away.
+
+    Flower itself verifies the signature over every call; the door only looks up whose key
+    it claims to be, so that a stranger gets an answer that says what is wrong.
+
+    Parameters
+    ----------
+    app
+        Flower's SuperLink application.
+    site_of
+        Gives the name under which a public key (PEM) is registered, or None.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        site_of: Callable[[bytes], str | None],
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self._app = app
+        self._site_of = site_of
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        caller = scope["client"][0] if scope.get("client") else "?"
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"0")
+        if scope["path"] not in FLEET_PATHS or scope["method"] != "POST":
+            log.warning("turned away %s: not a call that a site makes", caller)
+            await _answer(send, 404)
+        elif not length.isdigit() or int(length) > self._max_body_bytes:
+            log.warning("turned away %s: a body over %d bytes", caller, self._max_body_bytes)
+            await _answer(send, 413)
+        elif (site := self._site_of(_claimed_key(headers))) is None:
+            log.warning("turned away %s: its key is not registered", caller)
+            await _answer(send, 401, UNKNOWN_KEY)
+        else:
+            await self._app(scope, self._bounded(receive), _watched(send, site, scope["path"]))
+
+    def _bounded(self, receive: Receive) -> Receive:
+        """Cut off a body that is larger than its header said (chunked transfer)."""
+        seen = 0
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_body_bytes:
+                return {"type": "http.disconnect"}
+            return message
+
+        return bounded
+
+
+class LoggedHandshake(ssl.SSLObject):
+    """TLS endpoint that says in one line why a caller did not get in."""
+
+    def do_handshake(self) -> None:
+        """Shake hands as the base class does."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            log.warning("turned away a caller: %s", _handshake_failure(error))
+            raise
+
+
+def _handshake_failure(error: ssl.SSLError) -> str:
+    reason = error.reason or "handshake failed"
+    if "UNKNOWN_CA" in reason or "BAD_CERTIFICATE" in reason:
+        return "it does not trust this server's certificate (another CA)"
+    if "HTTP_REQUEST" in reason:
+        return "it spoke plain HTTP; the door speaks TLS only"
+    return f"TLS {reason.lower().replace('_', ' ')}"
+
+
+def _watched(send: Send, site: str, path: str) -> Send:
+    async def watched(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] >= 400:
+            if path == "/v1/fleet/activate-node":
+                log.warning("turned away %s: its key is in use, or was until a moment ago", site)
+            elif message["status"] == 401:
+                log.warning("turned away %s: a signature that does not fit its key", site)
+        await send(message)
+
+    return watched
+
+
+def _claimed_key(headers: Mapping[bytes, bytes]) -> bytes:
+    with contextlib.suppress(binascii.Error):
+        return base64.b64decode(headers.get(_KEY_HEADER, b""), validate=True)
+    return b""
+
+
+async def _answer(send: Send, status: int, code: int | None = None) -> None:
+    body = b"" if code is None else json.dumps({"code": code, "detail": _DETAILS[code]}).encode()
+    headers = [(b"content-type", b"application/json")] if body else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

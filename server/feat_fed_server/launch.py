@@ -1,0 +1,155 @@
+"""The study's processes: SuperLink, Flower's executor for the ServerApp, and who comes in."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from feat_fed.atomic import write_bytes_atomically
+from feat_fed.errors import FederationError
+from feat_fed.processes import ChildGroup, free_port, require_free, split_address, wait_for_port
+from feat_fed.report.live import StudyLive
+from feat_fed.report.run_store import RunStore
+from feat_fed.wire import flower_environment
+from feat_fed_server import RUN_FOLDER
+from feat_fed_server.certificates import TlsFiles
+from feat_fed_server.roster import KeyRoster
+from feat_fed_server.superlink_client import SuperLinkClient
+
+_POLL_SEC = 0.3
+_DOOR = "feat_fed_server.door: "
+
+
+@dataclass(frozen=True)
+class StudyLauncher:
+    """Run a study's server side until its last round.
+
+    Parameters
+    ----------
+    store
+        The run's folder.
+    listen
+        HOST:PORT that hospitals reach; the only socket that is not on loopback.
+    tls
+        The federation's certificates.
+    sites
+        Registered sites: name by public key.
+    tell
+        Called with a line for the screen.
+    watch
+        Called with the study's live state, some times a second.
+    """
+
+    store: RunStore
+    listen: str
+    tls: TlsFiles
+    sites: Mapping[bytes, str]
+    tell: Callable[[str], None]
+    watch: Callable[[StudyLive | None], None] = lambda _: None
+
+    def run(self) -> None:
+        """Start what is needed, wait for the study's end, stop everything.
+
+        Raises
+        ------
+        ConfigError
+            If the address cannot be listened on or a certificate is missing.
+        FederationError
+            If the study fails; the reason is the ServerApp's.
+        ChildError
+            If a process ends on its own.
+        """
+        host, port = split_address(self.listen)
+        self.tls.require()
+        require_free(host, port)
+        KeyRoster(self.sites).save(self.store.roster)
+        self.store.live.unlink(missing_ok=True)
+        state = self.store.flower
+        state.mkdir(exist_ok=True)
+        secret = state / "executor.secret"
+        write_bytes_atomically(secret, secrets.token_bytes(32), mode=0o600)
+        with ChildGroup() as children:
+            control_port = free_port()
+            self._start_superlink(children, host, port, control_port, secret)
+            wait_for_port("127.0.0.1", control_port, children)
+            wait_for_port(_reachable(host), port, children)
+            self._start_executor(children, control_port, secret)
+            link = SuperLinkClient(control_port)
+            link.register_sites(self.sites)
+            run_id = link.start_run()
+            self.tell(f"listening on {self.listen} for {', '.join(sorted(self.sites.values()))}")
+            self._follow(children, link, run_id)
+            link.close()
+
+    def _follow(self, children: ChildGroup, link: SuperLinkClient, run_id: int) -> None:
+        door = _Tail(self.store.logs / "superlink.log")
+        while (completed := link.finished(run_id)) is None:
+            children.check()
+            self.watch(StudyLive.read(self.store.live))
+            for line in door.new_lines():
+                if _DOOR in line:
+                    self.tell(line.partition(_DOOR)[2])
+            time.sleep(_POLL_SEC)
+        self.watch(StudyLive.read(self.store.live))
+        if not completed:
+            reason = self.store.summary().message or "the ServerApp ended"
+            raise FederationError(f"{reason}\nthe log is {self.store.logs / 'serverapp.log'}")
+
+    def _start_superlink(
+        self, children: ChildGroup, host: str, port: int, control_port: int, secret: Path
+    ) -> None:
+        children.start(
+            "the SuperLink",
+            [
+                *(sys.executable, "-m", "feat_fed_server.superlink"),
+                *("--host", host),
+                *("--port", str(port)),
+                *("--certificate", str(self.tls.certificate)),
+                *("--key", str(self.tls.key)),
+                *("--control-port", str(control_port)),
+                *("--secret", str(secret)),
+            ],
+            log_file=self.store.logs / "superlink.log",
+            env=flower_environment(self.store.flower / "superlink"),
+        )
+
+    def _start_executor(self, children: ChildGroup, control_port: int, secret: Path) -> None:
+        command = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
+        children.start(
+            "the ServerApp's executor",
+            [
+                *(sys.executable, "-c", command),
+                "--insecure",
+                *("--runtime-api-address", f"127.0.0.1:{control_port}"),
+                *("--superexec-auth-secret-file", str(secret)),
+            ],
+            log_file=self.store.logs / "serverapp.log",
+            env={
+                **flower_environment(self.store.flower / "executor"),
+                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+                RUN_FOLDER: str(self.store.root.resolve()),
+            },
+        )
+
+
+class _Tail:
+    """Whole lines that were added to a file since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def new_lines(self) -> list[str]:
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read().rpartition(b"\n")[0]
+        self._offset += len(whole) + 1 if whole else 0
+        return whole.decode(errors="replace").splitlines()
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104

@@ -1,0 +1,100 @@
+"""A site's answer, checked before it touches anything; the site is taken for hostile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message
+from torch import Tensor
+
+from feat_fed.errors import ProtocolError
+from feat_fed.federate import unpack
+from feat_fed.protocol import FAILURES, Assignment, Report
+from feat_fed.report.records import SiteRound, SiteStatus
+from feat_fed.wire import from_records
+from feat_fed_server.roster import Roster
+from feat_fed_server.strategy import Update
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a site answered, in words of ours."""
+
+    site: str
+    status: SiteStatus
+    reason: str = ""
+    report: Report | None = None
+    update: Update | None = None
+    bytes_up: int = 0
+
+    def record(self, bytes_down: int) -> SiteRound:
+        """Return the line of the run's record."""
+        told = self.report if self.status == "ok" else None
+        return SiteRound(
+            site=self.site,
+            status=self.status,
+            reason=self.reason,
+            examples=told.examples if told else 0,
+            steps=told.steps if told else 0,
+            train_loss=told.train_loss if told else None,
+            heldout_loss=told.heldout_loss if told else None,
+            train_sec=told.train_sec if told else 0.0,
+            bytes_down=bytes_down,
+            bytes_up=self.bytes_up,
+        )
+
+
+def missing(site: str) -> Reply:
+    """Return the reply of a site that gave none."""
+    return Reply(site, "missing", "no answer before the deadline")
+
+
+def read_reply(
+    message: Message,
+    site: str,
+    node_id: int,
+    *,
+    assignment: Assignment,
+    roster: Roster,
+    schema: Mapping[str, Tensor],
+) -> Reply:
+    """Read a Flower message; whatever it holds, the outcome is a :class:`Reply`.
+
+    Parameters
+    ----------
+    site
+        Whom the message was asked of.
+    schema
+        Tensors with the names, shapes and dtypes of the global weights.
+    """
+    if message.has_error():
+        return Reply(site, "failed", f"Flower error {message.error.code}: the site's process ended")
+    try:
+        report, buckets = from_records(message.content, Report)
+        site = roster.check(node_id, report.site)
+        _check_answers(report, assignment)
+    except ProtocolError as error:
+        return Reply(site, "refused", str(error))
+    size = sum(len(bucket) for bucket in buckets)
+    if report.outcome == "failed":
+        return Reply(site, "failed", _failure(report), report=report)
+    if assignment.task == "evaluate":
+        return Reply(site, "ok", report=report, bytes_up=size)
+    try:
+        weights = unpack(buckets, schema)
+    except ProtocolError as error:
+        return Reply(site, "refused", str(error), bytes_up=size)
+    return Reply(site, "ok", report=report, update=Update(report, weights), bytes_up=size)
+
+
+def _check_answers(report: Report, assignment: Assignment) -> None:
+    for field in ("study_id", "round", "task"):
+        if getattr(report, field) != getattr(assignment, field):
+            raise ProtocolError(f"an answer to another {field.replace('_', ' ')}")
+
+
+def _failure(report: Report) -> str:
+    told = FAILURES[report.code] if report.code else "failed"
+    where = f" (look for {report.reference} in the site's log)" if report.reference else ""
+    return told + where

@@ -1,0 +1,258 @@
+"""The round loop: ours, so that it can be resumed and no single reply can end it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from feat_fed.errors import CheckpointError, FederationError
+from feat_fed.model import FEAT, read_weights, write_weights
+from feat_fed.protocol import Assignment, Task
+from feat_fed.report.live import StudyLive
+from feat_fed.report.records import RoundRecord, RunSummary
+from feat_fed.report.run_store import RunStore
+from feat_fed.train.ema import ema_update
+from feat_fed_server.replies import Reply, missing, read_reply
+from feat_fed_server.roster import Roster
+from feat_fed_server.strategy import build_strategy
+
+log = logging.getLogger(__name__)
+
+_POLL_SEC = 0.25
+_MAX_ATTEMPTS = 3
+"""Times that a round without enough good replies is begun again."""
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class GlobalState:
+    """What a round starts from."""
+
+    rounds_done: int
+    weights: Weights
+    ema: Weights
+
+
+class RoundLoop:
+    """Run a study's rounds from wherever its run's folder says it stands.
+
+    Parameters
+    ----------
+    grid
+        Flower's connection to the sites; in a deployment or a simulation alike.
+    roster
+        Tells which node is which site.
+    store
+        The run's folder; after each round it holds everything that the next one needs.
+    """
+
+    def __init__(self, grid: Grid, roster: Roster, store: RunStore) -> None:
+        self._grid = grid
+        self._roster = roster
+        self._store = store
+        self._study = store.study
+        self._study_id = store.summary().study_id
+        self._strategy = build_strategy(self._study.strategy)
+        self._connected: dict[str, int] = {}
+
+    def run(self) -> None:
+        """Train until the study's last round, then score the final weights.
+
+        Raises
+        ------
+        FederationError
+            If too few sites come, or a round cannot be completed.
+        """
+        state = restore(self._store)
+        log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
+        while state.rounds_done < self._study.rounds:
+            state = self._round(state)
+            self._summarise(state, "running")
+        final = self._score(state)
+        self._summarise(state, "complete", final)
+        self._tell("done", state.rounds_done)
+
+    def _round(self, state: GlobalState) -> GlobalState:
+        number = state.rounds_done + 1
+        started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            replies, bytes_down = self._ask("train", number, state.weights)
+            updates = [each.update for each in replies if each.update]
+            if len(updates) >= self._study.sites.minimum:
+                break
+            log.warning(
+                "round %d, attempt %d: %d good replies, %d needed: %s",
+                number,
+                attempt,
+                len(updates),
+                self._study.sites.minimum,
+                _reasons(replies),
+            )
+        else:
+            raise FederationError(
+                f"round {number} had {len(updates)} good replies of the "
+                f"{self._study.sites.minimum} that the study needs; {_reasons(replies)}"
+            )
+        self._tell("aggregating", number)
+        weights = self._strategy.aggregate(number, updates, state.weights)
+        ema = ema_update(state.ema, weights, decay=self._study.strategy.ema_decay)
+        self._store.append(
+            RoundRecord(
+                round=number,
+                started_at=started_at.isoformat(timespec="seconds"),
+                seconds=time.monotonic() - started,
+                train_loss=_mean(replies, "train_loss"),
+                heldout_loss=_mean(replies, "heldout_loss"),
+                sites=tuple(each.record(bytes_down) for each in replies),
+            )
+        )
+        new = GlobalState(number, weights, ema)
+        save(self._store, new)
+        return new
+
+    def _score(self, state: GlobalState) -> float | None:
+        """Ask for the held-out loss of the final weights; no answer is no failure."""
+        replies, _ = self._ask("evaluate", state.rounds_done, state.weights)
+        return _mean(replies, "heldout_loss")
+
+    def _ask(self, task: Task, number: int, weights: Weights) -> tuple[list[Reply], int]:
+        """Send a task to all sites and collect their replies until the deadline."""
+        self._wait_for_sites(number)
+        assignment = Assignment(
+            study_id=self._study_id,
+            round=number,
+            task=task,
+            first_step=(number - 1) * self._study.training.local_steps,
+            study=self._study,
+        )
+        messages, bytes_down = self._strategy.configure(
+            assignment, weights, list(self._connected.values())
+        )
+        for message in messages:
+            message.metadata.message_type = task
+            message.metadata.ttl = self._study.sites.round_sec
+        replies = self._collect(messages, assignment, weights)
+        return sorted(replies, key=lambda each: each.site), bytes_down
+
+    def _collect(
+        self, messages: Sequence[Message], assignment: Assignment, schema: Mapping[str, Tensor]
+    ) -> list[Reply]:
+        deadline = time.time() + self._study.sites.round_sec
+        site_of = {node: site for site, node in self._connected.items()}
+        nodes = [message.metadata.dst_node_id for message in messages]
+        pending = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
+        replies: list[Reply] = []
+        phase = "training" if assignment.task == "train" else "scoring"
+        while pending and time.time() < deadline:
+            self._tell(phase, assignment.round, [each.site for each in replies], deadline)
+            for message_id, node_id in list(pending.items()):
+                for message in self._grid.pull_messages([message_id]):
+                    del pending[message_id]
+                    reply = read_reply(
+                        message,
+                        site_of[node_id],
+                        node_id,
+                        assignment=assignment,
+                        roster=self._roster,
+                        schema=schema,
+                    )
+                    log.info("%s: %s %s", reply.site, reply.status, reply.reason)
+                    replies.append(reply)
+            time.sleep(_POLL_SEC)
+        return replies + [missing(site_of[node]) for node in pending.values()]
+
+    def _wait_for_sites(self, number: int) -> None:
+        """Wait until the study's minimum is connected; say who is missing."""
+        needed, deadline = self._study.sites.minimum, time.time() + self._study.sites.wait_sec
+        while True:
+            self._connected = self._roster.online(tuple(self._grid.get_nodes()))
+            absent = [name for name in self._roster.expected if name not in self._connected]
+            if len(self._connected) >= needed:
+                return
+            if time.time() > deadline:
+                raise FederationError(
+                    f"{len(self._connected)} of the {needed} sites that the study needs came "
+                    f"within {self._study.sites.wait_sec:.0f} s; missing: {', '.join(absent)}"
+                )
+            self._tell("waiting", number, (), deadline)
+            time.sleep(_POLL_SEC)
+
+    def _tell(
+        self, phase: str, number: int, replied: Sequence[str] = (), deadline: float | None = None
+    ) -> None:
+        StudyLive.model_validate(
+            {
+                "phase": phase,
+                "round": number,
+                "rounds": self._study.rounds,
+                "connected": sorted(self._connected),
+                "missing": [name for name in self._roster.expected if name not in self._connected],
+                "replied": sorted(replied),
+                "deadline": deadline,
+            }
+        ).write(self._store.live)
+
+    def _summarise(self, state: GlobalState, to: str, final: float | None = None) -> None:
+        previous = self._store.summary()
+        self._store.write_summary(
+            RunSummary.model_validate(
+                {
+                    **previous.model_dump(),
+                    "state": to,
+                    "rounds_done": state.rounds_done,
+                    "rounds_wanted": self._study.rounds,
+                    "final_heldout_loss": final,
+                    "message": "",
+                }
+            )
+        )
+
+
+def restore(store: RunStore) -> GlobalState:
+    """Return the last whole state in the run's folder; a damaged newest one is passed over."""
+    newest = store.latest_round()
+    for number in range(newest if newest is not None else -1, -1, -1):
+        try:
+            return GlobalState(
+                number,
+                read_weights(
+                    store.checkpoint(number), kind="global", model=store.study.model
+                ).tensors,
+                read_weights(store.ema(number), kind="ema", model=store.study.model).tensors,
+            )
+        except CheckpointError as error:
+            log.warning("round %d cannot be restored: %s", number, error)
+    torch.manual_seed(store.study.seed)
+    weights = {name: each.detach() for name, each in FEAT(store.study.model).state_dict().items()}
+    state = GlobalState(0, weights, dict(weights))
+    save(store, state)
+    return state
+
+
+def save(store: RunStore, state: GlobalState) -> None:
+    """Write both weights files of a round; the round counts as done when both are there."""
+    number, model = state.rounds_done, store.study.model
+    write_weights(store.checkpoint(number), state.weights, kind="global", model=model)
+    write_weights(store.ema(number), state.ema, kind="ema", model=model)
+
+
+def _mean(replies: Sequence[Reply], field: str) -> float | None:
+    """Mean of a reported number over the sites that gave one, weighted by examples."""
+    told = [each.report for each in replies if each.status == "ok" and each.report]
+    pairs = [(each.examples, getattr(each, field)) for each in told]
+    pairs = [(count, value) for count, value in pairs if value is not None]
+    total = sum(count for count, _ in pairs)
+    return sum(count * value for count, value in pairs) / total if total else None
+
+
+def _reasons(replies: Sequence[Reply]) -> str:
+    return "; ".join(f"{each.site}: {each.reason}" for each in replies if each.status != "ok")

@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+
+from feat_fed.config import (
+    StudyConfig,
+    built_in_studies,
+    dump_yaml,
+    load_federation,
+    load_site,
+    load_study,
+)
+from feat_fed.config.load import parse_yaml
+from feat_fed.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", built_in_studies())
+def test_a_built_in_study_loads_and_its_dump_loads_back_equal(name: str, tmp_path: Path) -> None:
+    study = load_study(name)
+    (tmp_path / "s.yaml").write_text(dump_yaml(study))
+    assert load_study(tmp_path / "s.yaml") == study
+
+
+def test_a_flag_replaces_a_field() -> None:
+    assert load_study("demo", rounds=100).rounds == 100
+
+
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: x\nmodel: {hiden_size: 64}\n")
+    with pytest.raises(ConfigError, match=r"model\.hiden_size.*did you mean hidden_size"):
+        load_study(path)
+
+
+def test_every_wrong_field_is_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: X!\nrounds: 0\ntraining: {batch_size: many}\n")
+    with pytest.raises(ConfigError) as told:
+        load_study(path)
+    assert all(each in str(told.value) for each in ("name", "rounds", "training.batch_size"))
+
+
+@pytest.mark.parametrize(
+    ("change", "mend"),
+    [
+        ("model: {hidden_size: 90, num_heads: 4, in_channels: 6}", "choose heads"),
+        ("model: {in_channels: 4}", "set model.in_channels: 6"),
+        ("model: {in_channels: 6}\nclips: {size_px: 60}", "multiple of 8"),
+        ("model: {in_channels: 6}\ndiffusion: {beta_start: 0.5}", "below beta_start"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_with_the_mend(
+    change: str, mend: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"name: x\n{change}\n")
+    with pytest.raises(ConfigError, match=mend):
+        load_study(path)
+
+
+def test_a_study_that_does_not_exist_names_the_built_in_ones() -> None:
+    with pytest.raises(ConfigError, match="demo"):
+        load_study("no-such-study")
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2\n", "", "1: x"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"f\.yaml"):
+        parse_yaml(text, "f.yaml")
+
+
+SITE = """
+name: hospital-a
+server: {address: "localhost:9443", ca_certificate: ca.crt, private_key: keys/site.key}
+data: {paths: [clips, /elsewhere]}
+store: store
+"""
+
+
+def test_a_sites_paths_count_from_its_file(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(SITE)
+    site = load_site(tmp_path / "site.yaml")
+    assert site.data.paths == (tmp_path.resolve() / "clips", Path("/elsewhere"))
+    assert site.server is not None
+    assert site.server.private_key == tmp_path.resolve() / "keys/site.key"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("store: store", "stor: store", "did you mean store"),
+        ("localhost:9443", "https://localhost", "server.address"),
+        ("paths: [clips, /elsewhere]", "paths: []", "data.paths"),
+        ("paths: [clips, /elsewhere]", "paths: [a], patient_pattern: 'x('", "regular expression"),
+        ("paths: [clips, /elsewhere]", "paths: [a], patient_pattern: 'x'", "exactly one"),
+        ("store: store", "store: store\ntrusted_bundles: [abc]", "SHA-256"),
+    ],
+)
+def test_a_wrong_site_says_what_and_where(
+    before: str, after: str, told: str, tmp_path: Path
+) -> None:
+    (tmp_path / "site.yaml").write_text(SITE.replace(before, after))
+    with pytest.raises(ConfigError, match=told):
+        load_site(tmp_path / "site.yaml")
+
+
+def test_two_sites_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "federation.yaml"
+    path.write_text("address: localhost:1\nsites: [a, b, a]\n")
+    with pytest.raises(ConfigError, match="two sites are named 'a'"):
+        load_federation(path)
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_study("demo").rounds = 5  # type: ignore[misc]
+    assert isinstance(load_study("demo"), StudyConfig)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from feat_fed.errors import RunError
+from feat_fed.report import RoundRecord, RunStore, RunSummary, html, write_report, write_samples
+
+Records = tuple[RoundRecord, ...]
+
+
+class Page(HTMLParser):
+    """What a page holds: the tags with their attributes, and the words outside of styles."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self._style = False
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._style = tag == "style"
+
+    def handle_data(self, data: str) -> None:
+        if not self._style:
+            self.words = " ".join([*self.words.split(), *data.split()])
+
+
+def test_a_finished_run_tells_its_numbers(finished_report: Path) -> None:
+    words = Page(finished_report).words
+    for phrase in (
+        "Complete",
+        "3 of 3 rounds",
+        "2026-01-31 12:01",
+        "0.2700 ↓ 76 % from 1.120 untrained",
+        "5 of 6 updates aggregated",
+        "✕ No answer no answer before the deadline",
+        "Differential privacy: off.",
+        "hidden_size: 96",
+        "torch 2.13.0",
+    ):
+        assert phrase in words
+
+
+def test_nothing_is_fetched_and_nothing_runs(finished_report: Path) -> None:
+    page = Page(finished_report)
+    addresses = [
+        value
+        for _, attributes in page.tags
+        for name, value in attributes.items()
+        if name in {"src", "href", "xlink:href", "srcset", "data", "action", "poster"} and value
+    ]
+    assert addresses
+    assert all(each.startswith(("data:", "#")) for each in addresses)
+    assert not {"script", "iframe", "object"} & {tag for tag, _ in page.tags}
+    assert re.search(r"@import|url\((?!#)", finished_report.read_text()) is None
+
+
+def test_text_of_others_is_escaped(store: RunStore, records: Records, final: RunSummary) -> None:
+    attack = "<script>alert(1)</script>"
+    site = records[0].sites[0].model_copy(update={"status": "refused", "reason": attack})
+    store.append(records[0].model_copy(update={"sites": (site,)}))
+    store.write_summary(final.model_copy(update={"message": attack}))
+    page = Page(write_report(store))
+    assert page.words.count(attack) == 2
+    assert "script" not in {tag for tag, _ in page.tags}
+
+
+def test_a_run_that_has_just_begun_reads_well(store: RunStore) -> None:
+    words = Page(write_report(store)).words
+    assert "Running 0 of 3 rounds" in words
+    assert "No round has finished yet." in words
+    assert "No clips have been drawn" in words
+
+
+def test_a_failed_run_says_why(store: RunStore, final: RunSummary) -> None:
+    reason = "1 of 2 sites came within 600 s"
+    failed = {"state": "failed", "rounds_done": 0, "message": reason, "final_heldout_loss": None}
+    store.write_summary(final.model_copy(update=failed))
+    assert f"Failed 0 of 3 rounds {reason}" in Page(write_report(store)).words
+
+
+def test_rounds_without_any_loss_read_well(
+    store: RunStore, records: Records, final: RunSummary
+) -> None:
+    late = records[1].sites[1:]
+    empty = {"train_loss": None, "heldout_loss": None, "sites": late}
+    store.append(records[0].model_copy(update=empty))
+    store.write_summary(final.model_copy(update={"final_heldout_loss": None, "rounds_done": 1}))
+    assert "no site has reported one" in Page(write_report(store)).words
+
+
+def test_a_large_moving_image_gives_way_to_the_film(
+    store: RunStore, beating_clips: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_samples(store.samples, beating_clips, fps=8)
+    monkeypatch.setattr(html, "_LARGEST_GIF_BYTES", files.gif.stat().st_size - 1)
+    videos = [attributes for tag, attributes in Page(write_report(store)).tags if tag == "video"]
+    assert len(videos) == 1
+    assert {"autoplay", "muted", "loop", "playsinline"} <= videos[0].keys()
+    assert str(videos[0]["src"]).startswith("data:video/mp4;base64,")
+
+
+def test_a_damaged_run_gives_a_clear_error(store: RunStore) -> None:
+    (store.root / "metrics.jsonl").write_text("rubbish\n")
+    with pytest.raises(RunError, match="line 1"):
+        write_report(store)
