@@ -6,6 +6,9 @@ The one module below the two roles that imports Flower, because both need the sa
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -39,12 +42,17 @@ def flower_environment(home: Path) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        # Flower starts its own commands by name, also where the environment is not activated.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 
 
 def bundle() -> tuple[bytes, str]:
     """Return the application bundle and its SHA-256; the same wherever this version is."""
-    content, _ = build_fab_from_files(bundle_files())
+    with warnings.catch_warnings():
+        # Flower 1.41 asks pathspec 1 for a pattern style that it is about to drop.
+        warnings.filterwarnings("ignore", message="GitWildMatchPattern")
+        content, _ = build_fab_from_files(bundle_files())
     return content, hashlib.sha256(content).hexdigest()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pydicom
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from feat_fed.data.synthetic import write_dicom_raw
@@ -50,6 +51,7 @@ def write_dicom(
     dataset = pydicom.dcmread(path)
     for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
+    correct_ambiguous_vr(dataset, is_little_endian=True)
     dataset.file_meta.TransferSyntaxUID = syntax or ExplicitVRLittleEndian
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
         dataset["PixelData"].is_undefined_length = True

@@ -10,6 +10,7 @@ and leaves nothing in memory.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import logging
@@ -83,15 +84,18 @@ class Executor:
     def run(self) -> None:
         """Answer tasks until the process is ended."""
         client = self._client(
-            SuperExecAuthHttpInterceptor(master_secret=self.secret, protected_methods=_ACQUIRE)
+            SuperExecAuthHttpInterceptor(master_secret=self.secret, protected_methods=_ACQUIRE),
+            retry=False,
         )
         request = AcquireTaskRequest(supported_task_types=[each.value for each in TaskType])
         # Objects made so far stay out of collections, so children share their memory.
         gc.freeze()
         while True:
-            answer = client.AcquireTask(request)
-            if answer.HasField("task") and answer.token:
-                self._in_child(answer.task.type, answer.token)
+            # The SuperNode may be starting, or starting again.
+            with contextlib.suppress(httpx.TransportError):
+                answer = client.AcquireTask(request)
+                if answer.HasField("task") and answer.token:
+                    self._in_child(answer.task.type, answer.token)
             time.sleep(_POLL_SEC)
 
     def _in_child(self, task_type: str, token: str) -> None:
@@ -145,7 +149,10 @@ class Executor:
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
 
     def _client(
-        self, authentication: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor
+        self,
+        authentication: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor,
+        *,
+        retry: bool = True,
     ) -> RuntimeHttpClient:
         return RuntimeHttpClient.from_server_address(
             server_address=self.runtime_address,
@@ -155,7 +162,7 @@ class Executor:
                 RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
                 authentication,
             ],
-            retry_invoker=make_simple_http_retry_invoker(),
+            retry_invoker=make_simple_http_retry_invoker() if retry else None,
         )
 
 
@@ -174,14 +181,11 @@ def main(arguments: Sequence[str]) -> None:
     """Run as ``python -m feat_fed_client.executor HOST:PORT SECRET_FILE``."""
     address, secret_file = arguments
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("flwr").propagate = False
+    logging.getLogger("flwr").propagate = False  # it has a handler of its own
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
     trusted = trusted_bundles(load_site(Path(os.environ[SITE_CONFIG])))
     preload()
-    executor = Executor(address, Path(secret_file).read_bytes(), trusted, app)
-    try:
-        executor.run()
-    except httpx.HTTPError as error:
-        sys.exit(f"the SuperNode is gone: {error}")
+    Executor(address, Path(secret_file).read_bytes(), trusted, app).run()
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig, SiteConfig
-from feat_fed.errors import ConfigError, RefusedError
+from feat_fed.errors import ChildError, ConfigError, RefusedError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.wire import flower_environment
 from feat_fed_client import SITE_CONFIG
 from feat_fed_client.keys import check_site_key
 
 _RESTART_SEC = 5.0
+_MAX_ENDS_IN_A_ROW = 5
 _CONNECT_TIMEOUT_SEC = 10.0
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 
@@ -51,6 +52,7 @@ class SiteLauncher:
         self._state = site.store / "flower"
         self._secret = self._state / "executor.secret"
         self._said = ""
+        self._ends_in_a_row = 0
 
     def run(self) -> None:
         """Connect and answer the server; returns only by an exception.
@@ -83,6 +85,9 @@ class SiteLauncher:
     def _start_again(self, children: ChildGroup, node: Child, port: int) -> Child:
         children.remove(node)
         last_words = node.tail(30)
+        self._ends_in_a_row = (
+            1 if _NODE_ID.search(_read(node.log_file)) else self._ends_in_a_row + 1
+        )
         if _UNKNOWN_KEY in last_words:
             raise RefusedError(
                 f"the server at {self._link.address} does not know the key of "
@@ -93,6 +98,11 @@ class SiteLauncher:
             self._once(
                 "the server still holds a connection with this site's key: a client that is "
                 "running elsewhere, or one that was killed (freed within a minute); trying again"
+            )
+        elif self._ends_in_a_row > _MAX_ENDS_IN_A_ROW:
+            raise ChildError(
+                f"the SuperNode has ended {self._ends_in_a_row} times without a connection; its "
+                f"log is {node.log_file}\n{node.tail()}"
             )
         else:
             self._once("the connection to the server was lost; trying again")
@@ -116,7 +126,6 @@ class SiteLauncher:
                 *("--superexec-auth-secret-file", str(self._secret)),
                 *("--host", "127.0.0.1"),
                 *("--port", str(port)),
-                "--disable-runtime-dependency-installation",
             ],
             log_file=log_file,
             env=flower_environment(self._state / "supernode"),

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from feat_fed.cli import demo, federation, run, site, study
-from feat_fed.cli.console import console, fail
+from feat_fed.cli.console import console, fail, say
 from feat_fed.errors import FeatFedError, MissingExtraError
 
 app = typer.Typer(
@@ -75,7 +75,7 @@ def run_app(arguments: list[str]) -> int:
     except typer.Abort:
         return 130
     except (KeyboardInterrupt, _Terminated):
-        fail("stopped")
+        say("stopped")
         return 130
     except Exception as error:
         show = getattr(error, "show", None)  # a wrong flag: Click says it best

@@ -20,7 +20,8 @@ from feat_fed_server.certificates import TlsFiles
 from feat_fed_server.roster import KeyRoster
 from feat_fed_server.superlink_client import SuperLinkClient
 
-_POLL_SEC = 0.3
+_POLL_SEC = 0.25
+_POLLS_PER_QUESTION = 4
 _DOOR = "feat_fed_server.door: "
 
 
@@ -88,12 +89,13 @@ class StudyLauncher:
     def _follow(self, children: ChildGroup, link: SuperLinkClient, run_id: int) -> None:
         door = _Tail(self.store.logs / "superlink.log")
         while (completed := link.finished(run_id)) is None:
-            children.check()
-            self.watch(StudyLive.read(self.store.live))
-            for line in door.new_lines():
-                if _DOOR in line:
-                    self.tell(line.partition(_DOOR)[2])
-            time.sleep(_POLL_SEC)
+            for _ in range(_POLLS_PER_QUESTION):
+                children.check()
+                self.watch(StudyLive.read(self.store.live))
+                for line in door.new_lines():
+                    if _DOOR in line:
+                        self.tell(line.partition(_DOOR)[2])
+                time.sleep(_POLL_SEC)
         self.watch(StudyLive.read(self.store.live))
         if not completed:
             reason = self.store.summary().message or "the ServerApp ended"

@@ -27,6 +27,7 @@ from feat_fed_server.strategy import build_strategy
 log = logging.getLogger(__name__)
 
 _POLL_SEC = 0.25
+_SLOWEST_POLL_SEC = 1.0
 _MAX_ATTEMPTS = 3
 """Times that a round without enough good replies is begun again."""
 
@@ -167,7 +168,7 @@ class RoundLoop:
                     )
                     log.info("%s: %s %s", reply.site, reply.status, reply.reason)
                     replies.append(reply)
-            time.sleep(_POLL_SEC)
+            time.sleep(_pause(deadline - self._study.sites.round_sec))
         return replies + [missing(site_of[node]) for node in pending.values()]
 
     def _wait_for_sites(self, number: int) -> None:
@@ -243,6 +244,11 @@ def save(store: RunStore, state: GlobalState) -> None:
     number, model = state.rounds_done, store.study.model
     write_weights(store.checkpoint(number), state.weights, kind="global", model=model)
     write_weights(store.ema(number), state.ema, kind="ema", model=model)
+
+
+def _pause(began_at: float) -> float:
+    """Return a pause that grows with what the round has taken: short rounds stay quick."""
+    return max(_POLL_SEC, min(_SLOWEST_POLL_SEC, (time.time() - began_at) / 20))
 
 
 def _mean(replies: Sequence[Reply], field: str) -> float | None:

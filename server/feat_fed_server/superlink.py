@@ -125,8 +125,10 @@ def main() -> None:
     parser.add_argument("--secret", required=True)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    # Flower's logger has a handler of its own.
-    logging.getLogger("flwr").propagate = False
+    flower = logging.getLogger("flwr")
+    flower.propagate = False  # it has a handler of its own
+    # Our own question, each second of a run that may last for days.
+    flower.addFilter(lambda record: "ListRuns" not in record.getMessage())
     asyncio.run(serve(flower_app(arguments), arguments))
 
 

@@ -1,0 +1,22 @@
+"""Video codecs behind one interface, and the latents that they leave on disk.
+
+Training never sees a codec at work: :func:`prepare` encodes each clip once, and
+:class:`LatentWindows` cuts training clips out of what it stored.
+"""
+
+from feat_fed.codec.base import Latent, VideoCodec
+from feat_fed.codec.build import build_codec
+from feat_fed.codec.prepare import LatentClip, LatentClips, prepare
+from feat_fed.codec.wavelet import WaveletCodec
+from feat_fed.codec.windows import LatentWindows
+
+__all__ = [
+    "Latent",
+    "LatentClip",
+    "LatentClips",
+    "LatentWindows",
+    "VideoCodec",
+    "WaveletCodec",
+    "build_codec",
+    "prepare",
+]

@@ -1,0 +1,98 @@
+"""Training clips cut out of stored latents; a seed and a step say which, on every replay.
+
+Legend: B batch, N clips, F frames, C channels, h and w of the latent.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from feat_fed.codec.base import VideoCodec
+from feat_fed.codec.prepare import LatentClips
+from feat_fed.config import ClipConfig
+from feat_fed.data.scan import window_frames
+from feat_fed.errors import DataError
+
+
+class LatentWindows(Dataset[Tensor]):
+    """A map-style dataset of windows of ``clips.frames`` frames.
+
+    Parameters
+    ----------
+    prepared
+        Latents of at least ``window_frames(clips)`` frames each, as ``prepare`` gives them.
+    codec
+        The one that made them: it knows how a latent is mirrored.
+
+    Raises
+    ------
+    DataError
+        When there is no clip.
+    """
+
+    def __init__(self, prepared: LatentClips, *, codec: VideoCodec, clips: ClipConfig) -> None:
+        if not prepared.clips:
+            raise DataError("there is no clip to take windows from")
+        self._clips = prepared.clips
+        self._codec = codec
+        self._config = clips
+
+    @property
+    def num_clips(self) -> int:
+        """Clips that windows come from."""
+        return len(self._clips)
+
+    @property
+    def num_patients(self) -> int:
+        """Patients who are on them."""
+        return len({clip.patient for clip in self._clips})
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return the middle window of one clip, ``FChw``, not mirrored."""
+        return self._window(index, 0.5, np.random.default_rng(index), flip=False)
+
+    def sample(self, *seed: int) -> Tensor:
+        """Draw a window of a random clip at a random time, perhaps mirrored, ``FChw``."""
+        rng = np.random.default_rng(seed)
+        index, at = int(rng.integers(self.num_clips)), float(rng.random())
+        flip = bool(rng.random() < 0.5) and self._config.flip
+        return self._window(index, at, rng, flip=flip)
+
+    def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
+        """Draw the batch of one step, ``z_BFCHW``: equal arguments give equal batches."""
+        return torch.stack([self.sample(seed, step, place) for place in range(batch_size)])
+
+    def fixed(self, num_clips: int) -> Tensor:
+        """Return ``num_clips`` windows that never change, ``z_NFCHW``, spread over all clips.
+
+        Where more are wanted than there are clips, a clip gives several, spread over its time.
+        """
+        visits: dict[int, list[int]] = {}
+        for place in range(num_clips):
+            visits.setdefault(place * self.num_clips // num_clips, []).append(place)
+        windows = [
+            self._window(
+                index, (turn + 0.5) / len(places), np.random.default_rng(place), flip=False
+            )
+            for index, places in visits.items()
+            for turn, place in enumerate(places)
+        ]
+        return torch.stack(windows)
+
+    def _window(self, index: int, at: float, rng: np.random.Generator, *, flip: bool) -> Tensor:
+        """Cut at the share ``at`` in [0, 1) of the possible starts; sample the moments, if any."""
+        latent = self._clips[index].latent
+        span = window_frames(self._config)
+        start = int(at * (latent.num_frames - span + 1))
+        mean, logvar = latent.read(start, start + span)
+        z_FCHW = mean[:: self._config.stride_frames]
+        if logvar is not None:
+            noise = torch.from_numpy(rng.standard_normal(z_FCHW.shape, dtype=np.float32))
+            z_FCHW = z_FCHW + noise * (logvar[:: self._config.stride_frames] / 2).exp()
+        return self._codec.flip_latent(z_FCHW) if flip else z_FCHW

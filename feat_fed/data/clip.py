@@ -1,0 +1,102 @@
+"""What a clip is once it has been read, and how libraries that read one are contained.
+
+Legend: T frames, H height, W width, C colour channels (always 3: R, G, B).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from feat_fed.errors import ClipError
+
+Frame = npt.NDArray[np.uint8]
+"""One frame, (H, W, 3), RGB."""
+
+MAX_FRAME_PX = 2**26
+"""A frame with more pixels than this is a damaged header, or an attack on the memory."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Decoded frames.
+
+    Parameters
+    ----------
+    frames_THWC
+        RGB, uint8.
+    fps
+        Frames a second of the source, before any stride; ``None`` where the file does not say.
+    """
+
+    frames_THWC: npt.NDArray[np.uint8]  # noqa: N815
+    fps: float | None
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What :func:`feat_fed.data.reader.probe` learns of a file.
+
+    Parameters
+    ----------
+    num_frames
+        As the container tells: the decoder may still find fewer.
+    modality, transfer_syntax
+        DICOM's; ``None`` for a plain video file.
+    patient_key
+        Text that identifies the patient. It stays out of ``repr`` and must go through the
+        site's keyed hash before it is kept anywhere.
+    patient_key_source
+        Which DICOM attribute gave it; ``None`` where the file names no patient.
+    """
+
+    num_frames: int
+    height_px: int
+    width_px: int
+    fps: float | None
+    modality: str | None = None
+    transfer_syntax: str | None = None
+    patient_key: str | None = field(default=None, repr=False)
+    patient_key_source: Literal["PatientID", "StudyInstanceUID"] | None = None
+
+
+@contextmanager
+def contained(reason: str) -> Iterator[None]:
+    """Turn whatever a library raises into ``ClipError(reason)`` and drop its warnings.
+
+    Both may quote the file, names and identifiers included. Warning filters belong to the
+    whole process, so files are read by one thread at a time.
+
+    Raises
+    ------
+    ClipError
+        With ``reason``, or the one raised inside.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (ClipError, MemoryError):
+            raise
+        except Exception:
+            raise ClipError(reason) from None
+
+
+def check_size(height_px: int, width_px: int) -> None:
+    """Refuse a frame that no device makes.
+
+    Raises
+    ------
+    ClipError
+        When it is empty or has more than :data:`MAX_FRAME_PX` pixels.
+    """
+    if height_px < 1 or width_px < 1:
+        raise ClipError("frames have no pixels")
+    if height_px * width_px > MAX_FRAME_PX:
+        raise ClipError("frames are too large")

@@ -1,0 +1,161 @@
+"""The DeepSpeed engine on one process; importing this module imports DeepSpeed.
+
+ZeRO stage 0 in float32 with torch's AdamW: a single process has no partner to shard with,
+and stage 0 leaves each gradient in ``Parameter.grad``, where it is clipped by the same
+function as in the torch engine. So both engines give the same bits. (ZeRO-1 on one process
+holds another copy of weights and gradients, and clips by a formula that rounds otherwise.)
+
+The process group of one rank lives as long as the engine. Its store is in memory and its
+sockets are bound to loopback, so no rendezvous file, port or launcher variable is needed and
+nobody outside the machine can connect.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed, nn
+
+from feat_fed.config import TrainingConfig
+from feat_fed.errors import TrainingError
+from feat_fed.train.engine import (
+    LossFunction,
+    StepOutcome,
+    adamw,
+    clip_gradient,
+    set_learning_rate,
+)
+from feat_fed.train.weights import weights_of
+
+_log = logging.getLogger(__name__)
+
+
+def _to_our_log(record: logging.LogRecord) -> bool:
+    _log.log(min(record.levelno, logging.INFO), "%s", record.getMessage())
+    return False
+
+
+# DeepSpeed writes to stdout from the moment that it is imported.
+logging.getLogger("DeepSpeed").addFilter(_to_our_log)
+
+import deepspeed  # noqa: E402
+import deepspeed.accelerator as ds_accelerator  # noqa: E402
+import deepspeed.comm as ds_comm  # noqa: E402
+
+# No native op is compatible: else DeepSpeed tries compilers, and on a CPU builds a shared-memory
+# collective with g++ for the first engine.
+deepspeed.ops.__compatible_ops__ = {}
+
+
+class DeepSpeedEngine:
+    """An :class:`~feat_fed.train.engine.Engine` on DeepSpeed; one at a time in a process.
+
+    Raises
+    ------
+    TrainingError
+        If the process already has a process group (another engine that was not closed).
+    """
+
+    def __init__(self, model: nn.Module, training: TrainingConfig) -> None:
+        if distributed.is_initialized():
+            raise TrainingError(
+                "this process already trains with torch.distributed; close that engine first, "
+                "or train in a process of its own"
+            )
+        self._model = model
+        self._limit = training.gradient_clip
+        self._optimiser = adamw(model, training)
+        device = next(model.parameters()).device
+        _select_accelerator(device)
+        with _lone_rank(device):
+            try:
+                distributed.init_process_group(
+                    "nccl" if device.type == "cuda" else "gloo",
+                    store=distributed.HashStore(),  # type: ignore[attr-defined]
+                    rank=0,
+                    world_size=1,
+                )
+                self._engine, *_ = deepspeed.initialize(
+                    model=model, optimizer=self._optimiser, config=_config(training)
+                )
+            except BaseException:
+                _leave_group()
+                raise
+
+    def step(self, loss_of: LossFunction) -> StepOutcome:
+        """Differentiate the loss, clip the gradient and update the weights."""
+        loss = loss_of(self._engine)
+        # A reduction over one rank would only copy every gradient.
+        with self._engine.no_sync():
+            self._engine.backward(loss)
+        norm = clip_gradient(self._model, self._limit)
+        self._engine.step()
+        return StepOutcome(loss=loss.item(), gradient_norm=norm)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Use this learning rate from the next step on."""
+        set_learning_rate(self._optimiser, learning_rate)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return copies of the weights on the CPU, floats as float32."""
+        return weights_of(self._model)
+
+    def close(self) -> None:
+        """Take DeepSpeed off the model and leave the process group."""
+        self._engine.destroy()
+        _leave_group()
+
+
+def _config(training: TrainingConfig) -> dict[str, object]:
+    return {
+        "train_micro_batch_size_per_gpu": training.batch_size,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": {"stage": 0},
+        "gradient_clipping": 0.0,  # done by clip_gradient; unsaid, DeepSpeed would clip at 1
+        "steps_per_print": None,
+    }
+
+
+def _select_accelerator(device: torch.device) -> None:
+    """Make DeepSpeed compute where the model lies, not on the best device that it finds."""
+    if ds_accelerator.get_accelerator().device_name() == device.type:
+        return
+    if device.type == "cuda":
+        from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator as Accelerator
+    else:
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator as Accelerator
+    ds_accelerator.set_accelerator(Accelerator())
+
+
+@contextmanager
+def _lone_rank(device: torch.device) -> Iterator[None]:
+    """Hide the launcher's environment: this process is rank 0 of 1, on loopback only."""
+    alone = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": str(device.index or 0),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+    }
+    before = {name: os.environ.get(name) for name in alone}
+    os.environ.update(alone)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _leave_group() -> None:
+    if distributed.is_initialized():
+        if ds_comm.is_initialized():
+            ds_comm.destroy_process_group()
+        else:
+            distributed.destroy_process_group()

@@ -1,0 +1,115 @@
+"""What leaves a site when something goes wrong there: a code, never a text."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from feat_fed.config import SiteConfig, SiteDataConfig, StudyConfig
+from feat_fed.errors import (
+    CheckpointError,
+    ClipError,
+    ConfigError,
+    DataError,
+    FeatFedError,
+    ProtocolError,
+    TrainingError,
+)
+from feat_fed.federate import pack
+from feat_fed.model import FEAT
+from feat_fed.protocol import FAILURES, Assignment, Report
+from feat_fed.wire import from_records, to_records
+from feat_fed_client import app as app_module
+from feat_fed_client.app import failure_code, make_app
+
+SECRET = "MUELLER^ANNA born 1950 in /data/ward-7"
+
+STUDY = StudyConfig.model_validate(
+    {
+        "name": "tiny",
+        "model": {"in_channels": 6, "hidden_size": 16, "num_trios": 1, "num_heads": 2},
+        "clips": {"frames": 2, "size_px": 16},
+    }
+)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteConfig:
+    data = SiteDataConfig(paths=(tmp_path / SECRET.replace("/", "_"),))
+    return SiteConfig(name="hospital-a", data=data, store=tmp_path / "store")
+
+
+def ask(site: SiteConfig, content: RecordDict) -> Message:
+    app: ClientApp = make_app(lambda _: site)
+    message = Message(content, dst_node_id=1, message_type="train")
+    message.metadata.__dict__["_message_id"] = "1"
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+    return app(message, context)
+
+
+def assignment() -> RecordDict:
+    told = Assignment(study_id="a" * 32, round=3, task="train", first_step=0, study=STUDY)
+    return to_records(told, pack(FEAT(STUDY.model).state_dict()))
+
+
+@pytest.mark.parametrize("error", [DataError(SECRET), RuntimeError(SECRET), KeyError(SECRET)])
+def test_an_error_leaves_as_a_code_and_its_text_stays_in_the_log(
+    error: Exception,
+    site: SiteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app_module.SiteSession, "run", fail)
+    caplog.set_level(logging.ERROR)
+    reply = ask(site, assignment())
+    report, buckets = from_records(reply.content, Report)
+    assert (report.outcome, report.round, report.site) == ("failed", 3, "hospital-a")
+    assert report.code == ("data" if isinstance(error, DataError) else "internal")
+    assert not buckets
+    assert SECRET not in str(reply.content)
+    assert report.reference is not None
+    assert report.reference in caplog.text
+    assert SECRET in caplog.text
+
+
+def test_a_missing_data_folder_is_a_failure_of_data(site: SiteConfig) -> None:
+    reply = ask(site, assignment())
+    assert from_records(reply.content, Report)[0].code == "data"
+    assert "MUELLER" not in str(reply.content)
+
+
+def test_weights_of_another_model_are_not_accepted(site: SiteConfig) -> None:
+    content = assignment()
+    del content["arrays"]
+    assert from_records(ask(site, content).content, Report)[0].code == "protocol"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"protocol": 9}'])
+def test_a_message_that_is_no_assignment_is_told_so_by_a_fixed_phrase(
+    text: str, site: SiteConfig
+) -> None:
+    content = RecordDict({"config": ConfigRecord({"feat-fed": text})})
+    with pytest.raises(app_module.Unreadable, match=FAILURES["protocol"]):
+        ask(site, content)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("x"), "config"),
+        (DataError("x"), "data"),
+        (ClipError("x"), "data"),
+        (CheckpointError("x"), "checkpoint"),
+        (TrainingError("x"), "training"),
+        (ProtocolError("x"), "protocol"),
+        (FeatFedError("x"), "internal"),
+        (MemoryError("x"), "internal"),
+    ],
+)
+def test_codes(error: Exception, code: str) -> None:
+    assert failure_code(error) == code

@@ -1,0 +1,69 @@
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
+
+from feat_fed.bundle import bundle_files
+from feat_fed.config import SiteConfig, SiteDataConfig
+from feat_fed.wire import bundle
+from feat_fed_client.app import app
+from feat_fed_client.executor import (
+    REFUSED_BUNDLE,
+    REFUSED_TASK,
+    Executor,
+    trusted_bundles,
+)
+
+CLIENT = TaskType.CLIENT_APP.value
+
+
+def site(*hashes: str) -> SiteConfig:
+    return SiteConfig(
+        name="a",
+        data=SiteDataConfig(paths=(Path("clips"),)),
+        store=Path("store"),
+        trusted_bundles=hashes,
+    )
+
+
+def executor(*hashes: str) -> Executor:
+    return Executor("127.0.0.1:1", b"secret", trusted_bundles(site(*hashes)), app)
+
+
+def fab(content: bytes, claimed: str | None = None) -> Fab:
+    return Fab(claimed or hashlib.sha256(content).hexdigest(), content, {})
+
+
+def test_our_own_bundle_is_trusted_and_holds_no_code() -> None:
+    content, digest = bundle()
+    assert executor().refusal(CLIENT, fab(content)) is None
+    assert digest == hashlib.sha256(content).hexdigest()
+    assert list(bundle_files()) == ["pyproject.toml"]
+    assert not any(name.endswith(".py") for name in zipfile.ZipFile(io.BytesIO(content)).namelist())
+
+
+def test_the_bundle_is_the_same_every_time() -> None:
+    assert bundle() == bundle()
+
+
+def test_a_changed_bundle_is_refused_whatever_hash_it_claims() -> None:
+    content, digest = bundle()
+    changed = content + b"x"
+    assert executor().refusal(CLIENT, fab(changed)) == REFUSED_BUNDLE
+    assert executor().refusal(CLIENT, fab(changed, claimed=digest)) == REFUSED_BUNDLE
+
+
+def test_an_approved_bundle_of_another_version_is_taken_and_then_ours_is_not() -> None:
+    other = b"another version's bundle"
+    approved = executor(hashlib.sha256(other).hexdigest())
+    assert approved.refusal(CLIENT, fab(other)) is None
+    assert approved.refusal(CLIENT, fab(bundle()[0])) == REFUSED_BUNDLE
+
+
+@pytest.mark.parametrize("task", [each.value for each in TaskType if each.value != CLIENT])
+def test_every_other_kind_of_task_is_refused(task: str) -> None:
+    assert executor().refusal(task, fab(bundle()[0])) == REFUSED_TASK

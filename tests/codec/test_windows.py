@@ -1,0 +1,104 @@
+"""Windows: right frames, right mirror, equal on every replay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from feat_fed.codec import Latent, LatentClip, LatentClips, LatentWindows, build_codec
+from feat_fed.codec.store import LatentStore
+from feat_fed.config import ClipConfig, CodecConfig
+from feat_fed.errors import DataError
+
+CODEC = build_codec(CodecConfig())
+CLIPS = ClipConfig(frames=4, size_px=32, stride_frames=3, flip=False)
+LENGTHS = (10, 25, 40)
+
+
+def ramp(clip: int, frames: int) -> Tensor:
+    """Return latents whose every number tells the clip and the frame."""
+    return (100.0 * clip + torch.arange(frames))[:, None, None, None].expand(-1, 6, 8, 8)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> LatentClips:
+    store = LatentStore(tmp_path)
+    clips = [
+        LatentClip(store.put((f"{n}",), ramp(n, frames), None), patient=f"{n % 2}")
+        for n, frames in enumerate(LENGTHS)
+    ]
+    return LatentClips(tuple(clips), ())
+
+
+def test_windows_are_strided_and_inside_their_clip(prepared: LatentClips) -> None:
+    windows = LatentWindows(prepared, codec=CODEC, clips=CLIPS)
+    assert (len(windows), windows.num_clips, windows.num_patients) == (3, 3, 2)
+    starts: dict[int, set[int]] = {0: set(), 1: set(), 2: set()}
+    for seed in range(1000):
+        z = windows.sample(seed)
+        assert z.shape == (4, 6, 8, 8) and z.dtype == torch.float32
+        numbers = z[:, 0, 0, 0].int().tolist()
+        clip, start = divmod(numbers[0], 100)
+        assert numbers == [100 * clip + start + 3 * step for step in range(4)]
+        starts[clip].add(start)
+    assert starts == {n: set(range(frames - 9)) for n, frames in enumerate(LENGTHS)}
+
+
+def test_batches_replay_and_differ(prepared: LatentClips) -> None:
+    windows = LatentWindows(prepared, codec=CODEC, clips=CLIPS)
+    again = LatentWindows(prepared, codec=CODEC, clips=CLIPS)
+    batch = windows.batch(7, 3, 16)
+    assert batch.shape == (16, 4, 6, 8, 8)
+    torch.testing.assert_close(batch, again.batch(7, 3, 16), rtol=0, atol=0)
+    torch.testing.assert_close(batch[:5], again.batch(7, 3, 5), rtol=0, atol=0)
+    for seed, step in ((7, 4), (8, 3)):
+        assert not torch.equal(batch, again.batch(seed, step, 16))
+
+
+def test_half_of_the_windows_are_mirrored(prepared: LatentClips) -> None:
+    plain = LatentWindows(prepared, codec=CODEC, clips=CLIPS)
+    flips = LatentWindows(prepared, codec=CODEC, clips=CLIPS.model_copy(update={"flip": True}))
+    mirrored = 0
+    for seed in range(200):
+        z, straight = flips.sample(seed), plain.sample(seed)
+        mirrored += torch.equal(z, CODEC.flip_latent(straight))
+        assert torch.equal(z, straight) or torch.equal(z, CODEC.flip_latent(straight))
+    assert 70 < mirrored < 130
+
+
+@pytest.mark.parametrize("num_clips", [1, 2, 3, 7, 16])
+def test_fixed_windows_cover_the_clips(prepared: LatentClips, num_clips: int) -> None:
+    windows = LatentWindows(prepared, codec=CODEC, clips=CLIPS.model_copy(update={"flip": True}))
+    z = windows.fixed(num_clips)
+    assert z.shape == (num_clips, 4, 6, 8, 8)
+    assert torch.equal(z, windows.fixed(num_clips))
+    first = z[:, 0, 0, 0, 0].int().tolist()
+    assert len({number // 100 for number in first}) == min(3, num_clips)
+    assert len({number for number in first if number >= 100}) >= min(2, num_clips - 1)
+
+
+def test_an_item_is_the_clips_middle(prepared: LatentClips) -> None:
+    windows = LatentWindows(prepared, codec=CODEC, clips=CLIPS)
+    assert windows[1][:, 0, 0, 0].tolist() == [108, 111, 114, 117]
+
+
+def test_moments_are_sampled(tmp_path: Path) -> None:
+    codec = build_codec(CodecConfig())
+    moments = Latent(torch.zeros(64, 6, 8, 8), torch.full((64, 6, 8, 8), 2.0))
+    stored = LatentStore(tmp_path).put(("vae",), moments.mean, moments.logvar)
+    windows = LatentWindows(LatentClips((LatentClip(stored, "p"),), ()), codec=codec, clips=CLIPS)
+    batch = windows.batch(0, 0, 8)
+    assert abs(float(batch.std()) - 2.718) < 0.1
+    torch.testing.assert_close(batch, windows.batch(0, 0, 8), rtol=0, atol=0)
+
+
+def test_no_clip_and_a_lost_file(prepared: LatentClips) -> None:
+    with pytest.raises(DataError, match="no clip"):
+        LatentWindows(LatentClips((), ()), codec=CODEC, clips=CLIPS)
+    windows = LatentWindows(prepared, codec=CODEC, clips=CLIPS)
+    prepared.clips[1].latent.path.unlink()
+    with pytest.raises(DataError, match="can no longer be read"):
+        windows[1]

@@ -1,0 +1,266 @@
+"""The round loop against sites that live in this process and may misbehave."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Error, Message, RecordDict
+from torch import Tensor
+
+from feat_fed.config import StudyConfig
+from feat_fed.errors import FederationError
+from feat_fed.federate import pack
+from feat_fed.protocol import Assignment, Report
+from feat_fed.report.run_store import RunStore
+from feat_fed.wire import from_records, to_records
+from feat_fed_server import rounds as rounds_module
+from feat_fed_server.roster import KeyRoster
+from feat_fed_server.rounds import RoundLoop, restore
+
+Weights = dict[str, Tensor]
+Answer = Callable[[Assignment, Weights], RecordDict | Error | None]
+
+STUDY = StudyConfig.model_validate(
+    {
+        "name": "tiny",
+        "rounds": 2,
+        "model": {"in_channels": 6, "hidden_size": 16, "num_trios": 1, "num_heads": 2},
+        "clips": {"frames": 2, "size_px": 16},
+        "strategy": {"ema_decay": 0.5},
+        "sites": {"minimum": 2, "wait_sec": 0.3, "round_sec": 2},
+    }
+)
+
+
+def report(assignment: Assignment, site: str, **changes: Any) -> Report:
+    fields = {
+        "study_id": assignment.study_id,
+        "round": assignment.round,
+        "task": assignment.task,
+        "site": site,
+        "outcome": "ok",
+        "examples": 1,
+        "train_loss": 1.0,
+        "heldout_loss": 0.5,
+    }
+    return Report.model_validate(fields | changes)
+
+
+def honest(site: str, shift: float, examples: int = 1) -> Answer:
+    """A site whose training adds ``shift`` to every weight."""
+
+    def answer(assignment: Assignment, weights: Weights) -> RecordDict:
+        moved = {name: each + shift for name, each in weights.items()}
+        told = report(assignment, site, examples=examples)
+        return to_records(told, pack(moved) if assignment.task == "train" else ())
+
+    return answer
+
+
+class FakeGrid:
+    """Flower's grid with sites as functions; node ids are positions in the list."""
+
+    def __init__(self, sites: dict[str, Answer]) -> None:
+        self.sites = sites
+        self.replies: dict[str, Message] = {}
+        self.asked: list[Assignment] = []
+
+    def get_nodes(self) -> list[Any]:
+        return [
+            SimpleNamespace(node_id=number, public_key=name.encode())
+            for number, name in enumerate(self.sites, start=1)
+        ]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for number, message in enumerate(messages):
+            key = f"{len(self.asked)}-{number}"
+            message.metadata.__dict__["_message_id"] = key
+            assignment, buckets = from_records(message.content, Assignment)
+            self.asked.append(assignment)
+            name = list(self.sites)[message.metadata.dst_node_id - 1]
+            schema = {n: w for n, w in unpack_any(buckets).items()}
+            answer = self.sites[name](assignment, schema)
+            if answer is not None:
+                self.replies[key] = Message(answer, reply_to=message)
+            ids.append(key)
+        return ids
+
+    def pull_messages(self, ids: Iterable[str]) -> list[Message]:
+        return [self.replies.pop(each) for each in ids if each in self.replies]
+
+
+def unpack_any(buckets: list[bytes]) -> Weights:
+    from safetensors.torch import load
+
+    return {name: tensor for bucket in buckets for name, tensor in load(bucket).items()}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds_module, "_POLL_SEC", 0.01)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore.create(tmp_path / "run", STUDY)
+
+
+def run(store: RunStore, sites: dict[str, Answer], *expected: str) -> FakeGrid:
+    grid = FakeGrid(sites)
+    roster = KeyRoster({name.encode(): name for name in (expected or sites)})
+    RoundLoop(grid, roster, store).run()  # type: ignore[arg-type]
+    return grid
+
+
+def moved_by(store: RunStore, round_number: int) -> float:
+    """How far the global weights are from the untrained ones; all weights move alike."""
+    from feat_fed.model import read_weights
+
+    first = read_weights(store.checkpoint(0)).tensors
+    now = read_weights(store.checkpoint(round_number)).tensors
+    moves = torch.cat([(now[name] - first[name]).flatten() for name in first])
+    assert float(moves.max() - moves.min()) < 1e-5
+    return float(moves.mean())
+
+
+def test_rounds_are_means_weighted_by_examples(store: RunStore) -> None:
+    run(store, {"a": honest("a", 1.0, examples=3), "b": honest("b", 5.0, examples=1)})
+    assert moved_by(store, 1) == pytest.approx(2.0, abs=1e-5)
+    assert moved_by(store, 2) == pytest.approx(4.0, abs=1e-5)
+    assert store.summary().state == "complete"
+    assert store.summary().final_heldout_loss == 0.5
+    assert [record.round for record in store.rounds()] == [1, 2]
+
+
+def test_the_average_lags_by_its_decay(store: RunStore) -> None:
+    from feat_fed.model import read_weights
+
+    run(store, {"a": honest("a", 1.0), "b": honest("b", 1.0)})
+    first, ema = (read_weights(path).tensors for path in (store.ema(0), store.ema(2)))
+    name = next(iter(first))
+    # e0 = 0; e1 = (0 + 1) / 2; e2 = (0.5 + 2) / 2
+    assert torch.allclose(ema[name] - first[name], torch.tensor(1.25), atol=1e-5)
+
+
+def test_the_order_of_replies_does_not_change_a_byte(tmp_path: Path) -> None:
+    sites = {"a": honest("a", 0.1, 3), "b": honest("b", 0.7, 5), "c": honest("c", -0.3, 7)}
+    bytes_of = []
+    for folder, order in (("x", "abc"), ("y", "cab")):
+        store = RunStore.create(tmp_path / folder, STUDY)
+        run(store, {name: sites[name] for name in order})
+        bytes_of.append({n: w.numpy().tobytes() for n, w in restore(store).weights.items()})
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_a_killed_server_goes_on_at_the_next_round_with_the_same_weights(tmp_path: Path) -> None:
+    sites = {"a": honest("a", 1.0), "b": honest("b", 2.0)}
+    whole = RunStore.create(tmp_path / "whole", STUDY)
+    run(whole, sites)
+    cut = RunStore.create(tmp_path / "cut", STUDY)
+
+    def dies_in_round_two(assignment: Assignment, weights: Weights) -> RecordDict:
+        if assignment.round == 2:
+            raise KeyboardInterrupt
+        return honest("a", 1.0)(assignment, weights)  # type: ignore[return-value]
+
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, {**sites, "a": dies_in_round_two})
+    grid = run(RunStore(cut.root), sites)
+    assert [each.round for each in grid.asked if each.task == "train"] == [2, 2]
+    assert [each.first_step for each in grid.asked if each.task == "train"] == [100, 100]
+    for name, tensor in restore(whole).weights.items():
+        assert torch.equal(tensor, restore(cut).weights[name])
+
+
+def test_a_damaged_newest_checkpoint_costs_its_round_only(store: RunStore) -> None:
+    sites = {"a": honest("a", 1.0), "b": honest("b", 1.0)}
+    run(store, sites)
+    data = bytearray(store.checkpoint(2).read_bytes())
+    data[-1] ^= 1
+    store.checkpoint(2).write_bytes(data)
+    assert restore(store).rounds_done == 1
+    run(store, sites)
+    assert moved_by(store, 2) == pytest.approx(2.0, abs=1e-5)
+
+
+def hostile(make: Callable[[Assignment, Weights], RecordDict | Error | None]) -> Answer:
+    return make
+
+
+def with_weights(change: Callable[[Weights], Weights]) -> Answer:
+    return lambda a, w: to_records(report(a, "c"), pack(change(w)))
+
+
+def first_as(value: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:
+    return lambda weights: {**weights, (n := next(iter(weights))): value(weights[n])}
+
+
+HOSTILE: dict[str, tuple[Answer, str]] = {
+    "nan": (with_weights(first_as(lambda t: t * torch.nan)), "not finite"),
+    "inf": (with_weights(first_as(lambda t: t / 0)), "not finite"),
+    "shape": (with_weights(first_as(lambda t: t[None])), "another shape"),
+    "broadcastable": (with_weights(first_as(lambda t: t.flatten()[:1])), "another shape"),
+    "dtype": (with_weights(first_as(lambda t: t.half())), "another dtype"),
+    "extra": (with_weights(lambda w: {**w, "x": torch.zeros(1)}), "unknown"),
+    "missing": (with_weights(lambda w: dict(list(w.items())[1:])), "missing"),
+    "nothing": (lambda a, w: to_records(report(a, "c")), "missing"),
+    "garbage": (lambda a, w: to_records(report(a, "c"), [b"x" * 99]), "not a safetensors"),
+    "another round": (lambda a, w: to_records(report(a, "c", round=9), pack(w)), "another round"),
+    "another study": (
+        lambda a, w: to_records(report(a, "c", study_id="0" * 32), pack(w)),
+        "another study id",
+    ),
+    "another's name": (lambda a, w: to_records(report(a, "a"), pack(w)), "another site's name"),
+    "no header": (lambda a, w: RecordDict(), "without a header"),
+    "flower error": (lambda a, w: Error(8, "patient 4711 in /data/secret"), "Flower error 8"),
+    "silence": (lambda a, w: None, "no answer"),
+    "own failure": (
+        lambda a, w: to_records(
+            report(a, "c", outcome="failed", code="data", reference="0badf00d", examples=0)
+        ),
+        "0badf00d",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_bad_reply_is_left_out_by_name_and_the_run_goes_on(kind: str, store: RunStore) -> None:
+    answer, reason = HOSTILE[kind]
+    run(store, {"a": honest("a", 1.0), "b": honest("b", 3.0), "c": answer})
+    assert moved_by(store, 2) == pytest.approx(4.0, abs=1e-5)
+    site = {each.site: each for each in store.rounds()[0].sites}["c"]
+    assert site.status != "ok"
+    assert reason in site.reason
+    assert "4711" not in site.reason
+
+
+def test_too_few_good_replies_end_the_study_with_the_reasons(store: RunStore) -> None:
+    with pytest.raises(FederationError, match="1 good replies of the 2.*b: .*not finite"):
+        run(
+            store,
+            {
+                "a": honest("a", 1.0),
+                "b": lambda a, w: to_records(
+                    report(a, "b"), pack({n: t * torch.nan for n, t in w.items()})
+                ),
+            },
+        )
+    assert restore(store).rounds_done == 0
+
+
+def test_missing_sites_are_named_and_nothing_hangs(store: RunStore) -> None:
+    with pytest.raises(FederationError, match=r"1 of the 2 sites.*missing: b"):
+        run(store, {"a": honest("a", 1.0)}, "a", "b")
+
+
+def test_a_stranger_is_not_asked(store: RunStore) -> None:
+    grid = run(
+        store,
+        {"a": honest("a", 1.0), "b": honest("b", 1.0), "stranger": honest("a", 99.0)},
+        *("a", "b"),
+    )
+    assert len([each for each in grid.asked if each.task == "train"]) == 4

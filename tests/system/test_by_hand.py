@@ -1,0 +1,217 @@
+"""A consortium by hand: the commands of the README, in any order, and what goes wrong."""
+
+import contextlib
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+
+from feat_fed.data.synthetic import write_demo_hospitals
+from feat_fed.processes import free_port
+from feat_fed.report import RunStore
+from system.study_runs import TINY, Command, nobody_left, started
+
+pytestmark = pytest.mark.slow
+
+NAMES = ("hospital-1", "hospital-2", "hospital-3")
+
+
+def feat_fed(output: Path, *arguments: object) -> str:
+    with started(output, *arguments) as command:
+        command.end(120)
+        return command.text()
+
+
+class Consortium:
+    """A coordinator's folder and three hospitals' folders, made by the commands."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.federation = root / "coordinator" / "federation.yaml"
+        self.federation.parent.mkdir(parents=True)
+        self.address = f"127.0.0.1:{free_port()}"
+        tree = {"address": self.address, "sites": list(NAMES)}
+        self.federation.write_text(yaml.safe_dump(tree))
+        told = feat_fed(root / "provision.out", "provision", self.federation)
+        assert "hospital-1.pub, hospital-2.pub, hospital-3.pub" in told
+        data = write_demo_hospitals(root / "data", hospitals=3, seed=1)
+        for name in NAMES:
+            folder = self.site(name).parent
+            folder.mkdir()
+            feat_fed(root / "keygen.out", "keygen", folder / "site.key")
+            shutil.copy(folder / "site.pub", self.federation.parent / "sites" / f"{name}.pub")
+            shutil.copy(self.federation.parent / "tls" / "ca.crt", folder)
+            self.write(name, paths=[str(path) for path in data[name].paths])
+
+    def site(self, name: str) -> Path:
+        return self.root / name / "site.yaml"
+
+    def write(self, name: str, *, paths: list[str]) -> None:
+        link = {
+            "address": self.address,
+            "ca_certificate": "ca.crt",
+            "private_key": "site.key",
+        }
+        tree = {"name": name, "server": link, "data": {"paths": paths}, "store": "store"}
+        self.site(name).write_text(yaml.safe_dump({**tree, "threads": 1}))
+
+    def client(self, name: str) -> contextlib.AbstractContextManager[Command]:
+        return started(self.root / f"{name}.out", "client", "--site-config", self.site(name))
+
+    def server(self, *arguments: object) -> contextlib.AbstractContextManager[Command]:
+        return started(
+            *(self.root / "server.out", "server", "--study", TINY),
+            *("--federation", self.federation, "--runs", self.root / "runs", *arguments),
+        )
+
+
+@pytest.fixture
+def consortium(tmp_path: Path) -> Consortium:
+    return Consortium(tmp_path)
+
+
+def test_three_clients_and_a_server_in_any_order_finish_a_study(consortium: Consortium) -> None:
+    with consortium.client("hospital-2") as early:
+        early.wait_for("waiting for the server")
+        with consortium.server("--rounds", 2) as server:
+            server.wait_for("listening on")
+            with consortium.client("hospital-1"), consortium.client("hospital-3"):
+                assert server.end() == 0, server.text()
+                family = early.family()
+                early.wait_for("connection to the server was lost", 60)
+        early.process.terminate()
+        assert early.end(30) == 130
+        nobody_left(family)
+    store = RunStore(consortium.root / "runs" / "tiny")
+    assert len(store.rounds()) == 2
+    assert {site.site for site in store.rounds()[-1].sites} == set(NAMES)
+    assert store.report.exists()
+
+
+def test_strangers_are_refused_on_both_sides(consortium: Consortium, tmp_path: Path) -> None:
+    first, second, third = NAMES
+    wrong = tmp_path / "elsewhere"
+    wrong.mkdir()
+    feat_fed(tmp_path / "keygen.out", "keygen", wrong / "site.key")
+    shutil.copy(wrong / "site.key", consortium.site(first).parent / "site.key")
+    other = tmp_path / "other" / "federation.yaml"
+    other.parent.mkdir()
+    other.write_text(yaml.safe_dump({"address": "127.0.0.1:1", "sites": ["x"]}))
+    feat_fed(tmp_path / "provision.out", "provision", other)
+    shutil.copy(other.parent / "tls" / "ca.crt", consortium.site(second).parent / "ca.crt")
+    with consortium.server() as server:
+        server.wait_for("listening on")
+        with consortium.client(first) as wrong_key, consortium.client(second) as wrong_ca:
+            assert wrong_key.end(60) == 1
+            assert f"does not know the key of {first}" in wrong_key.text()
+            assert wrong_ca.end(60) == 1
+            assert "is not the one that" in wrong_ca.text()
+        host, port = consortium.address.split(":")
+        with socket.create_connection((host, int(port))) as plain:
+            plain.sendall(b"POST /v1/fleet/activate-node HTTP/1.1\r\nHost: x\r\n\r\n")
+            plain.recv(100)
+        server.wait_for("its key is not registered", 10)
+        server.wait_for("another CA", 10)
+        server.wait_for("plain HTTP", 10)
+        assert "Traceback" not in wrong_key.text() + wrong_ca.text()
+        with consortium.client(third) as good:
+            good.wait_for("connected to", 60)
+            server.wait_for("waiting for hospital-1, hospital-2", 10)
+
+
+def test_a_server_without_tls_is_not_trusted(consortium: Consortium) -> None:
+    with socket.create_server(("127.0.0.1", int(consortium.address.split(":")[1]))) as plain:
+        plain.settimeout(60)
+        with consortium.client("hospital-1") as client:
+            connection, _ = plain.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                assert client.end(60) == 1
+            assert "does not speak TLS" in client.text()
+
+
+def test_too_few_sites_end_the_study_by_name(consortium: Consortium, tmp_path: Path) -> None:
+    study = yaml.safe_load(TINY.read_text()) | {
+        "sites": {"minimum": 2, "wait_sec": 15, "round_sec": 60}
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    with (
+        consortium.client("hospital-1") as client,
+        consortium.server("--study", path) as server,
+    ):
+        client.wait_for("connected to", 60)
+        assert server.end(90) == 1
+        assert "1 of the 2 sites" in server.text()
+        assert "missing: hospital-2, hospital-3" in server.text()
+    assert RunStore(consortium.root / "runs" / "tiny").summary().state == "failed"
+
+
+def test_a_study_for_more_sites_than_the_federation_has_is_refused_at_once(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(TINY.read_text()) | {"sites": {"minimum": 9}}))
+    with consortium.server("--study", path) as server:
+        assert server.end(30) == 1
+        assert "needs 9 sites" in server.text()
+
+
+def test_a_port_in_use_is_refused_at_once(consortium: Consortium) -> None:
+    with (
+        socket.create_server(("127.0.0.1", int(consortium.address.split(":")[1]))),
+        consortium.server() as server,
+    ):
+        assert server.end(30) == 1
+        assert f"cannot listen on {consortium.address}" in server.text()
+
+
+def test_one_bad_file_among_good_ones_costs_itself_only(consortium: Consortium) -> None:
+    site = consortium.site("hospital-1")
+    folder = Path(yaml.safe_load(site.read_text())["data"]["paths"][0])
+    good = next(folder.rglob("*.dcm")).read_bytes()
+    (folder / "broken.dcm").write_bytes(good[: len(good) // 2])
+    with started(
+        *(consortium.root / "out", "client", "--site-config", site, "--dry-run")
+    ) as client:
+        assert client.end(60) == 0
+        assert "left out" in client.text()
+        assert "broken.dcm" in client.text()
+
+
+@pytest.mark.parametrize(("name", "told"), [("absent", "does not exist"), ("empty", "nothing")])
+def test_a_missing_or_empty_data_folder_is_refused_before_connecting(
+    name: str, told: str, consortium: Consortium, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    consortium.write("hospital-1", paths=[str(tmp_path / name)])
+    with consortium.client("hospital-1") as client:
+        assert client.end(60) == 1
+        assert told in client.text()
+        assert str(tmp_path / name) in client.text()
+        assert "Traceback" not in client.text()
+
+
+def test_two_clients_with_one_key_do_not_disturb_each_other(consortium: Consortium) -> None:
+    copy = consortium.root / "copy"
+    shutil.copytree(consortium.site("hospital-1").parent, copy)
+    with consortium.server() as server, consortium.client("hospital-1") as first:
+        server.wait_for("listening on")
+        first.wait_for("connected to", 60)
+        with started(
+            consortium.root / "copy.out", "client", "--site-config", copy / "site.yaml"
+        ) as second:
+            second.wait_for("a client that is running elsewhere", 60)
+            server.wait_for("hospital-1: its key is in use", 10)
+        assert first.process.poll() is None
+
+
+def test_the_coordinators_mistakes_are_named(tmp_path: Path) -> None:
+    federation = tmp_path / "federation.yaml"
+    federation.write_text("address: 127.0.0.1:1\nsites: [a, a]\n")
+    told = feat_fed(tmp_path / "out", "provision", federation)
+    assert "two sites are named 'a'" in told
+    federation.write_text("address: 127.0.0.1:1\nsites: [a, b]\nport: 3\n")
+    assert "port: unknown field" in feat_fed(tmp_path / "out", "provision", federation)

@@ -1,0 +1,163 @@
+"""A round at a site, on a FEAT of some thousand weights and clips made of moving waves."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.errors import CheckpointError, TrainingError
+from feat_fed.model import FEAT
+from feat_fed.train import (
+    RoundJob,
+    RoundResult,
+    StepProgress,
+    derive_seed,
+    evaluate_round,
+    train_round,
+    weights_of,
+)
+from feat_fed.train.local import warmed_up
+
+MODEL = FEATConfig(in_channels=2, hidden_size=16, num_trios=1, num_heads=2, mlp_ratio=2.0)
+
+
+class Waves:
+    """Clips of one family, so that a small network can learn them."""
+
+    def __init__(self, seed: int, num_clips: int, scale: float = 1.0) -> None:
+        phase = 6.3 * torch.rand(num_clips, generator=torch.Generator().manual_seed(seed))
+        frame, channel, row, column = torch.meshgrid(
+            *(torch.arange(float(n)) for n in (3, 2, 8, 8)), indexing="ij"
+        )
+        angle = 0.8 * (row + column) + 0.5 * frame + channel
+        self.z_NFCHW = scale * torch.sin(angle + phase[:, None, None, None, None])
+        self.num_clips = num_clips
+
+    def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
+        generator = torch.Generator().manual_seed(derive_seed(seed, step))
+        return self.z_NFCHW[torch.randint(self.num_clips, (batch_size,), generator=generator)]
+
+    def fixed(self, num_clips: int) -> Tensor:
+        return self.z_NFCHW[:num_clips]
+
+
+@pytest.fixture(scope="module")
+def weights() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return weights_of(FEAT(MODEL))
+
+
+@pytest.fixture
+def job(weights: dict[str, Tensor]) -> RoundJob:
+    return RoundJob(
+        model=MODEL,
+        diffusion=DiffusionConfig(),
+        training=TrainingConfig(engine="torch", local_steps=4, batch_size=3, learning_rate=1e-3),
+        weights=weights,
+        device="cpu",
+        threads=1,
+        seed=7,
+        first_step=0,
+    )
+
+
+def run(job: RoundJob, clips: Waves | None = None) -> RoundResult:
+    return train_round(
+        job, train=clips or Waves(1, 8), heldout=Waves(2, 4), progress=lambda _: None
+    )
+
+
+def with_training(job: RoundJob, **changes: object) -> RoundJob:
+    return replace(job, training=job.training.model_copy(update=changes))
+
+
+def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
+
+
+def test_a_round_replays_to_the_same_bytes_on_either_engine(job: RoundJob) -> None:
+    first = run(job)
+    torch.manual_seed(99)  # the global generator has no say
+    again = run(job)
+    deepspeed = run(with_training(job, engine="deepspeed"))
+    for other in (again, deepspeed):
+        assert same(other.weights, first.weights)
+        assert (other.train_loss, other.heldout_loss) == (first.train_loss, first.heldout_loss)
+    assert not same(run(replace(job, seed=8)).weights, first.weights)
+
+
+def test_a_round_reports_what_it_did_and_leaves_the_job_alone(job: RoundJob) -> None:
+    before = {name: tensor.clone() for name, tensor in job.weights.items()}
+    seen: list[StepProgress] = []
+    result = train_round(job, train=Waves(1, 8), heldout=None, progress=seen.append)
+    assert same(before, dict(job.weights))
+    assert not same(before, result.weights)
+    assert (result.steps, result.examples, result.heldout_loss) == (4, 8, None)
+    assert [each.step for each in seen] == [1, 2, 3, 4]
+    assert result.train_loss == pytest.approx(sum(each.loss for each in seen) / 4)
+    assert all(each.steps == 4 and each.clips_per_sec > 0 for each in seen)
+
+
+def test_the_received_weights_are_scored_before_training(job: RoundJob) -> None:
+    result = run(job)
+    assert result.heldout_loss == evaluate_round(job, heldout=Waves(2, 4))
+    after = evaluate_round(replace(job, weights=result.weights), heldout=Waves(2, 4))
+    assert after != result.heldout_loss
+
+
+def test_the_model_learns(job: RoundJob) -> None:
+    result = run(with_training(job, local_steps=80, batch_size=8, learning_rate=1e-2))
+    after = evaluate_round(replace(job, weights=result.weights), heldout=Waves(2, 4))
+    assert result.heldout_loss is not None
+    assert after < 0.2 * result.heldout_loss
+
+
+def test_warm_up_goes_on_where_the_study_stands(job: RoundJob) -> None:
+    """Two rounds of a study warm up like one; the optimiser is fresh in each."""
+    assert [warmed_up(2.0, step=step, warmup_steps=4) for step in range(6)] == [
+        0.5, 1.0, 1.5, 2.0, 2.0, 2.0,
+    ]  # fmt: skip
+    cold = with_training(job, local_steps=1, warmup_steps=1000)
+    moved = {
+        first_step: max(
+            float((weight - job.weights[name]).abs().max())
+            for name, weight in run(replace(cold, first_step=first_step)).weights.items()
+        )
+        for first_step in (0, 499, 999, 5000)
+    }
+    # A first step of AdamW moves the weights by the learning rate.
+    assert list(moved.values()) == pytest.approx([1e-6, 5e-4, 1e-3, 1e-3], rel=0.02)
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_loss_that_is_not_finite_stops_the_round(job: RoundJob, engine: str) -> None:
+    class Spoilt(Waves):
+        def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
+            return super().batch(seed, step, batch_size) * (float("nan") if step == 12 else 1)
+
+    with pytest.raises(TrainingError, match=r"step 3 .* lower training.learning_rate"):
+        run(with_training(replace(job, first_step=10), engine=engine), Spoilt(1, 8))
+    assert run(with_training(job, engine=engine)).steps == 4, "the process can go on"
+
+
+def test_held_out_clips_that_overflow_are_an_error(job: RoundJob) -> None:
+    with pytest.raises(TrainingError, match="held-out loss"):
+        evaluate_round(job, heldout=Waves(2, 4, scale=float("inf")))
+
+
+def spoilt_weights(weights: dict[str, Tensor]) -> Iterator[tuple[dict[str, Tensor], str]]:
+    name = "patch.weight"
+    yield {key: value for key, value in weights.items() if key != name}, f"{name} missing"
+    yield weights | {"extra": torch.zeros(1)}, "extra foreign"
+    yield weights | {name: weights[name][:1]}, "has shape"
+    yield weights | {name: weights[name].long()}, "torch.int64"
+    yield weights | {name: weights[name] * float("inf")}, "not finite"
+
+
+def test_weights_that_do_not_fit_are_named(job: RoundJob, weights: dict[str, Tensor]) -> None:
+    for spoilt, message in spoilt_weights(weights):
+        with pytest.raises(CheckpointError, match=message):
+            run(replace(job, weights=spoilt))
