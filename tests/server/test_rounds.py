@@ -30,7 +30,7 @@ STUDY = StudyConfig.model_validate(
         "model": {"in_channels": 6, "hidden_size": 16, "num_trios": 1, "num_heads": 2},
         "clips": {"frames": 2, "size_px": 16},
         "strategy": {"ema_decay": 0.5},
-        "sites": {"minimum": 2, "wait_sec": 0.3, "round_sec": 2},
+        "sites": {"minimum": 2, "wait_sec": 0.3, "round_sec": 0.5},
     }
 )
 
@@ -239,7 +239,7 @@ def test_a_bad_reply_is_left_out_by_name_and_the_run_goes_on(kind: str, store: R
 
 
 def test_too_few_good_replies_end_the_study_with_the_reasons(store: RunStore) -> None:
-    with pytest.raises(FederationError, match="1 good replies of the 2.*b: .*not finite"):
+    with pytest.raises(FederationError, match=r"1 good replies of the 2.*b: .*not finite"):
         run(
             store,
             {

@@ -82,5 +82,5 @@ def wait_until(
 
 def nobody_left(family: list[psutil.Process], timeout_sec: float = 20) -> None:
     """Assert that all of these processes are gone, with their ports."""
-    gone, alive = psutil.wait_procs(family, timeout=timeout_sec)
+    _, alive = psutil.wait_procs(family, timeout=timeout_sec)
     assert not alive, [each.cmdline() for each in alive]
