@@ -2,23 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feat_fed.codec import build_codec
 from feat_fed.config import SamplerConfig
-from feat_fed.diffusion import sample_latents
+from feat_fed.diffusion import make_scheduler
 from feat_fed.errors import RunError
 from feat_fed.model import FEAT, read_weights
+from feat_fed.pipeline import FEATPipeline
+from feat_fed.pipeline_folder import ClipSize
 from feat_fed.report.run_store import RunStore
+
+RunWeights = Literal["ema", "global"]
 
 DISPLAY_FPS = 10.0
 """Generated clips carry no rate of their own; this one shows their motion well."""
 
-_BATCH_CLIPS = 8
+
+def run_pipeline(
+    store: RunStore,
+    sampler: SamplerConfig | None = None,
+    *,
+    round_number: int | None = None,
+    weights: RunWeights = "ema",
+) -> FEATPipeline:
+    """Return the pipeline of a round.
+
+    Parameters
+    ----------
+    sampler
+        Its kind is the pipeline's scheduler; the study's if None.
+    round_number
+        The last one if None; 0 is the untrained model.
+    weights
+        The average over rounds (EMA), or the round's own.
+
+    Raises
+    ------
+    RunError
+        If the run has no weights of that round.
+    CheckpointError
+        If they are damaged.
+    """
+    study = store.study
+    number = store.latest_round() if round_number is None else round_number
+    path = {"ema": store.ema, "global": store.checkpoint}[weights](number or 0)
+    if number is None or not path.is_file():
+        raise RunError(f"{store.root} has no weights of round {number or 0} yet")
+    model = FEAT(study.model)
+    model.load_state_dict(read_weights(path, kind=weights, model=study.model).tensors)
+    size_px = study.clips.size_px
+    return FEATPipeline(
+        model.eval(),
+        make_scheduler(sampler or study.sampler, study.diffusion),
+        study.codec,
+        size=ClipSize(num_frames=study.clips.frames, height=size_px, width=size_px),
+    )
 
 
 def generate_clips(
@@ -27,7 +69,7 @@ def generate_clips(
     *,
     round_number: int | None = None,
     device: torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    show_progress: bool = False,
 ) -> NDArray[np.uint8]:
     """Sample clips from the averaged (EMA) weights of a round.
 
@@ -50,26 +92,13 @@ def generate_clips(
     CheckpointError
         If they are damaged.
     """
-    study, sampler = store.study, sampler or store.study.sampler
-    number = store.latest_round() if round_number is None else round_number
-    if number is None or not store.ema(number).is_file():
-        raise RunError(f"{store.root} has no weights of round {number if number else 0} yet")
-    model = FEAT(study.model)
-    model.load_state_dict(read_weights(store.ema(number), kind="ema", model=study.model).tensors)
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-    codec = build_codec(study.codec)
-    shape = codec.latent_shape(study.clips.frames, study.clips.size_px, study.clips.size_px)
-    z_NFCHW = sample_latents(
-        model,
-        shape_FCHW=shape,
-        sampler=sampler,
-        diffusion=study.diffusion,
+    sampler = sampler or store.study.sampler
+    pipeline = run_pipeline(store, sampler, round_number=round_number)
+    pipeline.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    pipeline.set_progress_bar_config(disable=None if show_progress else True)
+    frames_NTHWC = pipeline(
         seeds=range(sampler.seed, sampler.seed + sampler.num_clips),
-        device=device,
-        batch_size=_BATCH_CLIPS,
-        progress=progress,
-    )
-    video_NTCHW = codec.decode(z_NFCHW.cpu().float())
-    bytes_NTCHW = ((video_NTCHW.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return bytes_NTCHW.permute(0, 1, 3, 4, 2).contiguous().numpy()
+        num_inference_steps=sampler.steps,
+        **sampler.model_dump(exclude={"kind", "steps", "num_clips", "seed"}),
+    ).frames
+    return np.round(np.asarray(frames_NTHWC) * 255).astype(np.uint8)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from feat_fed.cli import demo, federation, run, site, study
+from feat_fed.cli import checkpoints, demo, federation, run, site, study
 from feat_fed.cli.console import console, fail, say
 from feat_fed.errors import FeatFedError, MissingExtraError
 
@@ -43,6 +43,18 @@ app.command(rich_help_panel=_SITE)(federation.keygen)
 app.command(rich_help_panel=_SITE)(site.client)
 app.command(rich_help_panel=_RESEARCH)(study.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
+app.command(rich_help_panel=_RESEARCH)(checkpoints.import_checkpoint)
+app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
+
+
+_EXTRAS = {
+    "provision": "server",
+    "server": "server",
+    "keygen": "client",
+    "client": "client",
+    "simulate": "simulation",
+}
+"""Which extra a command belongs to."""
 
 
 class _Terminated(BaseException):
@@ -59,7 +71,9 @@ def run_app(arguments: list[str]) -> int:
     arguments = [each for each in arguments if each != "--debug"]
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app(arguments, standalone_mode=False)
+        # Click gives an exit status back, of Ctrl-C too, where it does not raise.
+        status = app(arguments, standalone_mode=False)
+        return status if isinstance(status, int) else 0
     except FeatFedError as error:
         if debug:
             console.print_exception()
@@ -68,7 +82,7 @@ def run_app(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if debug or error.name is None or error.name.startswith("feat_fed."):
             raise
-        fail(str(missing_extra(error.name)))
+        fail(str(missing_extra(error.name, arguments[0])))
         return 1
     except typer.Exit as leave:
         return leave.exit_code
@@ -83,20 +97,14 @@ def run_app(arguments: list[str]) -> int:
             raise
         show()
         return int(getattr(error, "exit_code", 2))
-    return 0
 
 
-def missing_extra(module: str) -> MissingExtraError:
-    """Say which extra brings a module that is not installed."""
-    extra = {
-        "deepspeed": "client",
-        "monai": "client",
-        "pydicom": "client",
-        "ray": "simulation",
-    }.get(module.split(".")[0], "all")
+def missing_extra(module: str, command: str) -> MissingExtraError:
+    """Say which extra brings what a command needs."""
+    extra = _EXTRAS.get(command, "all")
     return MissingExtraError(
-        f"this command needs {module.split('.')[0]}, which is not installed: "
-        f"pip install 'feat-fed[{extra}]' (with constraints.txt of this version)"
+        f"`feat-fed {command}` needs {module.split('.')[0]}, which is not installed: "
+        f"pip install -c constraints.txt 'feat-fed[{extra}]'"
     )
 
 

@@ -12,6 +12,7 @@ import typer
 
 from feat_fed import __version__
 from feat_fed.cli.console import output, say
+from feat_fed.config import SamplerConfig, validate
 from feat_fed.report import RunStore, write_report, write_samples
 
 Run = Annotated[Path, typer.Option(help="A run's folder, such as runs/demo.")]
@@ -34,6 +35,16 @@ def sample(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Clip i has this seed + i; the study's if unset.")
     ] = None,
+    label: Annotated[
+        int | None, typer.Option(min=0, help="Class of the clips, for a model with classes.")
+    ] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(min=0, help="Classifier-free guidance to --label; 1 is off.")
+    ] = None,
+    perturbed_scale: Annotated[
+        float | None,
+        typer.Option(min=0, help="Guidance away from unmixed tokens, label or not; 0 is off."),
+    ] = None,
     round_number: Annotated[
         int | None, typer.Option("--round", min=0, help="The last if unset; 0 is untrained.")
     ] = None,
@@ -45,11 +56,18 @@ def sample(
     from feat_fed.generate import DISPLAY_FPS, generate_clips
 
     store = RunStore(run)
-    changes = {"num_clips": n, "kind": sampler, "steps": steps, "seed": seed}
-    config = store.study.sampler.model_copy(
-        update={name: value for name, value in changes.items() if value is not None}
-    )
-    clips_NTHWC = generate_clips(store, config, round_number=round_number)
+    options = {
+        "num_clips": n,
+        "kind": sampler,
+        "steps": steps,
+        "seed": seed,
+        "label": label,
+        "guidance_scale": guidance_scale,
+        "perturbed_scale": perturbed_scale,
+    }
+    changes = {name: value for name, value in options.items() if value is not None}
+    config = validate(SamplerConfig, {**store.study.sampler.model_dump(), **changes}, "the sampler")
+    clips_NTHWC = generate_clips(store, config, round_number=round_number, show_progress=True)
     folder = out or store.samples
     folder.mkdir(parents=True, exist_ok=True)
     files = write_samples(folder, clips_NTHWC, fps=DISPLAY_FPS)

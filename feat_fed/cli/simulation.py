@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,13 @@ from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.study import require_enough
 from feat_fed.config import SiteConfig, SiteDataConfig
 from feat_fed.errors import ConfigError, FederationError
+from feat_fed.processes import split_address
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import flower_environment
 
 _WATCH_SEC = 0.5
+_CONNECT_TIMEOUT_SEC = 5.0
 _PARTITION = "partition-id"
 
 
@@ -88,18 +91,27 @@ def _simulate(store: RunStore, sites: Sequence[SiteConfig], ray_address: str | N
     init: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
     if ray_address is not None:
         init = {"address": ray_address, "log_to_driver": False}
+    run_flower(
+        server_app=make_app(store.root, ClaimedRoster(tuple(site.name for site in sites))),
+        client_app=client_app(sites),
+        num_supernodes=len(sites),
+        backend_config={
+            "init_args": init,
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        },
+    )
+
+
+def require_cluster(address: str) -> None:
+    """Raise :class:`ConfigError` if nothing answers there; Ray itself asks for minutes."""
+    host, port = split_address(address)
     try:
-        run_flower(
-            server_app=make_app(store.root, ClaimedRoster(tuple(site.name for site in sites))),
-            client_app=client_app(sites),
-            num_supernodes=len(sites),
-            backend_config={
-                "init_args": init,
-                "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-            },
-        )
-    except ConnectionError as error:
-        raise ConfigError(f"no Ray cluster answers at {ray_address}: {error}") from error
+        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_SEC).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address} ({error}); start one with "
+            f"`ray start --head --port {port}`, or leave --ray-address out"
+        ) from error
 
 
 def _watch(store: RunStore, screen: StudyScreen, done: threading.Event) -> None:

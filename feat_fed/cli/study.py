@@ -40,14 +40,14 @@ def server(
 
     Stopped or killed, the same command goes on at the next round.
     """
-    from feat_fed_server.certificates import TlsFiles
-    from feat_fed_server.launch import StudyLauncher
-    from feat_fed_server.roster import read_public_keys
-
     config = resolve_study(study, rounds)
     if dry_run:
         output.print(dump_yaml(config), markup=False, end="")
         return
+    from feat_fed_server.certificates import TlsFiles
+    from feat_fed_server.launch import StudyLauncher
+    from feat_fed_server.roster import read_public_keys
+
     members = load_federation(federation)
     require_enough(config, len(members.sites))
     keys = read_public_keys(federation.parent / "sites", members.sites)
@@ -85,8 +85,10 @@ def simulate(
 
     The server's and the sites' code is the one of a real study; only the network is not.
     """
-    from feat_fed.cli.simulation import run_simulation
+    from feat_fed.cli.simulation import require_cluster, run_simulation
 
+    if ray_address is not None:
+        require_cluster(ray_address)
     config = resolve_study(study, rounds)
     store = open_run(runs / (run or f"{config.name}-simulated"), config)
     if announce_complete(store):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from feat_fed.config.base import StrictModel
 
 WKVMode = Literal["paper", "published"]
+Prediction = Literal["epsilon", "v"]
 
 
 class FEATConfig(StrictModel):
@@ -30,6 +31,11 @@ class FEATConfig(StrictModel):
         description="`paper`: the published equation; `published`: what the released CUDA kernel "
         "computes, for released checkpoints",
     )
+    num_classes: int = Field(
+        0,
+        ge=0,
+        description="kinds of clip, numbered from 0, that a label can name; 0: unconditional",
+    )
 
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
@@ -47,6 +53,16 @@ class DiffusionConfig(StrictModel):
     num_timesteps: int = Field(1000, ge=2, description="T, steps of the forward process")
     beta_start: float = Field(1e-4, gt=0, lt=1)
     beta_end: float = Field(0.02, gt=0, lt=1, description="betas rise linearly up to this")
+    prediction: Prediction = Field(
+        "epsilon",
+        description="`epsilon`: the noise; `v`: sqrt(alpha_bar) epsilon - sqrt(1 - alpha_bar) z_0",
+    )
+    loss_weighting: Literal["uniform", "min_snr"] = Field(
+        "uniform",
+        description="of the squared error over timesteps; `min_snr` caps the weight, counted on "
+        "z_0, at min_snr_gamma",
+    )
+    min_snr_gamma: float = Field(5.0, gt=0, description="cap of the signal-to-noise ratio")
 
     @model_validator(mode="after")
     def _betas_rise(self) -> Self:
@@ -74,3 +90,41 @@ class SamplerConfig(StrictModel):
     steps: int = Field(50, ge=2, le=1000)
     num_clips: int = Field(8, ge=1, le=4096)
     seed: int = Field(0, ge=0, lt=2**63)
+    label: int | None = Field(None, ge=0, description="class of the clips; null: of no class")
+    guidance_scale: float = Field(
+        1.0, ge=0, description="classifier-free guidance towards the label; 1 is off"
+    )
+    perturbed_scale: float = Field(
+        0.0, ge=0, description="guidance away from a pass without token mixing; 0 is off"
+    )
+    perturbed_trios: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="trios, from 0, that do not mix tokens in that pass; none: the middle one"
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="of the network; the sampler itself stays in float32"
+    )
+
+    @model_validator(mode="after")
+    def _guidance_has_a_label(self) -> Self:
+        if self.guidance_scale != 1 and self.label is None:
+            raise ValueError(
+                f"guidance_scale is {self.guidance_scale:g} without a label to guide to; "
+                "set label, or leave guidance_scale at 1"
+            )
+        return self
+
+    def misfit(self, model: FEATConfig) -> str | None:
+        """Return why clips cannot be drawn so from ``model``, and the mend; None if they can."""
+        if self.label is not None and self.label >= model.num_classes:
+            classes = f"are 0 to {model.num_classes - 1}" if model.num_classes else "are none"
+            return (
+                f"sampler.label is {self.label}, but the model's classes {classes} "
+                f"(model.num_classes is {model.num_classes}); choose one of them or null"
+            )
+        beyond = [each for each in self.perturbed_trios if each >= model.num_trios]
+        if beyond:
+            return (
+                f"sampler.perturbed_trios holds {beyond[0]}, but the model's trios are 0 to "
+                f"{model.num_trios - 1}; choose among them"
+            )
+        return None

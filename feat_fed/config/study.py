@@ -86,4 +86,11 @@ class StudyConfig(StrictModel):
                 f"clips.size_px {self.clips.size_px} is not a multiple of {grid} "
                 "(2^codec.levels * model.patch_size)"
             )
+        if self.model.num_classes:
+            raise ValueError(
+                f"model.num_classes is {self.model.num_classes}, but the sites' clips carry no "
+                "classes yet, so the classes would never be trained; leave it 0"
+            )
+        if misfit := self.sampler.misfit(self.model):
+            raise ValueError(misfit)
         return self

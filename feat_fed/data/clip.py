@@ -35,7 +35,7 @@ class Clip:
         Frames a second of the source, before any stride; ``None`` where the file does not say.
     """
 
-    frames_THWC: npt.NDArray[np.uint8]  # noqa: N815
+    frames_THWC: npt.NDArray[np.uint8]
     fps: float | None
 
 

@@ -1,8 +1,9 @@
-"""The training loss: noise error plus the variational bound that teaches the variance.
+"""The training loss: squared error plus the variational bound that teaches the variance.
 
-Nichol & Dhariwal 2021 (arXiv 2102.09672): the network predicts noise epsilon and, in the
-log domain, where the variance lies between its two bounds. The bound's term is in bits per
-dimension, not rescaled, and does not reach epsilon.
+Nichol & Dhariwal 2021 (arXiv 2102.09672): the network predicts the noise epsilon (or v, see
+:mod:`feat_fed.diffusion.schedule`) and, in the log domain, where the variance lies between
+its two bounds. The bound's term is in bits per dimension, not rescaled, and does not reach
+the prediction.
 
 Shapes: B batch, F frames, C latent channels, H and W latent pixels.
 """
@@ -32,12 +33,12 @@ Model = Callable[[Tensor, Tensor], Tensor]
 class LossTerms:
     """One value a clip, (B,)."""
 
-    mse_B: Tensor  # noqa: N815
-    """Mean squared error of the noise."""
-    vlb_B: Tensor  # noqa: N815
+    mse_B: Tensor
+    """Mean squared error of the prediction, not weighted."""
+    vlb_B: Tensor
     """The bound's term at t, bits per dimension."""
-    total_B: Tensor  # noqa: N815
-    """What is minimised."""
+    total_B: Tensor
+    """What is minimised: the weighted error and the bound."""
 
 
 def training_losses(
@@ -59,18 +60,19 @@ def diffusion_loss(
     t_B: Tensor,
     schedule: Schedule,
 ) -> LossTerms:
-    """Return MSE, bound and their sum for each clip.
+    """Return squared error, bound and what is minimised for each clip.
 
     Parameters
     ----------
     model_out_BF2CHW
-        Noise in the first C channels, variance logits in [-1, 1] in the rest.
+        The prediction in the first C channels, variance logits in [-1, 1] in the rest.
     z0, z_t, noise
         Clean and noisy latents (B, F, C, H, W) and the noise between them.
     t_B
         Timesteps from 0.
     schedule
-        The forward process, on the latents' device.
+        The forward process, what is predicted of it and the loss weights, on the latents'
+        device.
 
     Raises
     ------
@@ -80,25 +82,25 @@ def diffusion_loss(
     channels = z0.shape[2]
     if model_out_BF2CHW.shape[2] != 2 * channels:
         raise ValueError(
-            f"the model's output has {model_out_BF2CHW.shape[2]} channels; noise and variance of "
-            f"{channels} channels need {2 * channels}"
+            f"the model's output has {model_out_BF2CHW.shape[2]} channels; prediction and variance "
+            f"of {channels} channels need {2 * channels}"
         )
     out = model_out_BF2CHW.to(torch.promote_types(z0.dtype, torch.float32))
-    epsilon, logits = out.chunk(2, dim=2)
-    mse_B = _mean_by_clip((noise - epsilon) ** 2)
-    vlb_B = _bound_bits(epsilon.detach(), logits, z0, z_t, t_B, schedule)
-    return LossTerms(mse_B, vlb_B, mse_B + vlb_B)
+    predicted, logits = out.chunk(2, dim=2)
+    mse_B = _mean_by_clip((schedule.target(z0, noise, t_B) - predicted) ** 2)
+    vlb_B = _bound_bits(predicted.detach(), logits, z0, z_t, t_B, schedule)
+    return LossTerms(mse_B, vlb_B, like(schedule.loss_weight[t_B], mse_B) * mse_B + vlb_B)
 
 
 def _bound_bits(
-    epsilon: Tensor, logits: Tensor, z0: Tensor, z_t: Tensor, t_B: Tensor, schedule: Schedule
+    predicted: Tensor, logits: Tensor, z0: Tensor, z_t: Tensor, t_B: Tensor, schedule: Schedule
 ) -> Tensor:
     """Return KL(q || p) of the step from z_t, and at t = 0 the likelihood of z_0; bits, (B,)."""
-    least = like(schedule.posterior_log_variance[t_B], epsilon)
-    most = like(schedule.beta.log()[t_B], epsilon)
+    least = like(schedule.posterior_log_variance[t_B], predicted)
+    most = like(schedule.beta.log()[t_B], predicted)
     share = (logits + 1) / 2
     log_variance = share * most + (1 - share) * least
-    mean = schedule.posterior_mean(schedule.clean(z_t, epsilon, t_B), z_t, t_B)
+    mean = schedule.posterior_mean(schedule.clean(z_t, predicted, t_B), z_t, t_B)
     true_mean = schedule.posterior_mean(z0, z_t, t_B)
     kl_B = _mean_by_clip(_gaussian_kl(true_mean, least, mean, log_variance))
     nll_B = _mean_by_clip(-_discretised_log_likelihood(z0, mean, log_variance / 2))

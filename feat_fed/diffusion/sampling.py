@@ -5,7 +5,7 @@ Shapes: N clips, B clips of a batch, F frames, C latent channels, H and W latent
 
 from __future__ import annotations
 
-import warnings
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from feat_fed.config import DiffusionConfig, SamplerConfig
+from feat_fed.diffusion.guidance import guided
 from feat_fed.diffusion.loss import Model
+from feat_fed.diffusion.schedulers import LEARNED, make_scheduler, renewed
 from feat_fed.errors import ConfigError
-
-_LEARNED = "learned_range"
 
 Progress = Callable[[int, int], None]
 """Called with steps done and steps to do, over all batches."""
@@ -29,6 +29,7 @@ def sample_latents(
     shape_FCHW: tuple[int, int, int, int],
     sampler: SamplerConfig,
     diffusion: DiffusionConfig,
+    scheduler: Any = None,  # noqa: ANN401
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
     batch_size: int = 4,
@@ -42,19 +43,24 @@ def sample_latents(
     Parameters
     ----------
     model
-        In evaluation mode and on ``device``.
+        In evaluation mode and on ``device``; a label or a guidance needs a
+        :class:`~feat_fed.diffusion.guidance.Network`.
     shape_FCHW
         Of a clip.
     sampler
-        Kind and number of steps; its ``seed`` and ``num_clips`` are the caller's to turn
-        into ``seeds``.
+        Kind and number of steps, label, guidance and precision; its ``seed`` and
+        ``num_clips`` are the caller's to turn into ``seeds``.
     diffusion
-        The forward process that the model was trained on.
+        The forward process that the model was trained on, and what it predicts.
+    scheduler
+        One of diffusers for that process, in place of the one that ``sampler.kind`` names; it
+        is copied, not changed.
 
     Raises
     ------
     ConfigError
-        If the sampler has more steps than the diffusion.
+        If the sampler has more steps than the diffusion, or asks for a class or a trio that
+        the model does not have.
     """
     if sampler.steps > diffusion.num_timesteps:
         raise ConfigError(
@@ -63,6 +69,7 @@ def sample_latents(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    denoise = _at_precision(guided(model, sampler), sampler, torch.device(device).type)
     batches = [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
     clips = []
     for index, batch in enumerate(batches):
@@ -71,48 +78,27 @@ def sample_latents(
             if progress is not None:
                 progress(before + done, len(batches) * sampler.steps)
 
-        scheduler = make_scheduler(sampler, diffusion)
-        clips.append(_sample_batch(model, shape_FCHW, scheduler, batch, device, step_done))
+        if scheduler is None:
+            fresh = make_scheduler(sampler, diffusion)
+        else:
+            fresh = renewed(scheduler, sampler.steps)
+        clips.append(_sample_batch(denoise, shape_FCHW, fresh, batch, device, step_done))
     return torch.cat(clips) if clips else torch.empty(0, *shape_FCHW)
 
 
-def make_scheduler(sampler: SamplerConfig, diffusion: DiffusionConfig) -> Any:  # noqa: ANN401
-    """Return the scheduler of diffusers, its timesteps set.
+def _at_precision(model: Model, sampler: SamplerConfig, device_type: str) -> Model:
+    """Return the model under the sampler's precision.
 
-    ``ddpm`` takes the timesteps round(i (T-1)/(n-1)) with learned variance and ``ddim`` the
-    multiples of T//n, as the published sampler does. ``dpm-solver++`` is its second-order
-    multistep form.
+    Autocast ends with the model: schedulers solve small linear systems, which it would round.
     """
-    # Slow to import, and training does without.
-    from diffusers import (
-        DDIMScheduler,
-        DDPMScheduler,
-        DPMSolverMultistepScheduler,
-        UniPCMultistepScheduler,
-    )
+    if sampler.precision == "fp32":
+        return model
 
-    kinds: dict[str, tuple[type, dict[str, Any]]] = {
-        "ddpm": (
-            DDPMScheduler,
-            {"variance_type": _LEARNED, "timestep_spacing": "linspace", "clip_sample": False},
-        ),
-        "ddim": (DDIMScheduler, {"timestep_spacing": "leading", "clip_sample": False}),
-        "dpm-solver++": (DPMSolverMultistepScheduler, {}),
-        "unipc": (UniPCMultistepScheduler, {}),
-    }
-    kind, options = kinds[sampler.kind]
-    scheduler = kind(
-        num_train_timesteps=diffusion.num_timesteps,
-        beta_start=diffusion.beta_start,
-        beta_end=diffusion.beta_end,
-        beta_schedule="linear",
-        **options,
-    )
-    with warnings.catch_warnings():
-        # Some schedulers pass a tensor to numpy in a way that numpy 2 deprecates.
-        warnings.filterwarnings("ignore", message="__array__", category=DeprecationWarning)
-        scheduler.set_timesteps(sampler.steps)
-    return scheduler
+    def denoise(z_BFCHW: Tensor, t_B: Tensor) -> Tensor:
+        with torch.autocast(device_type, torch.bfloat16):
+            return model(z_BFCHW, t_B)
+
+    return denoise
 
 
 def _sample_batch(
@@ -133,9 +119,10 @@ def _sample_batch(
     by_frame = [generator for generator in generators for _ in range(frames)]
     noise = [torch.randn(shape_FCHW, generator=generator) for generator in generators]
     z = torch.stack(noise).to(device).flatten(0, 1) * scheduler.init_noise_sigma
-    # Only DDPM reads the variance half and draws noise; others would take it for epsilon.
-    ddpm = scheduler.config.get("variance_type") == _LEARNED
-    extra = {"generator": by_frame} if ddpm else {}
+    # Only DDPM reads the variance half; others would take it for epsilon.
+    ddpm = scheduler.config.get("variance_type") == LEARNED
+    draws = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": by_frame} if draws else {}
     for done, t in enumerate(scheduler.timesteps, start=1):
         t_B = t.to(device).expand(len(seeds))
         out = model(z.unflatten(0, (len(seeds), frames)), t_B).float().flatten(0, 1)

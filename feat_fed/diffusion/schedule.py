@@ -1,5 +1,8 @@
 """The forward process q and its posterior (Ho et al. 2020, arXiv 2006.11239).
 
+A network predicts the noise epsilon or, alternatively, v = sqrt(alpha_bar) epsilon -
+sqrt(1 - alpha_bar) z_0 (Salimans & Ho 2022, arXiv 2202.00512, section 4).
+
 Shapes: B batch, T timesteps; latents are (B, ...). Coefficients are float64 and reach the
 latents in the latents' own type.
 """
@@ -7,16 +10,18 @@ latents in the latents' own type.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from feat_fed.config import DiffusionConfig
+from feat_fed.config.model import Prediction
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Coefficients of each timestep, (T,) in float64."""
+    """Coefficients of each timestep, (T,) in float64, and what the network predicts."""
 
     beta: Tensor
     """Variance that a step adds."""
@@ -28,6 +33,9 @@ class Schedule:
     """Weight of z_t there."""
     posterior_log_variance: Tensor
     """Of q(z_{t-1} | z_t, z_0); at t = 0, where it vanishes, that of t = 1."""
+    loss_weight: Tensor
+    """Of the prediction's squared error in the loss."""
+    prediction: Prediction
 
     @classmethod
     def linear(cls, config: DiffusionConfig) -> Schedule:
@@ -44,6 +52,8 @@ class Schedule:
             posterior_clean=beta * before.sqrt() / (1 - alpha_bar),
             posterior_noisy=(1 - before) * (1 - beta).sqrt() / (1 - alpha_bar),
             posterior_log_variance=torch.cat([variance[1:2], variance[1:]]).log(),
+            loss_weight=_loss_weight(alpha_bar, config),
+            prediction=config.prediction,
         )
 
     def __len__(self) -> int:
@@ -51,23 +61,47 @@ class Schedule:
 
     def to(self, device: torch.device | str) -> Schedule:
         """Return the schedule on another device."""
-        return Schedule(**{each.name: getattr(self, each.name).to(device) for each in fields(self)})
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        moved = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        return Schedule(**{**values, **moved})
 
     def q_sample(self, z_0: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
         """Return z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) noise (equation 4)."""
         alpha_bar = self.alpha_bar[t_B]
         return like(alpha_bar.sqrt(), z_0) * z_0 + like((1 - alpha_bar).sqrt(), z_0) * noise
 
-    def clean(self, z_t: Tensor, epsilon: Tensor, t_B: Tensor) -> Tensor:
-        """Return the z_0 from which ``epsilon`` would have made z_t (not clipped)."""
+    def target(self, z_0: Tensor, noise: Tensor, t_B: Tensor) -> Tensor:
+        """Return what a perfect network predicts of z_t = q_sample(z_0, noise, t)."""
+        if self.prediction == "epsilon":
+            return noise
         alpha_bar = self.alpha_bar[t_B]
-        noisy = like(alpha_bar.rsqrt(), z_t)
-        return noisy * z_t - like((1 / alpha_bar - 1).sqrt(), z_t) * epsilon
+        return like(alpha_bar.sqrt(), z_0) * noise - like((1 - alpha_bar).sqrt(), z_0) * z_0
+
+    def clean(self, z_t: Tensor, predicted: Tensor, t_B: Tensor) -> Tensor:
+        """Return the z_0 that belongs to z_t and the prediction, epsilon or v (not clipped)."""
+        alpha_bar = self.alpha_bar[t_B]
+        if self.prediction == "epsilon":
+            noisy = like(alpha_bar.rsqrt(), z_t)
+            return noisy * z_t - like((1 / alpha_bar - 1).sqrt(), z_t) * predicted
+        return like(alpha_bar.sqrt(), z_t) * z_t - like((1 - alpha_bar).sqrt(), z_t) * predicted
 
     def posterior_mean(self, z_0: Tensor, z_t: Tensor, t_B: Tensor) -> Tensor:
         """Return the mean of q(z_{t-1} | z_t, z_0) (equation 7)."""
         clean, noisy = self.posterior_clean[t_B], self.posterior_noisy[t_B]
         return like(clean, z_0) * z_0 + like(noisy, z_t) * z_t
+
+
+def _loss_weight(alpha_bar: Tensor, config: DiffusionConfig) -> Tensor:
+    """Return ones, or the Min-SNR-gamma weights (Hang et al. 2023, arXiv 2303.09556).
+
+    They weigh the error of z_0 by min(SNR, gamma). An error of epsilon is SNR times that of
+    z_0, and an error of v is SNR + 1 times that.
+    """
+    if config.loss_weighting == "uniform":
+        return torch.ones_like(alpha_bar)
+    snr = alpha_bar / (1 - alpha_bar)
+    error_of_clean = snr if config.prediction == "epsilon" else snr + 1
+    return snr.clamp(max=config.min_snr_gamma) / error_of_clean
 
 
 def like(value_B: Tensor, z: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ class _GuidedWKV(nn.Module):
 
     ResVGM guides the values by ``guide``, the patch-embedded input of the whole network:
     v' = v + alpha_0 guide, and after the passes y' = y + alpha_1 (guide - v).
+
+    With ``identity`` no token sees another one: y = v' takes the place of the passes, as the
+    identity matrix takes that of an attention map (arXiv 2403.17377).
     """
 
     def __init__(self, config: FEATConfig, num_passes: int) -> None:
@@ -36,9 +39,18 @@ class _GuidedWKV(nn.Module):
         self.bonus = nn.Parameter(torch.randn(num_passes, C))
         self.alpha = nn.Parameter(torch.zeros(2, C))
 
-    def _mix(self, x: Tensor, guide: Tensor, passes: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _mix(
+        self,
+        x: Tensor,
+        guide: Tensor,
+        passes: Callable[[Tensor, Tensor], Tensor],
+        *,
+        identity: bool,
+    ) -> Tensor:
         k, v, r = self.kvr(x).chunk(3, -1)
-        y = passes(k, torch.addcmul(v, self.alpha[0], guide))
+        y = torch.addcmul(v, self.alpha[0], guide)
+        if not identity:
+            y = passes(k, y)
         y = torch.addcmul(y, self.alpha[1], guide - v)
         mixed: Tensor = self.output(torch.sigmoid(r) * y)
         return mixed
@@ -51,10 +63,11 @@ class SpatialWKV(_GuidedWKV):
         super().__init__(config, num_passes=2)
         self.conv = DepthwiseConv(config.hidden_size, residual=True)
 
-    def forward(self, x_BFHWC: Tensor, guide_BFHWC: Tensor) -> Tensor:
+    def forward(self, x_BFHWC: Tensor, guide_BFHWC: Tensor, identity: bool = False) -> Tensor:
         """Return the mixed tokens."""
-        x_NHWC = self.conv(x_BFHWC.flatten(0, 1))
-        return self._mix(x_NHWC, guide_BFHWC.flatten(0, 1), self._passes).view(x_BFHWC.shape)
+        x_NHWC, guide_NHWC = self.conv(x_BFHWC.flatten(0, 1)), guide_BFHWC.flatten(0, 1)
+        y_NHWC = self._mix(x_NHWC, guide_NHWC, self._passes, identity=identity)
+        return y_NHWC.view(x_BFHWC.shape)
 
     def _passes(self, k_NHWC: Tensor, v_NHWC: Tensor) -> Tensor:
         y = self._over_rows(k_NHWC, v_NHWC, 0)
@@ -75,13 +88,16 @@ class TemporalWKV(_GuidedWKV):
         self.conv = DepthwiseConv(config.hidden_size, residual=True)
         self.frame_conv = DepthwiseConv(config.hidden_size, (3, 1), residual=True)
 
-    def forward(self, x_BFHWC: Tensor, guide_BFHWC: Tensor) -> Tensor:
+    def forward(self, x_BFHWC: Tensor, guide_BFHWC: Tensor, identity: bool = False) -> Tensor:
         """Return the mixed tokens."""
         shape = x_BFHWC.shape
         x = self.conv(x_BFHWC.flatten(0, 1)).reshape(shape)
         # A clip is an image of F rows, each row all places of a frame.
         x = self.frame_conv(x.flatten(2, 3)).reshape(shape)
-        return self._mix(x, guide_BFHWC, lambda k, v: self.wkv(k, v, self.decay[0], self.bonus[0]))
+        return self._mix(x, guide_BFHWC, self._passes, identity=identity)
+
+    def _passes(self, k_BFHWC: Tensor, v_BFHWC: Tensor) -> Tensor:
+        return self.wkv(k_BFHWC, v_BFHWC, self.decay[0], self.bonus[0])
 
 
 class ChannelAttention(nn.Module):

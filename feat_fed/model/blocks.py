@@ -33,12 +33,12 @@ class _Block(nn.Module):
     def _gains(self) -> tuple[Tensor | float, Tensor | float]:
         return 1.0, 1.0
 
-    def forward(self, x_BFHWC: Tensor, time_BC: Tensor, *guide: Tensor) -> Tensor:
-        """Return the tokens after both branches; ``guide`` goes to the mixer."""
+    def forward(self, x_BFHWC: Tensor, time_BC: Tensor, *to_mixer: Tensor | bool) -> Tensor:
+        """Return the tokens after both branches; ``to_mixer`` goes to the mixer."""
         modulation = self.adaln(time_BC)[:, None, None, None]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, -1)
         gain1, gain2 = self._gains()
-        mixed = self.mixer(_adaln(x_BFHWC, self.norm1, shift1, scale1), *guide)
+        mixed = self.mixer(_adaln(x_BFHWC, self.norm1, shift1, scale1), *to_mixer)
         x = torch.addcmul(x_BFHWC, gate1 * gain1, mixed)
         fed = self.feed_forward(_adaln(x, self.norm2, shift2, scale2))
         return torch.addcmul(x, gate2 * gain2, fed)
@@ -76,16 +76,24 @@ class Trio(nn.Module):
         self.channel = _ChannelBlock(config)
 
     def forward(
-        self, x_BFHWC: Tensor, time_BC: Tensor, guide_BFHWC: Tensor, num_image_frames: int
+        self,
+        x_BFHWC: Tensor,
+        time_BC: Tensor,
+        guide_BFHWC: Tensor,
+        num_image_frames: int,
+        identity_wkv: bool,
     ) -> Tensor:
-        """Return the tokens; the last ``num_image_frames`` frames pass the temporal block by."""
-        x = self.spatial(x_BFHWC, time_BC, guide_BFHWC)
+        """Return the tokens; the last ``num_image_frames`` frames pass the temporal block by.
+
+        With ``identity_wkv`` neither WKV mixes tokens.
+        """
+        x = self.spatial(x_BFHWC, time_BC, guide_BFHWC, identity_wkv)
         if num_image_frames:
             video = slice(0, x.shape[1] - num_image_frames)
-            moved = self.temporal(x[:, video], time_BC, guide_BFHWC[:, video])
+            moved = self.temporal(x[:, video], time_BC, guide_BFHWC[:, video], identity_wkv)
             x = torch.cat([moved, x[:, video.stop :]], dim=1)
         else:
-            x = self.temporal(x, time_BC, guide_BFHWC)
+            x = self.temporal(x, time_BC, guide_BFHWC, identity_wkv)
         y: Tensor = self.channel(x, time_BC)
         return y
 

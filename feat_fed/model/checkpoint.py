@@ -26,6 +26,8 @@ from feat_fed.errors import CheckpointError
 from feat_fed.model.state import fingerprint, mismatches, state_schema
 
 _HEADER = "feat_fed"
+_FORMAT = {"format": "pt"}
+"""Without it, tools of the Hugging Face family refuse a safetensors file."""
 _DIGEST = "sha256"
 _AGAIN = "fetch or write it again"
 
@@ -85,7 +87,8 @@ def write_weights(
     ).model_dump_json()
     try:
         with atomic_path(path) as part:
-            save_file(state, part, {_HEADER: header, _DIGEST: _digest(header, state)})
+            about = {_HEADER: header, _DIGEST: _digest(header, state)}
+            save_file(state, part, about | _FORMAT)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 
@@ -116,7 +119,7 @@ def read_weights(
         raise CheckpointError(f"{path} holds {header.kind!r} weights, not {kind!r}")
     if model is not None and header.model != model:
         raise CheckpointError(f"{path} is of another model: {_difference(header.model, model)}")
-    if header.fingerprint != fingerprint(header.model):
+    if header.fingerprint != _fingerprint(path, tensors, header.model):
         raise CheckpointError(f"{path} was written by a feat-fed whose network has other tensors")
     _refuse_mismatch(path, tensors, header.model)
     return Weights(tensors, header.kind, header.model, header.metadata)
@@ -166,6 +169,19 @@ def _refuse_mismatch(path: Path, tensors: Mapping[str, Tensor], model: FEATConfi
         raise CheckpointError(
             f"{path}: the tensors are not the model's: {'; '.join(faults[:4])}{more}"
         )
+
+
+def _fingerprint(path: Path, tensors: Mapping[str, Tensor], model: FEATConfig) -> str:
+    """Return the fingerprint of a header's model, unless it is none that a file could hold."""
+    trios = {name.split(".")[1] for name in tensors if name.startswith("trios.")}
+    try:
+        if len(trios) == model.num_trios:
+            return fingerprint(model)
+    except (RuntimeError, TypeError, OverflowError):  # how torch refuses absurd sizes
+        pass
+    raise CheckpointError(
+        f"{path} is damaged: its header tells of a network that its tensors are not; {_AGAIN}"
+    )
 
 
 def _difference(found: FEATConfig, wanted: FEATConfig) -> str:

@@ -70,6 +70,23 @@ class TimestepEmbedder(nn.Module):
         return embedding
 
 
+class LabelEmbedder(nn.Module):
+    """A learnt vector for each class, and a last one for no class (arXiv 2212.09748).
+
+    The null class, numbered ``num_classes``, is what classifier-free guidance leads away from.
+    """
+
+    def __init__(self, num_classes: int, hidden_size: int) -> None:
+        super().__init__()
+        self.null = num_classes
+        self.weight = nn.Parameter(torch.empty(num_classes + 1, hidden_size))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, labels_B: Tensor) -> Tensor:
+        """Return the embedding (B, C) of classes 0 to ``null``."""
+        return F.embedding(labels_B, self.weight)
+
+
 class DepthwiseConv(nn.Module):
     """One small kernel a channel over images of tokens (N, rows, columns, C), zero-padded.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from feat_fed.config import FEATConfig
@@ -21,6 +22,9 @@ from feat_fed.model.blocks import feed_forward_width
 from feat_fed.model.feat import FEAT
 
 Shape = tuple[int, ...]
+
+_FOREIGN = "this is not a released FEAT state dictionary"
+_MOST_NAMED, _LONGEST_NAME = 8, 80
 
 
 class _Entry(NamedTuple):
@@ -32,22 +36,35 @@ class _Entry(NamedTuple):
     """Of each published tensor."""
 
 
-def load_published(state_dict: Mapping[str, Tensor], *, wkv: WKVMode = "published") -> FEAT:
+@torch.no_grad()
+def load_published(
+    state_dict: Mapping[str, Tensor], *, num_heads: int, wkv: WKVMode = "published"
+) -> FEAT:
     """Build the network that a released state dictionary describes, with its weights.
 
     Parameters
     ----------
     state_dict
         Tensors under their published names.
+    num_heads
+        Heads of the channel attention, 8 in FEAT-S and 16 in FEAT-L; must be the file's
+        (:func:`published_heads`).
     wkv
         ``published`` for checkpoints trained with the released kernel.
 
     Raises
     ------
     CheckpointError
-        If a tensor is missing, unknown or of another shape; the message names it.
+        If a tensor is missing, unknown or of another shape, or the heads are others; the
+        message names what it is.
     """
-    config = _infer_config(state_dict, wkv)
+    found = published_heads(state_dict)
+    if found != num_heads:
+        raise CheckpointError(
+            f"num_heads is {num_heads}, but restormers.0.attn.temperature has {found} heads; "
+            f"pass num_heads={found}, or the file that was meant"
+        )
+    config = _infer_config(state_dict, num_heads, wkv)
     table, unused = list(_table(config)), _never_trained(config)
     expected = {name: entry.shape for entry in table for name in entry.published} | unused
     _compare(state_dict, expected)
@@ -57,6 +74,20 @@ def load_published(state_dict: Mapping[str, Tensor], *, wkv: WKVMode = "publishe
         parts = torch.stack([state_dict[name] for name in entry.published])
         own[entry.ours].copy_(parts.view(own[entry.ours].shape))
     return model
+
+
+def published_heads(state_dict: Mapping[str, Tensor]) -> int:
+    """Return the heads of the channel attention, the length of ``attn.temperature``.
+
+    Raises
+    ------
+    CheckpointError
+        If that tensor is missing.
+    """
+    try:
+        return int(state_dict["restormers.0.attn.temperature"].shape[0])
+    except (KeyError, IndexError) as error:
+        raise _misses(error) from None
 
 
 def to_published(model: FEAT, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -69,7 +100,17 @@ def to_published(model: FEAT, like: Mapping[str, Tensor] | None = None) -> dict[
     like
         A released state dictionary from which the tensors that never get a gradient are
         taken, so that a file goes in and out unchanged; zeros without it.
+
+    Raises
+    ------
+    CheckpointError
+        If the network has class labels, for which released files have no name.
     """
+    if model.config.num_classes:
+        raise CheckpointError(
+            f"a network with {model.config.num_classes} classes has no published form; only an "
+            "unconditional one (num_classes 0) has"
+        )
     own = model.state_dict()
     state: dict[str, Tensor] = {}
     for entry in _table(model.config):
@@ -80,25 +121,31 @@ def to_published(model: FEAT, like: Mapping[str, Tensor] | None = None) -> dict[
     return state
 
 
-def _infer_config(state_dict: Mapping[str, Tensor], wkv: WKVMode) -> FEATConfig:
+def _infer_config(state_dict: Mapping[str, Tensor], num_heads: int, wkv: WKVMode) -> FEATConfig:
     try:
         hidden, channels, patch, _ = state_dict["x_embedder.proj.weight"].shape
         expanded = state_dict["restormers.0.ffn.project_out.weight"].shape[1]
-        heads = state_dict["restormers.0.attn.temperature"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
-        raise CheckpointError(
-            f"this is not a released FEAT state dictionary: {error} is missing or misshapen; it "
-            "needs the tensors at its top level under their published names"
-        ) from None
+        raise _misses(error) from None
     trios = {match[1] for key in state_dict if (match := re.match(r"restormers\.(\d+)\.", key))}
-    return FEATConfig(
-        in_channels=channels,
-        hidden_size=hidden,
-        num_trios=len(trios),
-        num_heads=heads,
-        patch_size=patch,
-        mlp_ratio=expanded / hidden,
-        wkv=wkv,
+    try:
+        return FEATConfig(
+            in_channels=channels,
+            hidden_size=hidden,
+            num_trios=len(trios),
+            num_heads=num_heads,
+            patch_size=patch,
+            mlp_ratio=expanded / max(hidden, 1),
+            wkv=wkv,
+        )
+    except ValidationError as error:
+        raise CheckpointError(f"{_FOREIGN}: {error.errors()[0]['msg']}") from None
+
+
+def _misses(error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{_FOREIGN}: {error} is missing or misshapen; it needs the tensors at its top level "
+        "under their published names"
     )
 
 
@@ -174,16 +221,23 @@ def _never_trained(config: FEATConfig) -> dict[str, Shape]:
 
 
 def _compare(state_dict: Mapping[str, Tensor], expected: Mapping[str, Shape]) -> None:
-    faults = [f"{name} is missing" for name in sorted(expected.keys() - state_dict.keys())]
-    faults += [f"{name} is unknown" for name in sorted(state_dict.keys() - expected.keys())]
-    faults += [
+    missing = [f"{name} is missing" for name in sorted(expected.keys() - state_dict.keys())]
+    unknown = [f"{_shown(name)} is unknown" for name in sorted(state_dict.keys() - expected.keys())]
+    misshapen = [
         f"{name} is {tuple(state_dict[name].shape)}, not {shape}"
         for name, shape in expected.items()
         if name in state_dict and tuple(state_dict[name].shape) != shape
     ]
-    if faults:
-        raise CheckpointError(
-            "this is not a released FEAT state dictionary: "
-            + "; ".join(faults[:8])
-            + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        )
+    if faults := [each for kind in (missing, unknown, misshapen) for each in _first_of(kind)]:
+        raise CheckpointError(f"{_FOREIGN}: {'; '.join(faults)}")
+
+
+def _first_of(faults: list[str]) -> list[str]:
+    more = len(faults) - _MOST_NAMED
+    return [*faults[:_MOST_NAMED], *([f"and {more} more like it"] if more > 0 else [])]
+
+
+def _shown(name: str) -> str:
+    """Return a name out of a stranger's file, fit for a terminal."""
+    plain = name if name.isprintable() else ascii(name)
+    return plain if len(plain) <= _LONGEST_NAME else plain[:_LONGEST_NAME] + "..."

@@ -14,6 +14,9 @@ from torch import Tensor
 from feat_fed.config import FEATConfig
 from feat_fed.model.feat import FEAT
 
+_TOLD_BY_TENSORS = {"num_classes"}
+"""Fields that show in a tensor's shape; files written before they existed keep their print."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -57,7 +60,9 @@ def mismatches(tensors: Mapping[str, Tensor], schema: Mapping[str, TensorSpec]) 
 def fingerprint(config: FEATConfig) -> str:
     """Return the SHA-256 of what decides whether two sets of weights may be mixed.
 
-    That is the configuration and the tensors that this version of the code makes of it.
+    That is the tensors that this version of the code makes of the configuration, and every
+    field that they do not tell.
     """
     tensors = [f"{name} {spec}" for name, spec in state_schema(config).items()]
-    return hashlib.sha256("\n".join([config.model_dump_json(), *tensors]).encode()).hexdigest()
+    fields = config.model_dump_json(exclude=_TOLD_BY_TENSORS)
+    return hashlib.sha256("\n".join([fields, *tensors]).encode()).hexdigest()

@@ -12,16 +12,25 @@ passed raw, as the network stores them, and are divided by T here.
 in time and memory linear in T. :func:`wkv_published` computes what the released CUDA
 kernel applies instead, with weights that depend on its launch constant; it exists for
 released checkpoints.
+
+On a GPU, :func:`wkv_paper` runs the kernels of :mod:`feat_fed.model.wkv_triton`; everywhere
+else, and in float64, it runs the PyTorch form in this module.
 """
 
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+# A build without CUDA has no use for Triton, whose import takes a while.
+_HAS_TRITON = torch.version.cuda is not None and find_spec("triton") is not None
+if _HAS_TRITON:
+    from feat_fed.model.wkv_triton import wkv_triton
 
 MAX_ABS_RAW = 80.0
 """Bound of raw ``|w|`` and ``|u|``: float32 holds e^80 times any number of tokens."""
@@ -30,7 +39,7 @@ _KERNEL_CHUNKS = 16
 """The released kernel gives each of its threads ceil(T/16) tokens."""
 
 
-def wkv_paper(k: Tensor, v: Tensor, w_C: Tensor, u_C: Tensor) -> Tensor:
+def wkv_paper(k: Tensor, v: Tensor, w_C: Tensor, u_C: Tensor, *, token_axes: int = 1) -> Tensor:
     """Mix values over tokens by the paper's equation, with its exact analytic gradient.
 
     Parameters
@@ -39,42 +48,55 @@ def wkv_paper(k: Tensor, v: Tensor, w_C: Tensor, u_C: Tensor) -> Tensor:
         Keys and values, (B, T, ..., C); tokens are the second axis. Any finite key is safe.
     w_C, u_C
         Raw decay and bonus (C,), each within ±80.
+    token_axes
+        1, or 2 for (B, T1, T2, ..., C), whose tokens are T1 T2 in row-major order of the view:
+        a frame's columns, say, are its transposed view.
 
     Returns
     -------
     Tensor
-        (B, T, ..., C) in the type of ``v``; computed in float32 or better.
+        Shaped as ``v``, in its type; computed in float32 or better.
 
     Raises
     ------
     ValueError
         If shapes disagree or, on the CPU, ``w`` or ``u`` is out of bounds. Elsewhere the
-        bounds are not checked, because looking at a value would stall the device.
+        bounds are not checked, because looking at a value would stall the device, nor in
+        compiled code, which it would break in two.
     """
-    _check(k, v, w_C, u_C)
-    dtype = _precise(v.dtype)
+    _check(k, v, w_C, u_C, token_axes)
+    if _HAS_TRITON and v.is_cuda and _precise(v.dtype) == torch.float32:
+        return wkv_triton(k, v, w_C, u_C, token_axes=token_axes)
+    return wkv_blocked(k, v, w_C, u_C, token_axes=token_axes)
+
+
+def wkv_blocked(k: Tensor, v: Tensor, w_C: Tensor, u_C: Tensor, *, token_axes: int = 1) -> Tensor:
+    """Compute :func:`wkv_paper` in PyTorch, on any device; arguments are not checked."""
+    dtype, shape = _precise(v.dtype), v.shape
+    k, v = k.flatten(1, token_axes), v.flatten(1, token_axes)
     T = k.shape[1]
     y: Tensor = _PaperWKV.apply(  # type: ignore[no-untyped-call]
         k.to(dtype), v.to(dtype), w_C.to(dtype) / T, u_C.to(dtype) / T
     )
-    return y.to(v.dtype)
+    return y.to(v.dtype).view(shape)
 
 
-def wkv_published(k: Tensor, v: Tensor, w_C: Tensor, u_C: Tensor) -> Tensor:
+def wkv_published(k: Tensor, v: Tensor, w_C: Tensor, u_C: Tensor, *, token_axes: int = 1) -> Tensor:
     """Mix values as the released CUDA kernel's forward pass does, with exact autograd.
 
     Arguments as for :func:`wkv_paper`. The weights are an explicit (T, T, C) matrix, so
     memory grows with T². Its denominators can cross zero for raw ``w`` around 20.
     """
-    _check(k, v, w_C, u_C)
-    dtype = _precise(v.dtype)
+    _check(k, v, w_C, u_C, token_axes)
+    dtype, shape = _precise(v.dtype), v.shape
+    k, v = k.flatten(1, token_axes), v.flatten(1, token_axes)
     T = k.shape[1]
     weights_TTC = published_weights(w_C.to(dtype) / T, u_C.to(dtype) / T, T)
     k, value = k.to(dtype), v.to(dtype)
     e = torch.exp(k - k.detach().amax(1, keepdim=True))
     num, den = torch.einsum("tsc,nbs...c->nbt...c", weights_TTC, torch.stack([e * value, e]))
     y: Tensor = num / den
-    return y.to(v.dtype)
+    return y.to(v.dtype).reshape(shape)
 
 
 def published_weights(w_C: Tensor, u_C: Tensor, num_tokens: int) -> Tensor:
@@ -205,15 +227,19 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _check(k: Tensor, v: Tensor, w_C: Tensor, u_C: Tensor) -> None:
-    if k.ndim < 3 or k.shape != v.shape or 0 in k.shape:
+def _check(k: Tensor, v: Tensor, w_C: Tensor, u_C: Tensor, token_axes: int) -> None:
+    if token_axes not in (1, 2):
+        raise ValueError(f"token_axes is {token_axes}; tokens have 1 or 2 axes")
+    if k.ndim < 2 + token_axes or k.shape != v.shape or 0 in k.shape:
         raise ValueError(
             f"k {tuple(k.shape)} and v {tuple(v.shape)} must have one shape (B, T, ..., C)"
         )
     for name, raw in (("w", w_C), ("u", u_C)):
         if raw.shape != k.shape[-1:]:
             raise ValueError(f"{name} {tuple(raw.shape)} must be ({k.shape[-1]},), one a channel")
-        if raw.device.type == "cpu" and not bool((raw.detach().abs() <= MAX_ABS_RAW).all()):
+        if raw.device.type != "cpu" or torch.compiler.is_compiling():
+            continue
+        if not bool((raw.detach().abs() <= MAX_ABS_RAW).all()):
             raise ValueError(
                 f"raw {name} reaches {float(raw.detach().abs().max()):g}, beyond "
                 f"±{MAX_ABS_RAW:g}: the weights have diverged"

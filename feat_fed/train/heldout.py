@@ -21,7 +21,7 @@ TIMESTEPS_PER_CLIP = 4
 def heldout_loss(
     model: nn.Module, z_NFCHW: Tensor, *, diffusion: DiffusionConfig, batch_size: int
 ) -> float:
-    """Return the mean squared error of the predicted noise over held-out clips.
+    """Return the mean squared error of the predicted noise (or v) over held-out clips.
 
     An estimate of the same expectation as the training loss's first term (Ho et al.,
     arXiv 2006.11239, equation 14), with little variance: timesteps are the midpoints of N K

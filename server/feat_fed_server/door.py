@@ -41,6 +41,7 @@ MAX_BODY_BYTES = 8 * 1024**2
 UNKNOWN_KEY = 9401
 """Code of the door's own refusal, in the form of Flower's errors, which a SuperNode prints."""
 
+_ACTIVATE = "/v1/fleet/activate-node"
 _DETAILS = {UNKNOWN_KEY: "The key of this site is not registered."}
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
 
@@ -87,7 +88,8 @@ class FleetDoor:
             await _answer(send, 413)
         elif (site := self._site_of(_claimed_key(headers))) is None:
             log.warning("turned away %s: its key is not registered", caller)
-            await _answer(send, 401, UNKNOWN_KEY)
+            # At 401 a SuperNode that is starting ends without a word.
+            await _answer(send, 404 if scope["path"] == _ACTIVATE else 401, UNKNOWN_KEY)
         else:
             await self._app(scope, self._bounded(receive), _watched(send, site, scope["path"]))
 
@@ -132,7 +134,7 @@ def _handshake_failure(error: ssl.SSLError) -> str:
 def _watched(send: Send, site: str, path: str) -> Send:
     async def watched(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] >= 400:
-            if path == "/v1/fleet/activate-node":
+            if path == _ACTIVATE:
                 log.warning("turned away %s: its key is in use, or was until a moment ago", site)
             elif message["status"] == 401:
                 log.warning("turned away %s: a signature that does not fit its key", site)

@@ -105,7 +105,9 @@ class RoundLoop:
             )
         self._tell("aggregating", number)
         weights = self._strategy.aggregate(number, updates, state.weights)
-        ema = ema_update(state.ema, weights, decay=self._study.strategy.ema_decay)
+        # The untrained weights get no part: a plain mean of the rounds until there are enough.
+        decay = min(self._study.strategy.ema_decay, (number - 1) / number)
+        ema = ema_update(state.ema, weights, decay=decay)
         self._store.append(
             RoundRecord(
                 round=number,

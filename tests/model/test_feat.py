@@ -44,7 +44,7 @@ def deviation(found: Tensor | None, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("mode,name", MODES)
 def test_equals_the_published_network(mode: WKVMode, name: str) -> None:
-    model = load_published(load_file(oracle("tiny_state_dict.safetensors")), wkv=mode)
+    model = load_published(load_file(oracle("tiny_state_dict.safetensors")), num_heads=4, wkv=mode)
     io = load_file(oracle("tiny_io.safetensors"))
     assert deviation(model(io["x"], io["t"]), io[f"y_{name}_f32"]) < 2e-5
 
@@ -57,7 +57,8 @@ def test_equals_the_published_network(mode: WKVMode, name: str) -> None:
 
 @pytest.mark.parametrize("mode,name", MODES)
 def test_parameter_gradients_equal_the_published_ones(mode: WKVMode, name: str) -> None:
-    model = load_published(load_file(oracle("tiny_state_dict.safetensors")), wkv=mode).double()
+    state = load_file(oracle("tiny_state_dict.safetensors"))
+    model = load_published(state, num_heads=4, wkv=mode).double()
     io = load_file(oracle("tiny_io.safetensors"))
     model(io["x"].double(), io["t"]).backward(io["gy"].double())
     for parameter in model.parameters():
@@ -74,7 +75,7 @@ def test_parameter_gradients_equal_the_published_ones(mode: WKVMode, name: str) 
 def test_equals_the_recorded_network(mode: WKVMode) -> None:
     state = load_file(FIXTURE)
     io = {key: state.pop(key) for key in list(state) if key.startswith("io.")}
-    model = load_published(state, wkv=mode)
+    model = load_published(state, num_heads=2, wkv=mode)
     assert deviation(model(io["io.z"], io["io.t"]), io[f"io.y_{mode}"].float()) < 2e-5
     z = io["io.z"].double().requires_grad_()
     y = model.double()(z, io["io.t"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from feat_fed.model.wkv import published_weights, wkv_paper, wkv_published
 from shared_files import oracle
 
-WKV = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+WKV = Callable[..., Tensor]
 FIXTURE = Path(__file__).parent / "fixtures" / "wkv_op.safetensors"
 MODES: list[tuple[str, WKV]] = [("paper", wkv_paper), ("kernel", wkv_published)]
 
@@ -98,6 +98,25 @@ def test_axes_between_tokens_and_channels_are_independent(wkv: WKV) -> None:
     torch.testing.assert_close(together.transpose(1, 2).reshape(6, 20, 4), apart)
 
 
+@pytest.mark.parametrize("wkv", [wkv_paper, wkv_published])
+def test_tokens_may_have_two_axes(wkv: WKV) -> None:
+    k, v, w, u = random_inputs(2, 15, 4)
+    k, v = (x.view(2, 5, 3, 4).transpose(1, 2) for x in (k, v))
+    apart = wkv(k.flatten(1, 2), v.flatten(1, 2), w, u)
+    assert torch.equal(wkv(k, v, w, u, token_axes=2), apart.view(2, 3, 5, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiles_into_one_graph(backend: str) -> None:
+    leaves = [x.requires_grad_() for x in random_inputs(2, 20, 4)]
+    results = []
+    for wkv in (torch.compile(wkv_paper, fullgraph=True, backend=backend), wkv_paper):
+        y = wkv(*leaves)
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaves)])
+    torch.testing.assert_close(*results)
+
+
 @pytest.mark.parametrize("T", [1, 2, 16, 64, 4096])
 @pytest.mark.parametrize("w", [-80.0, -20.0, 20.0, 80.0])
 @pytest.mark.parametrize("u", [-80.0, 80.0])
@@ -164,5 +183,7 @@ def test_refuses_what_does_not_fit() -> None:
         wkv_paper(k, v, torch.zeros(3), u)
     with pytest.raises(ValueError, match="raw u reaches 81"):
         wkv_paper(k, v, w, torch.tensor([0.0, -81.0]))
+    with pytest.raises(ValueError, match="token_axes is 3"):
+        wkv_paper(k, v, w, u, token_axes=3)
     with pytest.raises(ValueError, match="diverged"):
         wkv_published(k, v, torch.tensor([0.0, math.nan]), u)

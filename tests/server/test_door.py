@@ -73,11 +73,12 @@ def test_another_method_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("key", [b"", b"another key"])
+@pytest.mark.parametrize(("path", "status"), [("activate-node", 404), ("pull-messages", 401)])
 def test_a_stranger_is_told_that_its_key_is_unknown(
-    key: bytes, caplog: pytest.LogCaptureFixture
+    path: str, status: int, key: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = call("/v1/fleet/pull-messages", key=key)
-    assert (answer.status_code, answer.json()["code"]) == (401, UNKNOWN_KEY)
+    answer = call(f"/v1/fleet/{path}", key=key)
+    assert (answer.status_code, answer.json()["code"]) == (status, UNKNOWN_KEY)
     assert "its key is not registered" in caplog.text
 
 

@@ -24,26 +24,37 @@ def feat_fed(output: Path, *arguments: object) -> str:
         return command.text()
 
 
-class Consortium:
-    """A coordinator's folder and three hospitals' folders, made by the commands."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folders of a coordinator and three hospitals, made by the README's commands."""
+    root = tmp_path_factory.mktemp("made")
+    federation = root / "coordinator" / "federation.yaml"
+    federation.parent.mkdir()
+    federation.write_text(yaml.safe_dump({"address": "127.0.0.1:1", "sites": list(NAMES)}))
+    told = feat_fed(root / "provision.out", "provision", federation)
+    assert "hospital-1.pub, hospital-2.pub, hospital-3.pub" in told
+    for name in NAMES:
+        folder = root / name
+        folder.mkdir()
+        feat_fed(root / "keygen.out", "keygen", folder / "site.key")
+        shutil.copy(folder / "site.pub", federation.parent / "sites" / f"{name}.pub")
+        shutil.copy(federation.parent / "tls" / "ca.crt", folder)
+    write_demo_hospitals(root / "data", hospitals=3, seed=1)
+    return root
 
-    def __init__(self, root: Path) -> None:
+
+class Consortium:
+    """A copy of those folders with an address of its own."""
+
+    def __init__(self, root: Path, made: Path) -> None:
         self.root = root
-        self.federation = root / "coordinator" / "federation.yaml"
-        self.federation.parent.mkdir(parents=True)
+        shutil.copytree(made, root)
         self.address = f"127.0.0.1:{free_port()}"
+        self.federation = root / "coordinator" / "federation.yaml"
         tree = {"address": self.address, "sites": list(NAMES)}
         self.federation.write_text(yaml.safe_dump(tree))
-        told = feat_fed(root / "provision.out", "provision", self.federation)
-        assert "hospital-1.pub, hospital-2.pub, hospital-3.pub" in told
-        data = write_demo_hospitals(root / "data", hospitals=3, seed=1)
         for name in NAMES:
-            folder = self.site(name).parent
-            folder.mkdir()
-            feat_fed(root / "keygen.out", "keygen", folder / "site.key")
-            shutil.copy(folder / "site.pub", self.federation.parent / "sites" / f"{name}.pub")
-            shutil.copy(self.federation.parent / "tls" / "ca.crt", folder)
-            self.write(name, paths=[str(path) for path in data[name].paths])
+            self.write(name, paths=[str(root / "data" / name)])
 
     def site(self, name: str) -> Path:
         return self.root / name / "site.yaml"
@@ -68,8 +79,8 @@ class Consortium:
 
 
 @pytest.fixture
-def consortium(tmp_path: Path) -> Consortium:
-    return Consortium(tmp_path)
+def consortium(tmp_path: Path, made: Path) -> Consortium:
+    return Consortium(tmp_path / "consortium", made)
 
 
 def test_three_clients_and_a_server_in_any_order_finish_a_study(consortium: Consortium) -> None:
@@ -80,7 +91,7 @@ def test_three_clients_and_a_server_in_any_order_finish_a_study(consortium: Cons
             with consortium.client("hospital-1"), consortium.client("hospital-3"):
                 assert server.end() == 0, server.text()
                 family = early.family()
-                early.wait_for("connection to the server was lost", 60)
+                early.wait_for("the server is away", 60)
         early.process.terminate()
         assert early.end(30) == 130
         nobody_left(family)
@@ -88,6 +99,22 @@ def test_three_clients_and_a_server_in_any_order_finish_a_study(consortium: Cons
     assert len(store.rounds()) == 2
     assert {site.site for site in store.rounds()[-1].sites} == set(NAMES)
     assert store.report.exists()
+
+
+def test_a_killed_server_goes_on_by_the_same_command(consortium: Consortium) -> None:
+    run = consortium.root / "runs" / "tiny"
+    with consortium.client("hospital-1") as one, consortium.client("hospital-2") as two:
+        with consortium.server() as server:
+            server.wait_for("round 1/3")
+            family = server.family()
+            server.process.kill()
+            server.process.wait()
+            nobody_left(family)
+        with consortium.server() as again:
+            assert again.end(240) == 0, again.text() + one.text() + two.text()
+            assert "going on with" in again.text()
+            assert "round 1/3" not in again.text()
+    assert [record.round for record in RunStore(run).rounds()] == [1, 2, 3]
 
 
 def test_strangers_are_refused_on_both_sides(consortium: Consortium, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from system.study_runs import TINY, nobody_left, started, wait_until
 
 from feat_fed.report import RunStore
+from system.study_runs import TINY, nobody_left, started, wait_until
 
 pytestmark = pytest.mark.slow
 
