@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from feat_fed.codec import LatentWindows, build_codec, prepare
-from feat_fed.config import SiteConfig
+from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data import scan, site_key, split_by_patient
-from feat_fed.errors import DataError
+from feat_fed.errors import ConfigError, DataError
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import SiteLive
 from feat_fed.train import RoundJob, StepProgress, derive_seed, evaluate_round, train_round
@@ -85,7 +85,26 @@ class SiteSession:
             first_step=assignment.first_step,
             device=self._site.device,
             threads=self._site.threads,
+            label=self._label(study),
         )
+
+    def _label(self, study: StudyConfig) -> int | None:
+        """Return the class of the site's clips in the study's model.
+
+        Raises
+        ------
+        ConfigError
+            If the study has classes and the site's file names none of them.
+        """
+        classes, label = study.model.num_classes, self._site.data.label
+        if not classes:
+            return None
+        if label is None or label >= classes:
+            raise ConfigError(
+                f"data.label is {label}, and the study's model has the classes 0 to {classes - 1}; "
+                "say in the site's file which one its clips are"
+            )
+        return label
 
     def _train(
         self, assignment: Assignment, job: RoundJob, clips: SiteClips

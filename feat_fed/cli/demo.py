@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
+from feat_fed.atomic import write_bytes_atomically
 from feat_fed.cli.console import say
 from feat_fed.cli.finish import finish, stopped
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.study import announce_complete, open_run, require_enough, resolve_study
 from feat_fed.config import SiteDataConfig, load_site
+from feat_fed.data.scan import KEY_FILE
 from feat_fed.errors import DataError
 from feat_fed.processes import ChildGroup, free_port
 from feat_fed.report.live import StudyLive
@@ -57,6 +60,8 @@ def demo(
         hospitals = demo_data(store, data)
         require_enough(config, len(hospitals))
         consortium = Consortium.make(store.root, hospitals)
+        if data is None:
+            fix_pseudonyms(consortium, store.study.seed)
         say(f"{len(hospitals)} hospitals: {', '.join(hospitals)}; everything is in {store.root}")
         _run(store, consortium)
     finish(store)
@@ -124,6 +129,19 @@ class Consortium:
             files[name] = folder / "site.yaml"
             files[name].write_text(_site_yaml(name, address, tls, data, threads))
         return cls(address, tls, keys, files)
+
+
+def fix_pseudonyms(consortium: Consortium, seed: int) -> None:
+    """Give the sites keys that follow from the seed, since nobody is on generated clips.
+
+    The key decides which patients are held out, so the demonstration repeats its numbers on
+    one machine. A site with real clips makes a random key for itself.
+    """
+    for name, file in consortium.site_files.items():
+        path = load_site(file).store / KEY_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        key = hashlib.sha256(f"demonstration {seed} {name}".encode()).digest()
+        write_bytes_atomically(path, key, mode=0o600)
 
 
 def demo_data(

@@ -60,6 +60,7 @@ class StudyScreen:
         )
         self._rounds = self._progress.add_task("rounds", total=store.study.rounds, note="starting")
         self._sites: dict[str, TaskID] = {}
+        self._shown_round: dict[str, int] = {}
         self._told_rounds = len(store.rounds())
         self._told_missing: tuple[str, ...] | None = None
 
@@ -93,12 +94,19 @@ class StudyScreen:
         if site not in self._sites:
             total = self._store.study.training.local_steps
             self._sites[site] = self._progress.add_task(site, total=total, note="")
+        task, total = self._sites[site], self._store.study.training.local_steps
+        if live.round != self._shown_round.get(site):
+            self._shown_round[site] = live.round
+            self._progress.reset(task)
         local = SiteLive.read(self._site_stores[site] / "live.json") if self._knows(site) else None
-        note = _site_note(site, live, local)
-        steps = local.step if local and local.phase == "training" else None
-        if site in live.replied:
-            steps = self._store.study.training.local_steps
-        self._progress.update(self._sites[site], completed=steps, note=note)
+        if local is not None and local.round != live.round:
+            local = None  # of the round before
+        done = site in live.replied or (local is not None and local.phase == "idle")
+        self._progress.update(
+            task,
+            completed=total if done else local.step if local else 0,
+            note=_site_note(site, live, local),
+        )
 
     def _knows(self, site: str) -> bool:
         return site in self._site_stores
@@ -130,8 +138,9 @@ def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
         return "replied"
     if local is None:
         return "connected"
-    loss = f" loss {local.loss:.3f}" if local.loss is not None else ""
-    return f"{local.phase}{loss}"
+    if local.phase == "idle":
+        return "sending"
+    return local.phase if local.loss is None else f"{local.phase}, loss {local.loss:.3f}"
 
 
 def _until(deadline: float | None) -> str:

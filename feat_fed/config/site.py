@@ -28,6 +28,13 @@ class SiteDataConfig(StrictModel):
         "right in the folder is a patient of its own. DICOM files carry their own",
     )
 
+    label: int | None = Field(
+        None,
+        ge=0,
+        description="class of this site's clips, such as its modality, where the study's model "
+        "has classes (model.num_classes)",
+    )
+
     @field_validator("patient_pattern")
     @classmethod
     def _compiles(cls, pattern: str | None) -> str | None:

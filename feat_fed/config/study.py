@@ -35,6 +35,9 @@ class TrainingConfig(StrictModel):
     weight_decay: float = Field(0.0, ge=0)
     gradient_clip: float | None = Field(1.0, gt=0, description="global norm; null turns it off")
     warmup_steps: int = Field(0, ge=0, description="of the study's first optimiser steps")
+    label_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of clips that train without their class, if any"
+    )
     heldout_clips: int = Field(
         16, ge=1, description="clips of held-out patients that score the global model"
     )
@@ -85,11 +88,6 @@ class StudyConfig(StrictModel):
             raise ValueError(
                 f"clips.size_px {self.clips.size_px} is not a multiple of {grid} "
                 "(2^codec.levels * model.patch_size)"
-            )
-        if self.model.num_classes:
-            raise ValueError(
-                f"model.num_classes is {self.model.num_classes}, but the sites' clips carry no "
-                "classes yet, so the classes would never be trained; leave it 0"
             )
         if misfit := self.sampler.misfit(self.model):
             raise ValueError(misfit)

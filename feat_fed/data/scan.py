@@ -22,6 +22,7 @@ Progress = Callable[[int, int], None]
 """Called with how many files are done and how many there are."""
 
 KEY_BYTES = 32
+KEY_FILE = "patients.key"
 TOO_SHORT = "fewer frames than a clip needs"
 
 
@@ -110,7 +111,7 @@ def site_key(store: Path) -> bytes:
         When the file cannot be made, or is not a key. It is never replaced, for with another
         key every patient gets another pseudonym and may change sides of the split.
     """
-    path = store / "patients.key"
+    path = store / KEY_FILE
     try:
         store.mkdir(parents=True, exist_ok=True)
         if not path.exists():

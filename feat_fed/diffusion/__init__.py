@@ -1,6 +1,6 @@
 """The diffusion process: schedule, loss and samplers."""
 
-from feat_fed.diffusion.guidance import Network, classifier_free, drop_labels, guided
+from feat_fed.diffusion.guidance import Network, classifier_free, drop_labels, guided, with_labels
 from feat_fed.diffusion.loss import LossTerms, Model, diffusion_loss, training_losses
 from feat_fed.diffusion.sampling import sample_latents
 from feat_fed.diffusion.schedule import Schedule
@@ -20,4 +20,5 @@ __all__ = [
     "sample_latents",
     "scheduler_diffusion",
     "training_losses",
+    "with_labels",
 ]

@@ -11,7 +11,7 @@ Shapes: B batch, F frames, C latent channels, H and W latent pixels.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -92,6 +92,13 @@ def classifier_free(conditional: Tensor, null: Tensor, *, scale: float) -> Tenso
     Their equation 6 with s = 1 + w: s = 1 is the conditional prediction, s = 0 the other.
     """
     return null + scale * (conditional - null)
+
+
+def with_labels(network: Callable[..., Tensor], labels_B: Tensor | None) -> Model:
+    """Return the network as a function of latents and timesteps alone."""
+    if labels_B is None:
+        return network
+    return lambda z_BFCHW, t_B: network(z_BFCHW, t_B, labels_B)
 
 
 def drop_labels(

@@ -14,7 +14,7 @@ from feat_fed.config import FEATConfig
 from feat_fed.model.layers import DepthwiseConv, xavier_linear
 from feat_fed.model.wkv import wkv_paper, wkv_published
 
-WKV = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+WKV = Callable[..., Tensor]
 
 _NORM_EPS = 1e-12
 
@@ -70,14 +70,10 @@ class SpatialWKV(_GuidedWKV):
         return y_NHWC.view(x_BFHWC.shape)
 
     def _passes(self, k_NHWC: Tensor, v_NHWC: Tensor) -> Tensor:
-        y = self._over_rows(k_NHWC, v_NHWC, 0)
-        return self._over_rows(k_NHWC.transpose(1, 2), y.transpose(1, 2), 1).transpose(1, 2)
-
-    def _over_rows(self, k_NHWC: Tensor, v_NHWC: Tensor, which: int) -> Tensor:
-        y_NTC = self.wkv(
-            k_NHWC.flatten(1, 2), v_NHWC.flatten(1, 2), self.decay[which], self.bonus[which]
-        )
-        return y_NTC.view(v_NHWC.shape)
+        y = self.wkv(k_NHWC, v_NHWC, self.decay[0], self.bonus[0], token_axes=2)
+        k_NWHC, y_NWHC = k_NHWC.transpose(1, 2), y.transpose(1, 2)
+        y_NWHC = self.wkv(k_NWHC, y_NWHC, self.decay[1], self.bonus[1], token_axes=2)
+        return y_NWHC.transpose(1, 2)
 
 
 class TemporalWKV(_GuidedWKV):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from feat_fed.config import DiffusionConfig
-from feat_fed.diffusion import Schedule, training_losses
+from feat_fed.diffusion import Schedule, training_losses, with_labels
 from feat_fed.errors import TrainingError
 from feat_fed.train.seeds import derive_seed
 
@@ -19,7 +19,12 @@ TIMESTEPS_PER_CLIP = 4
 
 
 def heldout_loss(
-    model: nn.Module, z_NFCHW: Tensor, *, diffusion: DiffusionConfig, batch_size: int
+    model: nn.Module,
+    z_NFCHW: Tensor,
+    *,
+    diffusion: DiffusionConfig,
+    batch_size: int,
+    label: int | None = None,
 ) -> float:
     """Return the mean squared error of the predicted noise (or v) over held-out clips.
 
@@ -41,6 +46,8 @@ def heldout_loss(
         The process that the model is trained for.
     batch_size
         Noised clips at a time; changes the result by rounding only.
+    label
+        Class of the clips; None for a model without classes.
 
     Raises
     ------
@@ -61,8 +68,10 @@ def heldout_loss(
             rows = torch.arange(first, min(first + batch_size, len(t_R)))
             z_BFCHW = z_NFCHW[rows // TIMESTEPS_PER_CLIP].float()
             noise_BFCHW = torch.stack([_noise(int(row), z_BFCHW.shape[1:]) for row in rows])
+            t_B = t_R[rows].to(device)
+            network = with_labels(model, None if label is None else torch.full_like(t_B, label))
             losses = training_losses(
-                model, z_BFCHW.to(device), t_R[rows].to(device), noise_BFCHW.to(device), schedule
+                network, z_BFCHW.to(device), t_B, noise_BFCHW.to(device), schedule
             )
             total += float(losses.mse_B.double().sum())
     model.train(was_training)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
-from feat_fed.diffusion import Schedule, training_losses
+from feat_fed.diffusion import Schedule, drop_labels, training_losses, with_labels
 from feat_fed.errors import TrainingError
 from feat_fed.model import FEAT
 from feat_fed.train.device import cpu_threads, resolve_device
@@ -59,6 +59,8 @@ class EvaluationJob:
     device: str = "auto"
     threads: int = 0
     """CPU threads; 0: torch's own choice."""
+    label: int | None = None
+    """Class of the site's clips; None for a model without classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,7 @@ def _score(job: EvaluationJob, model: nn.Module, heldout: HeldoutClips) -> float
         heldout.fixed(job.training.heldout_clips),
         diffusion=job.diffusion,
         batch_size=job.training.batch_size,
+        label=job.label,
     )
 
 
@@ -173,7 +176,7 @@ def _train(
             warmed_up(training.learning_rate, step=step, warmup_steps=training.warmup_steps)
         )
         z_BFCHW = train.batch(job.seed, step, training.batch_size).to(device).float()
-        outcome = engine.step(_loss_of(z_BFCHW, schedule, seed=job.seed, step=step))
+        outcome = engine.step(_loss_of(z_BFCHW, schedule, job, step=step))
         losses.append(_finite(outcome, step=len(losses) + 1))
         progress(
             StepProgress(
@@ -188,15 +191,27 @@ def _train(
     return losses
 
 
-def _loss_of(z_BFCHW: Tensor, schedule: Schedule, *, seed: int, step: int) -> LossFunction:
-    """Draw timesteps (uniform, one a clip) and noise on the CPU, the same for every device."""
-    generator = torch.Generator().manual_seed(derive_seed("diffusion", seed, step))
+def _loss_of(z_BFCHW: Tensor, schedule: Schedule, job: RoundJob, *, step: int) -> LossFunction:
+    """Draw timesteps (uniform, one a clip), noise and which clips lose their class.
+
+    On the CPU, so that they are the same for every device.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("diffusion", job.seed, step))
     t_B = torch.randint(len(schedule), (len(z_BFCHW),), generator=generator)
     noise_BFCHW = torch.randn(z_BFCHW.shape, generator=generator)
     t_B, noise_BFCHW = t_B.to(z_BFCHW.device), noise_BFCHW.to(z_BFCHW.device)
+    labels_B = None
+    if job.label is not None:
+        labels_B = drop_labels(
+            torch.full_like(t_B, job.label),
+            probability=job.training.label_dropout,
+            null_label=job.model.num_classes,
+            generator=generator,
+        )
 
     def loss_of(model: nn.Module) -> Tensor:
-        return training_losses(model, z_BFCHW, t_B, noise_BFCHW, schedule).total_B.mean()
+        network = with_labels(model, labels_B)
+        return training_losses(network, z_BFCHW, t_B, noise_BFCHW, schedule).total_B.mean()
 
     return loss_of
 

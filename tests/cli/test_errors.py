@@ -1,0 +1,52 @@
+"""One way that errors look: a message, no traceback, an exit status."""
+
+from pathlib import Path
+
+import pytest
+
+from feat_fed.cli.main import run_app
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    def run(*arguments: object) -> str:
+        assert run_app([str(each) for each in arguments]) in (1, 2)
+        told = capsys.readouterr().err
+        assert "Traceback" not in told
+        return told
+
+    return run
+
+
+def test_mistakes_on_the_command_line(fails, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert "no study at nowhere" in fails("demo", "--study", "nowhere", "--runs", tmp_path)
+    assert "--rounds" in fails("server", "--rounds", 0)
+    assert "No such option" in fails("demo", "--roundz", 3)
+    assert "No such command" in fails("serve")
+    assert "does not exist" in fails("client", "--site-config", tmp_path / "site.yaml")
+    assert "is not a run" in fails("sample", "--run", tmp_path)
+    assert "is not a run" in fails("report", "--run", tmp_path)
+    (tmp_path / "notes.txt").write_text("not a run")
+    assert "exists" in fails("demo", "--runs", tmp_path.parent, "--run", tmp_path.name)
+
+
+def test_an_unknown_key_of_a_study_is_named(fails, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "study.yaml").write_text("name: x\nround: 3\n")
+    told = fails("demo", "--study", tmp_path / "study.yaml", "--runs", tmp_path)
+    assert "round: unknown field; did you mean rounds?" in told
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_app(["--debug", "demo", "--study", "nowhere"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_two_commands_do_not_write_one_run(fails, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from feat_fed.config import load_study
+    from feat_fed.report import RunStore
+
+    store = RunStore.create(tmp_path / "r", load_study("demo"))
+    with store.writing():
+        told = fails("demo", "--runs", tmp_path, "--run", "r")
+    assert "is being written by another process" in told
+    assert store.summary().state == "running"

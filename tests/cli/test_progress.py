@@ -1,0 +1,61 @@
+"""What the screen shows of a study, from the files that the processes leave."""
+
+from pathlib import Path
+
+import pytest
+
+from feat_fed.cli.progress import StudyScreen, round_line
+from feat_fed.config import load_study
+from feat_fed.report import RoundRecord, RunStore, SiteRound
+from feat_fed.report.live import SiteLive, StudyLive
+
+
+@pytest.fixture
+def screen(tmp_path: Path) -> StudyScreen:
+    store = RunStore.create(tmp_path / "run", load_study("demo"))
+    return StudyScreen(store, {"a": tmp_path})
+
+
+def bar(screen: StudyScreen, site: str) -> tuple[float, str]:
+    task = next(each for each in screen._progress.tasks if each.description == site)
+    return task.completed, task.fields["note"]
+
+
+def study(phase: str, number: int, *replied: str) -> StudyLive:
+    return StudyLive.model_validate(
+        {"phase": phase, "round": number, "rounds": 3, "connected": ["a"], "replied": replied}
+    )
+
+
+def test_a_sites_bar_follows_its_round(screen: StudyScreen, tmp_path: Path) -> None:
+    total = load_study("demo").training.local_steps
+    screen.update(study("training", 1))
+    assert bar(screen, "a") == (0, "connected")
+    SiteLive(phase="training", round=1, step=7, steps=total, loss=0.5).write(tmp_path / "live.json")
+    screen.update(study("training", 1))
+    assert bar(screen, "a") == (7, "training, loss 0.500")
+    SiteLive(phase="idle", round=1).write(tmp_path / "live.json")
+    screen.update(study("training", 1))
+    assert bar(screen, "a") == (total, "sending")
+    screen.update(study("training", 1, "a"))
+    assert bar(screen, "a") == (total, "replied")
+    screen.update(study("training", 2))
+    assert bar(screen, "a") == (0, "connected")
+
+
+def test_a_finished_round_is_a_line_with_what_went_wrong() -> None:
+    sites = (
+        SiteRound(site="a", status="ok", examples=3, train_loss=0.5),
+        SiteRound(site="b", status="refused", reason="x is not finite"),
+    )
+    record = RoundRecord(
+        round=2,
+        started_at="2026-01-01T00:00:00+00:00",
+        seconds=61,
+        train_loss=0.5,
+        heldout_loss=None,
+        sites=sites,
+    )
+    line = round_line(record, 3)
+    assert line.startswith("round 2/3  1/2 sites  train loss 0.5000  held-out loss before it -")
+    assert line.endswith("(b refused: x is not finite)")
