@@ -3,7 +3,8 @@
 Our own transcription of the published equations and tensor shapes (arXiv 2506.04956), not the
 authors' code. Where :class:`feat_fed.model.FEAT` keeps tokens in one order, here
 
-- 1x1 convolutions are ``nn.Conv2d`` on (N, C, H, W), and blocks rearrange on their way;
+- 1x1 convolutions are ``nn.Conv2d`` on (N, C, H, W), blocks rearrange on their way, and what a
+  depthwise convolution makes is split into halves or q, k, v of their own, channels first;
 - adaLN is computed for every row of a block's batch: a frame, or a place of a temporal block;
 - k, v and r are three products, and norms, gates and residuals are separate operations.
 
@@ -67,6 +68,11 @@ def tokens(x_NCHW: Tensor, grid: Grid, *, by_frame: bool) -> Tensor:
     return rearrange(x_NCHW, "(b f) c h w -> (b h w) f c", f=grid.f)
 
 
+def split_images(x_NCHW: Tensor, parts: int) -> list[Tensor]:
+    """Return groups of channels, each in memory of its own, channels first."""
+    return [part.contiguous() for part in x_NCHW.chunk(parts, dim=1)]
+
+
 class TimestepEmbedding(nn.Module):
     """Sines and cosines of the timestep through a small MLP."""
 
@@ -93,7 +99,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the branch's output."""
-        a, b = self.dwconv(self.project_in(x_NCHW)).chunk(2, dim=1)
+        a, b = split_images(self.dwconv(self.project_in(x_NCHW)), 2)
         y: Tensor = self.project_out(F.gelu(a) * b)
         return y
 
@@ -155,10 +161,10 @@ class Block(nn.Module):
         """Return the tokens after both branches."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(time_NC).chunk(6, 1)
         mixed = self.att(modulate(self.ln1(x_NTC), shift1, scale1), res_NTC, grid)
-        x = x_NTC + gate1.unsqueeze(1) * (self.gamma1 * mixed)
+        x = x_NTC + (gate1 * self.gamma1).unsqueeze(1) * mixed
         fed = images(modulate(self.ln2(x), shift2, scale2), grid, by_frame=self.by_frame)
         fed = tokens(self.ffn(fed), grid, by_frame=self.by_frame)
-        return x + gate2.unsqueeze(1) * (self.gamma2 * fed)
+        return x + (gate2 * self.gamma2).unsqueeze(1) * fed
 
 
 class ChannelMixing(nn.Module):
@@ -174,7 +180,7 @@ class ChannelMixing(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the mixed images."""
-        qkv = self.qkv_dwconv(self.qkv(x_NCHW)).chunk(3, dim=1)
+        qkv = split_images(self.qkv_dwconv(self.qkv(x_NCHW)), 3)
         by_head = "n (e c) h w -> n e c (h w)"
         q, k, v = (rearrange(each, by_head, e=self.num_heads) for each in qkv)
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
@@ -263,13 +269,13 @@ class PublishedFEAT(nn.Module):
         grid = Grid(b, f, height // p, width // p)
         z = rearrange(z_BFCHW, "b f c h w -> (b f) c h w")
         x = res = self.x_embedder(z)
+        res_by_place = rearrange(res, "(b f) l c -> (b l) f c", b=b)
         time_BC = self.t_embedder(t_B)
         time_by_frame = repeat(time_BC, "b c -> (b f) c", f=f)
         time_by_place = repeat(time_BC, "b c -> (b l) c", l=grid.h * grid.w)
         for i, restormer in enumerate(self.restormers):
             x = self.blocks[2 * i](x, time_by_frame, res, grid)
             x = rearrange(x, "(b f) l c -> (b l) f c", b=b)
-            res_by_place = rearrange(res, "(b f) l c -> (b l) f c", b=b)
             x = self.blocks[2 * i + 1](x, time_by_place, res_by_place, grid)
             x = rearrange(x, "(b l) f c -> (b f) l c", b=b)
             x = restormer(x, time_by_frame, grid)

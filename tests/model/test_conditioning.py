@@ -186,7 +186,7 @@ def test_wkv_is_not_run_in_the_chosen_trios_and_is_in_the_others() -> None:
     assert torch.equal(model(z, t, identity_trios=()), plain)
     assert not torch.allclose(plain, without)
 
-    def refuse(*_: Tensor) -> Tensor:
+    def refuse(*_: Tensor, **__: object) -> Tensor:
         raise AssertionError("WKV was run")
 
     for block in (model.trios[1].spatial, model.trios[1].temporal):

@@ -42,7 +42,7 @@ def test_a_finished_run_tells_its_numbers(finished_report: Path) -> None:
         "5 of 6 updates aggregated",
         "✕ No answer no answer before the deadline",
         "Differential privacy: off.",
-        "hidden_size: 96",
+        "hidden_size: 128",
         "torch 2.13.0",
     ):
         assert phrase in words
