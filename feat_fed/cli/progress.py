@@ -146,7 +146,7 @@ def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
 def _until(deadline: float | None) -> str:
     if deadline is None:
         return ""
-    return f" (giving up at {time.strftime('%H:%M:%S', time.localtime(deadline))})"
+    return f" (until {time.strftime('%H:%M:%S', time.localtime(deadline))})"
 
 
 def _loss(value: float | None) -> str:

@@ -48,6 +48,9 @@ class SitesConfig(StrictModel):
 
     minimum: int = Field(2, ge=1, description="sites without which no round starts")
     wait_sec: float = Field(600, gt=0, description="for the minimum, before the study gives up")
+    settle_sec: float = Field(
+        20, ge=0, description="that the others get once the minimum is there, in each round"
+    )
     round_sec: float = Field(3600, gt=0, description="a round's deadline; late replies are dropped")
 
 

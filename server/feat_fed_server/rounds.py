@@ -152,8 +152,10 @@ class RoundLoop:
         deadline = time.time() + self._study.sites.round_sec
         site_of = {node: site for site, node in self._connected.items()}
         nodes = [message.metadata.dst_node_id for message in messages]
-        pending = dict(zip(self._grid.push_messages(messages), nodes, strict=True))
-        replies: list[Reply] = []
+        pushed = dict(zip(nodes, self._grid.push_messages(messages), strict=True))
+        # Flower gives no id for a message that it could not take.
+        pending = {message_id: node for node, message_id in pushed.items() if message_id}
+        replies = [missing(site_of[node]) for node, message_id in pushed.items() if not message_id]
         phase = "training" if assignment.task == "train" else "scoring"
         while pending and time.time() < deadline:
             self._tell(phase, assignment.round, [each.site for each in replies], deadline)
@@ -174,19 +176,26 @@ class RoundLoop:
         return replies + [missing(site_of[node]) for node in pending.values()]
 
     def _wait_for_sites(self, number: int) -> None:
-        """Wait until the study's minimum is connected; say who is missing."""
-        needed, deadline = self._study.sites.minimum, time.time() + self._study.sites.wait_sec
+        """Wait for all sites a while, for the study's minimum longer; say who is missing."""
+        needed, sites = self._study.sites.minimum, self._study.sites
+        give_up_at, settled_at = time.time() + sites.wait_sec, None
         while True:
             self._connected = self._roster.online(tuple(self._grid.get_nodes()))
             absent = [name for name in self._roster.expected if name not in self._connected]
-            if len(self._connected) >= needed:
+            if len(self._connected) >= len(self._roster.expected):
                 return
-            if time.time() > deadline:
-                raise FederationError(
-                    f"{len(self._connected)} of the {needed} sites that the study needs came "
-                    f"within {self._study.sites.wait_sec:.0f} s; missing: {', '.join(absent)}"
-                )
-            self._tell("waiting", number, (), deadline)
+            if len(self._connected) < needed:
+                settled_at = None
+                if time.time() > give_up_at:
+                    raise FederationError(
+                        f"{len(self._connected)} of the {needed} sites that the study needs came "
+                        f"within {sites.wait_sec:.0f} s; missing: {', '.join(absent)}"
+                    )
+            else:
+                settled_at = settled_at or time.time() + sites.settle_sec
+                if time.time() >= settled_at:
+                    return
+            self._tell("waiting", number, (), settled_at or give_up_at)
             time.sleep(_POLL_SEC)
 
     def _tell(

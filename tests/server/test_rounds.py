@@ -30,7 +30,7 @@ STUDY = StudyConfig.model_validate(
         "model": {"in_channels": 6, "hidden_size": 16, "num_trios": 1, "num_heads": 2},
         "clips": {"frames": 2, "size_px": 16},
         "strategy": {"ema_decay": 0.5},
-        "sites": {"minimum": 2, "wait_sec": 0.3, "round_sec": 0.5},
+        "sites": {"minimum": 2, "wait_sec": 0.3, "settle_sec": 0.2, "round_sec": 0.5},
     }
 )
 
@@ -264,3 +264,23 @@ def test_a_stranger_is_not_asked(store: RunStore) -> None:
         *("a", "b"),
     )
     assert len([each for each in grid.asked if each.task == "train"]) == 4
+
+
+def test_a_site_that_comes_a_little_later_takes_part_from_the_start(store: RunStore) -> None:
+    sites = {name: honest(name, 1.0) for name in "abc"}
+    grid = FakeGrid(sites)
+    looks = iter([1, 2, 2, 2, 3])
+    everyone = grid.get_nodes
+    grid.get_nodes = lambda: everyone()[: next(looks, 3)]  # type: ignore[method-assign]
+    roster = KeyRoster({name.encode(): name for name in sites})
+    RoundLoop(grid, roster, store).run()  # type: ignore[arg-type]
+    assert [site.site for site in store.rounds()[0].sites] == ["a", "b", "c"]
+
+
+def test_a_message_that_flower_does_not_take_is_a_missing_reply(store: RunStore) -> None:
+    sites = {name: honest(name, 1.0) for name in "abc"}
+    grid = FakeGrid(sites)
+    push = grid.push_messages
+    grid.push_messages = lambda messages: [*push(messages)[:-1], ""]  # type: ignore[method-assign]
+    RoundLoop(grid, KeyRoster({n.encode(): n for n in sites}), store).run()  # type: ignore[arg-type]
+    assert [site.status for site in store.rounds()[0].sites].count("missing") == 1
