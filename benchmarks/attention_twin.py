@@ -28,7 +28,7 @@ from einops import rearrange
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from memory import added_bytes
-from timing import Job, default_device, header, medians, parser, take_turns, write_report
+from timing import Job, default_device, header, parse, parser, take_turns, write_report
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -177,32 +177,29 @@ class Work:
 def measure(config: FEATConfig, clip: Clip, device: str, runs: int) -> list[dict[str, object]]:
     """Return a row for each network, timed in turn."""
     jobs: dict[str, Job] = {}
-    rows: list[dict[str, object]] = []
-    builders = networks(config)
-    for name, build in builders.items():
+    facts: dict[str, dict[str, object]] = {}
+    for name, build in networks(config).items():
         torch.manual_seed(0)
         work = Work(build().to(device), *latents(config, clip, device))
+        work.step()
         jobs |= {f"{name} step": work.step, f"{name} evaluation": work.evaluate}
         parameters = size_of(work.model)
-        rows.append(
-            {
-                "network": name,
-                "px": clip[0],
-                "frames": clip[1],
-                "parameters": parameters,
-                "weights_bytes": 4 * parameters,
-                "forward_flops": forward_flops(build, config, clip),
-                "step_added_bytes": added_bytes(work.step, device),
-            }
-        )
-    # Measuring memory has warmed the steps up.
+        facts[name] = {
+            "network": name,
+            "px": clip[0],
+            "frames": clip[1],
+            "parameters": parameters,
+            "weights_bytes": 4 * parameters,
+            "forward_flops": forward_flops(build, config, clip),
+            "step_added_bytes": added_bytes(work.step, device),
+        }
+    # The steps are warm.
     times = take_turns(jobs, device, runs, warm_up=False)
-    found = medians(times)
-    for row in rows:
-        name = row["network"]
-        row |= {"step_sec": found[f"{name} step"], "evaluation_sec": found[f"{name} evaluation"]}
-        row["step_runs_sec"] = times[f"{name} step"]
-    return rows
+    for name, row in facts.items():
+        for what in ("step", "evaluation"):
+            found = times[f"{name} {what}"]
+            row |= {f"{what}_sec": found.median_sec, f"{what}_runs": found.record()}
+    return list(facts.values())
 
 
 def published_flops(clips: list[Clip]) -> list[dict[str, object]]:
@@ -236,7 +233,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def plot(
-    rows: list[dict[str, Any]], resolutions: list[Clip], lengths: list[Clip], path: Path
+    rows: list[dict[str, Any]], resolutions: list[Clip], lengths: list[Clip], path: Path, cpu: bool
 ) -> None:
     """Draw time against resolution and against frames."""
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "feat-fed"}):
@@ -259,7 +256,7 @@ def plot(
             axes.set_xticks([row[key] for row in chosen], [str(row[key]) for row in chosen])
             axes.minorticks_off()
             axes.grid(alpha=0.3)
-        left.set_ylabel("seconds a clip")
+        left.set_ylabel(f"{'CPU ' if cpu else ''}seconds a clip")
         left.legend(fontsize=8)
         figure.savefig(path)
 
@@ -270,7 +267,7 @@ def main() -> None:
     options.add_argument("--device", choices=["cpu", "cuda"], default=default_device())
     options.add_argument("--trios", type=int, default=1, help="of FEAT-S, 9 as published")
     options.add_argument("--quick", action="store_true", help="thin networks, small clips")
-    chosen = options.parse_args()
+    chosen = parse(options)
     config = FEATConfig(num_trios=chosen.trios)
     resolutions, lengths = RESOLUTIONS, LENGTHS
     if chosen.quick:
@@ -291,7 +288,7 @@ def main() -> None:
     }
     write_report(chosen.out, report)
     if chosen.out:
-        plot(rows, resolutions, lengths, chosen.out.with_suffix(".svg"))
+        plot(rows, resolutions, lengths, chosen.out.with_suffix(".svg"), chosen.device == "cpu")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from timing import Job, header, medians, parser, take_turns, write_report
+from timing import Job, header, parse, parser, take_turns, write_report
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from traffic import bytes_moved
@@ -40,7 +40,7 @@ CALLS = 5
 
 def seconds_of(job: Job, runs: int) -> float:
     """Return the median seconds of a call."""
-    return medians(take_turns({"job": job}, "cuda", runs, calls=CALLS))["job"]
+    return take_turns({"job": job}, "cuda", runs, calls=CALLS)["job"].median_sec
 
 
 def ceilings(runs: int) -> dict[str, float]:
@@ -133,7 +133,7 @@ def measure_wkv(tokens: int, runs: int, ceiling: dict[str, float]) -> dict[str, 
 
 def main() -> None:
     """Measure, print, and write what was found."""
-    chosen = parser(__doc__, runs=5).parse_args()
+    chosen = parse(parser(__doc__, runs=5))
     if not torch.cuda.is_available():
         sys.exit(
             "gpu.py: torch finds no CUDA device here; run it where there is a GPU, with a CUDA "

@@ -15,12 +15,12 @@ _RESET_PEAK = "5"
 
 
 def added_bytes(job: Callable[[], object], device: str) -> int | None:
-    """Return the peak of a second run of ``job`` over what was held before it.
+    """Return the peak of a run of ``job`` over what was held before it.
 
-    The first run makes what stays: gradients, caches. On a GPU these are bytes of its
-    allocator, on a CPU of the process's resident set; None where Linux does not tell.
+    It should have run before, so that what stays is there: gradients, caches. On a GPU these
+    are bytes of its allocator, on a CPU of the process's resident set; None where Linux does
+    not tell.
     """
-    job()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -164,7 +164,8 @@ class Block(nn.Module):
         x = x_NTC + (gate1 * self.gamma1).unsqueeze(1) * mixed
         fed = images(modulate(self.ln2(x), shift2, scale2), grid, by_frame=self.by_frame)
         fed = tokens(self.ffn(fed), grid, by_frame=self.by_frame)
-        return x + (gate2 * self.gamma2).unsqueeze(1) * fed
+        y: Tensor = x + (gate2 * self.gamma2).unsqueeze(1) * fed
+        return y
 
 
 class ChannelMixing(nn.Module):
@@ -207,7 +208,8 @@ class ChannelBlock(nn.Module):
         mixed = self.attn(images(modulate(self.norm1(x_NTC), shift1, scale1), grid, by_frame=True))
         x = x_NTC + gate1.unsqueeze(1) * tokens(mixed, grid, by_frame=True)
         fed = self.ffn(images(modulate(self.norm2(x), shift2, scale2), grid, by_frame=True))
-        return x + gate2.unsqueeze(1) * tokens(fed, grid, by_frame=True)
+        y: Tensor = x + gate2.unsqueeze(1) * tokens(fed, grid, by_frame=True)
+        return y
 
 
 class PatchEmbedding(nn.Module):
@@ -220,7 +222,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, z_NCHW: Tensor) -> Tensor:
         """Return tokens (N, L, C)."""
-        return rearrange(self.proj(z_NCHW), "n c h w -> n (h w) c")
+        x: Tensor = rearrange(self.proj(z_NCHW), "n c h w -> n (h w) c")
+        return x
 
 
 class FinalLayer(nn.Module):
@@ -281,4 +284,5 @@ class PublishedFEAT(nn.Module):
             x = restormer(x, time_by_frame, grid)
         patches = self.final_layer(x, time_by_frame)
         out = rearrange(patches, "n (h w) (p q c) -> n c (h p) (w q)", h=grid.h, p=p, q=p)
-        return rearrange(out + self.res_conv(z), "(b f) c h w -> b f c h w", b=b)
+        clip: Tensor = rearrange(out + self.res_conv(z), "(b f) c h w -> b f c h w", b=b)
+        return clip

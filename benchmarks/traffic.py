@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class Traffic(TorchDispatchMode):
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count while it is active, forward and backward alike; the sum is in ``bytes``.
 
     Each operation reads its arguments and writes its results once. What only makes another
@@ -19,7 +19,7 @@ class Traffic(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(
@@ -43,7 +43,7 @@ def bytes_moved(job: Callable[[], object]) -> int:
     """Return what :class:`Traffic` counts in one call of ``job``."""
     with Traffic() as traffic:
         job()
-    return traffic.bytes
+    return int(traffic.bytes)
 
 
 def _tensors(tree: object) -> list[Tensor]:

@@ -1,23 +1,17 @@
 """Time the forms of FEAT's WKV operator, forward and backward: ``python benchmarks/wkv.py``.
 
 Each form computes the paper's equation (arXiv 2506.04956) at the shapes of FEAT-S's blocks.
-They take turns, and the median of their runs is printed beside what copying k, v and y once
-would cost. Shapes: B sequences, T tokens, C channels; ``w`` and ``u`` raw.
+They take turns, and the median cost of their runs is printed beside that of copying what they
+must read and write. Shapes: B sequences, T tokens, C channels; ``w`` and ``u`` raw.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.util import find_spec
-from pathlib import Path
 
 import torch
+from timing import Job, default_device, header, parse, parser, take_turns, write_report
 from torch import Tensor
 
 from feat_fed.model.wkv import wkv_blocked, wkv_paper
@@ -30,6 +24,7 @@ SHAPES = {
     "256 px, space": (16, 256, 512),
     "512 px, space": (4, 1024, 512),
 }
+QUICK_SHAPES = {"thin": (2, 20, 8)}
 MATRIX_TOKENS = 256
 """Beyond this many tokens the (C, T, T) matrix of the matmul form is too large to be of use."""
 
@@ -97,17 +92,6 @@ def forms(device: str) -> dict[str, WKV]:
     return all_forms | ({"triton": wkv_paper} if device == "cuda" and find_spec("triton") else {})
 
 
-def seconds(work: Callable[[], object], device: str) -> float:
-    """Return how long one call takes, the device's queue included."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def measure(
     shape: tuple[int, int, int], device: str, dtype: torch.dtype, runs: int
 ) -> dict[str, float]:
@@ -118,10 +102,10 @@ def measure(
     leaves = [x.requires_grad_() for x in (k, v, w, u)]
     expected = wkv_blocked(k, v, w, u).detach()
 
-    def both_ways(form: WKV) -> Callable[[], object]:
+    def both_ways(form: WKV) -> Job:
         return lambda: torch.autograd.grad(form(*leaves), leaves, gy)
 
-    work: dict[str, Callable[[], object]] = {}
+    work: dict[str, Job] = {}
     for name, form in forms(device).items():
         if name == "matmul" and shape[1] > MATRIX_TOKENS:
             continue
@@ -130,13 +114,8 @@ def measure(
     # Forward reads k, v and writes y; backward reads k, v, gy and writes gk, gv: four copies.
     copies = [x.detach() for x in (k, v, gy, gy)]
     work["copy"] = lambda: [x.clone() for x in copies]
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for each in range(runs + 1):
-        for name, job in work.items():
-            taken = seconds(job, device)
-            if each:  # The first turn warms caches and compiles.
-                times[name].append(taken)
-    return {name: 1000 * statistics.median(taken) for name, taken in times.items()}
+    times = take_turns(work, device, runs)
+    return {name: 1000 * taken.median_sec for name, taken in times.items()}
 
 
 def print_table(shape_name: str, shape: tuple[int, int, int], found: dict[str, float]) -> None:
@@ -148,33 +127,21 @@ def print_table(shape_name: str, shape: tuple[int, int, int], found: dict[str, f
 
 def main() -> None:
     """Measure, print, and write what was found."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    default = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=default)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--runs", type=int, default=5, help="timed runs of each form")
-    parser.add_argument("--divide", type=int, default=1, help="divide B, for a small machine")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
-    options = parser.parse_args()
-    dtype = getattr(torch, options.dtype)
+    options = parser(__doc__, runs=5)
+    options.add_argument("--device", choices=["cpu", "cuda"], default=default_device())
+    options.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    options.add_argument("--divide", type=int, default=1, help="divide B, for a small machine")
+    options.add_argument("--quick", action="store_true", help="one thin shape")
+    chosen = parse(options)
+    dtype = getattr(torch, chosen.dtype)
     results = []
-    for name, (B, T, C) in SHAPES.items():
-        shape = (max(B // options.divide, 1), T, C)
-        found = measure(shape, options.device, dtype, options.runs)
+    for name, (B, T, C) in (QUICK_SHAPES if chosen.quick else SHAPES).items():
+        shape = (max(B // chosen.divide, 1), T, C)
+        found = measure(shape, chosen.device, dtype, chosen.runs)
         print_table(name, shape, found)
         results.append({"name": name, "shape_BTC": shape, "median_ms": found})
-    if options.out:
-        cuda = options.device == "cuda"
-        report = {
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "device": torch.cuda.get_device_name() if cuda else platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "dtype": options.dtype,
-            "runs": options.runs,
-            "results": results,
-        }
-        options.out.write_text(json.dumps(report, indent=2) + "\n")
+    report = {"dtype": chosen.dtype, "runs": chosen.runs, "results": results}
+    write_report(chosen.out, {**header(chosen.device), **report})
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ class ChildGroup:
     """Children that live no longer than the ``with`` block, whatever ends it.
 
     Each runs in a session of its own, so that Ctrl-C reaches the supervisor alone and
-    the children are stopped in order (last started first); each is killed by the kernel
+    the children are all asked to end, then killed; each is killed by the kernel too
     if the supervisor dies.
     """
 
@@ -100,8 +100,12 @@ class ChildGroup:
 
     def stop(self) -> None:
         """End all children and whatever they started; returns when none is left."""
+        families = [_family(child.process) for child in reversed(self._children)]
         for child in reversed(self._children):
-            _stop_tree(child.process, self._grace_sec)
+            if child.process.poll() is None:
+                child.process.send_signal(signal.SIGTERM)
+        for child, family in zip(reversed(self._children), families, strict=True):
+            _end(child.process, family, self._grace_sec)
         self._children.clear()
 
 
@@ -133,6 +137,10 @@ def require_free(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except socket.gaierror as error:
+            raise ConfigError(
+                f"{host!r} is no address of this machine: {error.strerror}"
+            ) from error
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {host}:{port}: {error.strerror}; "
@@ -151,17 +159,20 @@ def wait_for_port(host: str, port: int, group: ChildGroup, *, timeout_sec: float
     raise ChildError(f"nothing answered on {host}:{port} within {timeout_sec:.0f} s")
 
 
-def _stop_tree(process: subprocess.Popen[bytes], grace_sec: float) -> None:
-    """SIGTERM the process, wait, then SIGKILL it and all its descendants."""
-    family: list[psutil.Process] = []
+def _family(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Return the process and all its descendants, also those in sessions of their own."""
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(process.pid)
-        family = [root, *root.children(recursive=True)]
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(grace_sec)
-    # A descendant may have a session of its own, so the process group does not reach it.
+        return [root, *root.children(recursive=True)]
+    return []
+
+
+def _end(
+    process: subprocess.Popen[bytes], family: Sequence[psutil.Process], grace_sec: float
+) -> None:
+    """Give a process that was asked to end some time, then kill it and its descendants."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace_sec)
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()

@@ -17,7 +17,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,38 +99,41 @@ class Executor:
             time.sleep(_POLL_SEC)
 
     def _in_child(self, task_type: str, token: str) -> None:
-        parent_pid = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                end_with_parent(parent_pid)
-                self._answer(task_type, token)
-                status = 0
-            except BaseException:
-                log.exception("a task could not be answered")
-            finally:
-                logging.shutdown()
-                os._exit(status)
-        _, status = os.waitpid(pid, 0)
+        """Handle a task in a child that holds the message while its own child works on it."""
+        status = _forked(lambda: self._answer(task_type, token))
         if status:
-            log.error("the child that answered a task ended with %s", _describe(status))
+            log.error("a task could not be answered: its process ended with %s", status)
 
     def _answer(self, task_type: str, token: str) -> None:
-        """Pull one message, let the application answer it, push the reply."""
-        client = self._client(RuntimeTokenHttpInterceptor(token))
-        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
-        heartbeat.start()
+        """Pull one message and see to it that a reply goes out."""
+        client = self._task_client(token)
         message, context, _, fab = pull_task_input(client)
         if refusal := self.refusal(task_type, fab):
             log.error("refused a task: %s", refusal)
-            reply = Message(Error(ErrorCode.INVALID_FAB, refusal), reply_to=message)
+            push_message(
+                client, Message(Error(ErrorCode.INVALID_FAB, refusal), reply_to=message), context
+            )
         else:
-            reply = self._reply(message, context)
-        push_message(client, reply, context)
+            self._work(client, token, message, context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
-        heartbeat.stop()
         client.close()
+
+    def _work(
+        self, client: RuntimeHttpClient, token: str, message: Message, context: Context
+    ) -> None:
+        """Let the application reply in a child; reply in its place if that one is killed."""
+
+        def work() -> None:
+            push_message(self._task_client(token), self._reply(message, context), context)
+
+        # The heartbeat is a thread, so it starts after the fork, in the process that waits.
+        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        status = _forked(work, meanwhile=heartbeat.start)
+        heartbeat.stop()
+        if status:
+            log.error("the process that trained ended with %s", status)
+            reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+            push_message(client, reply, context)
 
     def refusal(self, task_type: str, fab: Fab) -> str | None:
         """Return why a task is not run, or None. Only what was received counts, not its name."""
@@ -147,6 +150,9 @@ class Executor:
             # The text may name a file or a patient, so a fixed phrase goes out instead.
             log.exception("the application failed")
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+
+    def _task_client(self, token: str) -> RuntimeHttpClient:
+        return self._client(RuntimeTokenHttpInterceptor(token))
 
     def _client(
         self,
@@ -171,10 +177,28 @@ def trusted_bundles(site: SiteConfig) -> frozenset[str]:
     return frozenset(site.trusted_bundles or (bundle()[1],))
 
 
-def _describe(status: int) -> str:
-    if os.WIFSIGNALED(status):
-        return f"signal {os.WTERMSIG(status)}"
-    return f"exit status {os.WEXITSTATUS(status)}"
+def _forked(work: Callable[[], None], meanwhile: Callable[[], None] | None = None) -> str:
+    """Do ``work`` in a child and wait; return how it failed, or an empty text.
+
+    The child ends with this process. ``meanwhile`` runs here once the child is there.
+    """
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            end_with_parent(parent_pid)
+            work()
+            status = 0
+        except BaseException:
+            log.exception("the work failed")
+        finally:
+            logging.shutdown()
+            os._exit(status)
+    if meanwhile:
+        meanwhile()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return "" if code == 0 else f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -25,12 +25,19 @@ def make_site_key(path: Path) -> Path:
         If a key is there already; it is not replaced.
     """
     public_path = path.with_suffix(".pub")
+    if path == public_path:
+        raise ConfigError(f"{path} is the name of the public half; name the key site.key, say")
     for each in (path, public_path):
         if each.exists():
             raise ConfigError(f"{each} exists; delete it first if the key is to be replaced")
     if not path.parent.is_dir():
         raise ConfigError(f"the folder {path.parent} does not exist; make it first")
     key = ec.generate_private_key(ec.SECP384R1())
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    write_bytes_atomically(public_path, public + b"\n")
+    # The private half last: where it is, the public one is too.
     write_bytes_atomically(
         path,
         key.private_bytes(
@@ -40,10 +47,6 @@ def make_site_key(path: Path) -> Path:
         ),
         mode=0o600,
     )
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    write_bytes_atomically(public_path, public + b"\n")
     return public_path
 
 

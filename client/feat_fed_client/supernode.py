@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import re
 import secrets
 import socket
@@ -32,6 +33,7 @@ _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 # In the SuperNode's last words: the server's door, and Flower 1.41.
 _UNKNOWN_KEY = "code: 9401"
+_WRONG_CLOCK = "code: 9402"
 _KEY_IN_USE = "code: 2004"
 
 
@@ -66,12 +68,24 @@ class SiteLauncher:
 
         Raises
         ------
+        ConfigError
+            If another client runs with this site's store.
         RefusedError
             If the server turns this site away, or is not the study's.
         ChildError
             If the executor ends.
         """
         self._state.mkdir(parents=True, exist_ok=True)
+        with (self._state / "client.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"store: another client is running with {self._site.store}; stop it first"
+                ) from None
+            self._run()
+
+    def _run(self) -> None:
         write_bytes_atomically(self._secret, secrets.token_bytes(32), mode=0o600)
         self._wait_for_server()
         with ChildGroup() as children:
@@ -91,7 +105,7 @@ class SiteLauncher:
             return
         self._look_at = time.monotonic() + _LOOK_SEC
         with contextlib.suppress(RefusedError):
-            if server_answers(self._link):
+            if server_absence(self._link) is None:
                 self._once(f"connected to {self._link.address}; waiting for the study")
                 return
         self._once("the server is away; waiting for it to come back")
@@ -107,6 +121,11 @@ class SiteLauncher:
                 f"the server at {self._link.address} does not know the key of "
                 f"{self._site.name}: send {self._link.private_key.with_suffix('.pub')} to "
                 f"the coordinator, who registers it as {self._site.name}.pub"
+            )
+        if _WRONG_CLOCK in last_words:
+            raise RefusedError(
+                "the clocks of this machine and the server differ by more than Flower allows (5 s "
+                "ahead, 5 minutes behind): set this machine's clock, best by NTP"
             )
         if _KEY_IN_USE in last_words:
             self._once(
@@ -161,8 +180,8 @@ class SiteLauncher:
         )
 
     def _wait_for_server(self) -> None:
-        while not server_answers(self._link):
-            self._once(f"waiting for the server at {self._link.address}")
+        while reason := server_absence(self._link):
+            self._once(f"waiting for the server at {self._link.address} ({reason})")
             time.sleep(1.0)
 
     def _once(self, line: str) -> None:
@@ -198,8 +217,8 @@ def check_link(site: SiteConfig) -> ServerLinkConfig:
     return link
 
 
-def server_answers(link: ServerLinkConfig) -> bool:
-    """Return whether the study's server is there; False while nothing can be reached.
+def server_absence(link: ServerLinkConfig) -> str | None:
+    """Return why the study's server cannot be reached, or None if it is there.
 
     Raises
     ------
@@ -213,20 +232,22 @@ def server_answers(link: ServerLinkConfig) -> bool:
             socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_SEC) as plain,
             context.wrap_socket(plain, server_hostname=host),
         ):
-            return True
+            return None
     except ssl.SSLCertVerificationError as error:
         raise RefusedError(
             f"the server at {link.address} is not the one that "
             f"{link.ca_certificate} vouches for ({error.verify_message}); "
             "ask the coordinator for the right address and ca.crt"
         ) from error
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return "it hung up"  # a server that is stopping
     except ssl.SSLError as error:
         raise RefusedError(
             f"what answers at {link.address} does not speak TLS "
             f"({error.reason or 'no handshake'}); check server.address"
         ) from error
-    except OSError:
-        return False
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _read(path: Path) -> str:

@@ -16,9 +16,9 @@ import yaml
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.cli.console import say
-from feat_fed.cli.finish import finish, stopped
 from feat_fed.cli.progress import StudyScreen
-from feat_fed.cli.study import announce_complete, open_run, require_enough, resolve_study
+from feat_fed.cli.runs import run_to_report
+from feat_fed.cli.study import require_enough, resolve_study
 from feat_fed.config import SiteDataConfig, load_site
 from feat_fed.data.scan import KEY_FILE
 from feat_fed.errors import DataError
@@ -53,10 +53,8 @@ def demo(
     over TLS on loopback. Takes some minutes on two CPU cores.
     """
     config = resolve_study(study, rounds)
-    store = open_run(runs / (run or time.strftime("demo-%Y%m%d-%H%M%S")), config)
-    if announce_complete(store):
-        return
-    with stopped(store):
+
+    def train(store: RunStore) -> None:
         hospitals = demo_data(store, data)
         require_enough(config, len(hospitals))
         consortium = Consortium.make(store.root, hospitals)
@@ -64,7 +62,8 @@ def demo(
             fix_pseudonyms(consortium, store.study.seed)
         say(f"{len(hospitals)} hospitals: {', '.join(hospitals)}; everything is in {store.root}")
         _run(store, consortium)
-    finish(store)
+
+    run_to_report(runs / (run or time.strftime("demo-%Y%m%d-%H%M%S")), config, train)
 
 
 def _run(store: RunStore, consortium: Consortium) -> None:
@@ -124,6 +123,7 @@ class Consortium:
             folder = root / "sites" / name
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "site.key").exists():
+                (folder / "site.pub").unlink(missing_ok=True)
                 make_site_key(folder / "site.key")
             (keys / f"{name}.pub").write_bytes((folder / "site.pub").read_bytes())
             files[name] = folder / "site.yaml"

@@ -24,8 +24,14 @@ def provision(
     What exists is kept. Says which hospitals' public keys are still missing.
     """
     from feat_fed.config import load_federation
+    from feat_fed.errors import ConfigError
     from feat_fed.processes import split_address
-    from feat_fed_server.certificates import TlsFiles, make_ca, make_server_certificate
+    from feat_fed_server.certificates import (
+        TlsFiles,
+        certified_hosts,
+        make_ca,
+        make_server_certificate,
+    )
 
     config = load_federation(federation)
     tls, sites = TlsFiles(federation.parent / "tls"), federation.parent / "sites"
@@ -34,10 +40,15 @@ def provision(
     if not tls.ca_certificate.exists():
         make_ca(tls)
         say(f"made the CA: {tls.ca_certificate} (give this to every hospital)")
+    hosts = (split_address(config.address)[0], *(host or ()))
     if not tls.certificate.exists():
-        hosts = (split_address(config.address)[0], *(host or ()))
         make_server_certificate(tls, hosts=hosts)
         say(f"made the server's certificate for {', '.join(hosts)}: {tls.certificate}")
+    elif others := set(hosts) - certified_hosts(tls):
+        raise ConfigError(
+            f"{tls.certificate} is not for {', '.join(sorted(others))}: delete it and server.key "
+            "beside it and run `feat-fed provision` again; hospitals keep their ca.crt"
+        )
     missing = [name for name in config.sites if not (sites / f"{name}.pub").exists()]
     if missing:
         say(

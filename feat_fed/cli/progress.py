@@ -54,9 +54,10 @@ class StudyScreen:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TextColumn("left:"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
             console=console,
             transient=True,
+            speed_estimate_period=3600,
         )
         self._rounds = self._progress.add_task("rounds", total=store.study.rounds, note="starting")
         self._sites: dict[str, TaskID] = {}
@@ -86,11 +87,14 @@ class StudyScreen:
         if live.phase == "waiting" and live.missing != self._told_missing:
             say(f"waiting for {', '.join(live.missing)}" + _until(live.deadline))
         self._told_missing = live.missing if live.phase == "waiting" else None
-        self._progress.update(self._rounds, completed=self._told_rounds, note=_PHASES[live.phase])
-        for site in sorted({*live.connected, *live.missing}):
-            self._show_site(site, live)
+        shares = [self._show_site(site, live) for site in sorted({*live.connected, *live.missing})]
+        within = sum(shares) / len(shares) if live.phase == "training" else 0.0
+        self._progress.update(
+            self._rounds, completed=self._told_rounds + within, note=_PHASES[live.phase]
+        )
 
-    def _show_site(self, site: str, live: StudyLive) -> None:
+    def _show_site(self, site: str, live: StudyLive) -> float:
+        """Show a site's bar; return the share of the round that it has done."""
         if site not in self._sites:
             total = self._store.study.training.local_steps
             self._sites[site] = self._progress.add_task(site, total=total, note="")
@@ -102,11 +106,9 @@ class StudyScreen:
         if local is not None and local.round != live.round:
             local = None  # of the round before
         done = site in live.replied or (local is not None and local.phase == "idle")
-        self._progress.update(
-            task,
-            completed=total if done else local.step if local else 0,
-            note=_site_note(site, live, local),
-        )
+        steps = total if done else local.step if local else 0
+        self._progress.update(task, completed=steps, note=_site_note(site, live, local))
+        return steps / total
 
     def _knows(self, site: str) -> bool:
         return site in self._site_stores

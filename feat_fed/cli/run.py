@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from feat_fed import __version__
 from feat_fed.cli.console import output, say
 from feat_fed.config import SamplerConfig, validate
 from feat_fed.report import RunStore, write_report, write_samples
+from feat_fed.versions import MATTERS, installed_versions
 
 Run = Annotated[Path, typer.Option(help="A run's folder, such as runs/demo.")]
-
-MATTERS = (
-    *("torch", "numpy", "flwr", "ray", "deepspeed", "monai", "pydicom", "av"),
-    *("diffusers", "safetensors", "cryptography"),
-)
-"""Packages whose version can change a run's numbers or who can take part in it."""
 
 
 def sample(
@@ -81,14 +73,7 @@ def report(run: Run) -> None:
 
 def version() -> None:
     """Print the versions of everything that matters for reproducing a run."""
-    output.print(f"feat-fed {__version__}")
-    output.print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
-    for name in MATTERS:
-        output.print(f"{name} {_version(name)}")
-
-
-def _version(name: str) -> str:
-    try:
-        return installed(name)
-    except PackageNotFoundError:
-        return "not installed"
+    found = installed_versions()
+    for name in ("feat-fed", "python", *MATTERS):
+        output.print(f"{name} {found.get(name, 'not installed')}")
+    output.print(f"{platform.system()} {platform.machine()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -24,10 +25,13 @@ def client(
     """
     from feat_fed.config import ClipConfig, dump_yaml, load_site
     from feat_fed.data import scan, site_key
+    from feat_fed.train import resolve_device
     from feat_fed_client.supernode import SiteLauncher, check_link
 
+    os.umask(0o077)  # all that a site keeps is its own: keys, latents, logs
     site = load_site(site_config)
     check_link(site)
+    resolve_device(site.device)
     inventory = scan(site.data, key=site_key(site.store), clips=ClipConfig(frames=1))
     patients = len({entry.patient for entry in inventory.clips})
     say(f"{site.name}: {len(inventory.clips)} readable clips of {patients} patients")

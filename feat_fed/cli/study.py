@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from feat_fed.cli.console import output, say
-from feat_fed.cli.finish import finish, stopped
 from feat_fed.cli.progress import StudyScreen
+from feat_fed.cli.runs import run_to_report
 from feat_fed.config import StudyConfig, dump_yaml, load_federation, load_study
-from feat_fed.errors import ConfigError, RunError
+from feat_fed.errors import ConfigError
+from feat_fed.processes import require_free, split_address
 from feat_fed.report.run_store import RunStore
 
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds; the study's own number if unset.")]
@@ -51,19 +52,21 @@ def server(
     members = load_federation(federation)
     require_enough(config, len(members.sites))
     keys = read_public_keys(federation.parent / "sites", members.sites)
-    store = open_run(runs / (run or config.name), config)
-    if announce_complete(store):
-        return
-    with StudyScreen(store) as screen, stopped(store):
-        StudyLauncher(
-            store=store,
-            listen=listen or members.address,
-            tls=TlsFiles(federation.parent / "tls"),
-            sites=keys,
-            tell=say,
-            watch=screen.update,
-        ).run()
-    finish(store)
+    address = listen or members.address
+    require_free(*split_address(address))
+
+    def train(store: RunStore) -> None:
+        with StudyScreen(store) as screen:
+            StudyLauncher(
+                store=store,
+                listen=address,
+                tls=TlsFiles(federation.parent / "tls"),
+                sites=keys,
+                tell=say,
+                watch=screen.update,
+            ).run()
+
+    run_to_report(runs / (run or config.name), config, train)
 
 
 def simulate(
@@ -90,12 +93,11 @@ def simulate(
     if ray_address is not None:
         require_cluster(ray_address)
     config = resolve_study(study, rounds)
-    store = open_run(runs / (run or f"{config.name}-simulated"), config)
-    if announce_complete(store):
-        return
-    with stopped(store):
-        run_simulation(store, sites=sites, data=data, ray_address=ray_address)
-    finish(store)
+    run_to_report(
+        runs / (run or f"{config.name}-simulated"),
+        config,
+        lambda store: run_simulation(store, sites=sites, data=data, ray_address=ray_address),
+    )
 
 
 def resolve_study(source: str, rounds: int | None) -> StudyConfig:
@@ -107,29 +109,6 @@ def require_enough(study: StudyConfig, available: int) -> None:
     """Raise :class:`ConfigError` if the study asks for more sites than there can be."""
     if study.sites.minimum > available:
         raise ConfigError(
-            f"the study needs {study.sites.minimum} sites (sites.minimum) and the federation has "
+            f"the study needs {study.sites.minimum} sites (sites.minimum) and there are "
             f"{available}; add sites or lower sites.minimum"
         )
-
-
-def open_run(root: Path, study: StudyConfig) -> RunStore:
-    """Make the run, or open it to go on."""
-    if not (root / "study.yaml").exists():
-        return RunStore.create(root, study)
-    store = RunStore.resume(root, study)
-    done = len(store.rounds())
-    if study.rounds < done:
-        raise RunError(
-            f"{root} has {done} rounds already, more than the {study.rounds} asked for: "
-            "ask for more, or give the run another name with --run"
-        )
-    say(f"going on with {root} after round {done}")
-    return store
-
-
-def announce_complete(store: RunStore) -> bool:
-    """Say so if nothing is left to do."""
-    if store.summary().state != "complete" or store.summary().rounds_done < store.study.rounds:
-        return False
-    say(f"{store.root} is complete at {store.study.rounds} rounds; ask for more with --rounds")
-    return True

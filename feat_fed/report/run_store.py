@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import os
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
 from feat_fed.report.records import RoundRecord, RunSummary
+from feat_fed.versions import installed_versions
 
 _MAY_CHANGE = ("rounds", "sites", "sampler")
 """Fields of a study that a resumed run may change: the weights so far stay comparable."""
@@ -89,6 +91,7 @@ class RunStore:
         summary = RunSummary(
             study=study.name,
             study_id=uuid.uuid4().hex,
+            versions=installed_versions(),
             state="running",
             rounds_done=0,
             rounds_wanted=study.rounds,
@@ -122,24 +125,6 @@ class RunStore:
             write_bytes_atomically(root / "study.yaml", dump_yaml(study).encode())
             store.study = study
         return store
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the run for the block; the lock ends with the process, however it ends.
-
-        Raises
-        ------
-        RunError
-            If another process holds it.
-        """
-        with (self.root / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f"{self.root} is being written by another process: wait for it or stop it"
-                ) from None
-            yield
 
     def checkpoint(self, round_number: int) -> Path:
         """Name the file of the global weights after a round; 0 is the untrained model."""
@@ -193,6 +178,37 @@ class RunStore:
             return RunSummary.model_validate_json(_read_bytes(path))
         except ValidationError as error:
             raise RunError(f"{path} is damaged: {_first(error)}") from None
+
+
+@contextlib.contextmanager
+def lock_run(root: Path, part: str = "run", *, wait_sec: float = 0.0) -> Iterator[None]:
+    """Hold a run, there already or not yet, for the block.
+
+    The lock ends with the process, however that ends.
+
+    Raises
+    ------
+    RunError
+        If another process holds it for longer than ``wait_sec``, or no file can be made there.
+    """
+    deadline = time.monotonic() + wait_sec
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        lock = (root.parent / f".{root.name}.{part}.lock").open("w")
+    except OSError as error:
+        raise RunError(f"the run's folder {root} cannot be made: {error}") from error
+    with lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise RunError(
+                        f"{root} is being written by another process: wait for it or stop it"
+                    ) from None
+                time.sleep(0.2)
+        yield
 
 
 def _read_study(root: Path) -> StudyConfig:

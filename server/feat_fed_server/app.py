@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from feat_fed.errors import FeatFedError
-from feat_fed.report.run_store import RunStore
+from feat_fed.report.run_store import RunStore, lock_run
 from feat_fed_server import RUN_FOLDER
 from feat_fed_server.roster import KeyRoster, Roster
 from feat_fed_server.rounds import RoundLoop
+
+log = logging.getLogger(__name__)
+
+_LOCK_WAIT_SEC = 60.0
 
 
 def make_app(store_root: Path, roster: Roster) -> ServerApp:
@@ -36,9 +39,13 @@ def run_study(grid: Grid, store: RunStore, roster: Roster) -> None:
     try:
         RoundLoop(grid, roster, store).run()
     except FeatFedError as error:
+        log.error("%s", error)
         # The summary is shown in the report, which is given away: no path may get there.
         failed = {"state": "failed", "message": error.shareable()}
         store.write_summary(store.summary().model_copy(update=failed))
+        raise
+    except Exception:
+        log.exception("the round loop broke")
         raise
 
 
@@ -47,8 +54,14 @@ app = ServerApp()
 
 @app.main()
 def _main(grid: Grid, context: Context) -> None:
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s"
-    )
     store = RunStore(Path(os.environ[RUN_FOLDER]))
-    run_study(grid, store, KeyRoster.load(store.roster))
+    # Flower sends what this process prints to the SuperLink, so the log is a file of its own.
+    logging.basicConfig(
+        level=logging.INFO,
+        filename=store.logs / "serverapp.log",
+        format="%(asctime)s %(name)s: %(message)s",
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
+    # A ServerApp of a server that was killed may need some seconds to notice.
+    with lock_run(store.root, "rounds", wait_sec=_LOCK_WAIT_SEC):
+        run_study(grid, store, KeyRoster.load(store.roster))

@@ -62,6 +62,13 @@ class TlsFiles:
             )
 
 
+def certified_hosts(files: TlsFiles) -> set[str]:
+    """Return the names and addresses that the server's certificate is good for."""
+    certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return {str(each.value) for each in names}
+
+
 def make_ca(files: TlsFiles) -> None:
     """Write a new CA."""
     key = ec.generate_private_key(ec.SECP384R1())
@@ -142,7 +149,13 @@ def _alternative(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
+        pass
+    try:
         return x509.DNSName(host)
+    except ValueError as error:
+        raise ConfigError(
+            f"{host!r} is not a host name in ASCII; write an international name as xn--..."
+        ) from error
 
 
 def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:

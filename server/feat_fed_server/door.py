@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import datetime as dt
 import json
 import logging
 import ssl
 from collections.abc import Callable, Mapping
 
+from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,10 +41,15 @@ FLEET_PATHS = frozenset(
 MAX_BODY_BYTES = 8 * 1024**2
 
 UNKNOWN_KEY = 9401
-"""Code of the door's own refusal, in the form of Flower's errors, which a SuperNode prints."""
+WRONG_CLOCK = 9402
+"""Codes of the door's own refusals, in the form of Flower's errors, which a SuperNode prints."""
 
 _ACTIVATE = "/v1/fleet/activate-node"
-_DETAILS = {UNKNOWN_KEY: "The key of this site is not registered."}
+_DETAILS = {
+    UNKNOWN_KEY: "The key of this site is not registered.",
+    WRONG_CLOCK: "The clocks of this site and the server differ by more than Flower allows.",
+}
+_TIME_HEADER = TIMESTAMP_HEADER.lower().encode()
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.lower().encode()
 
 log = logging.getLogger(__name__)
@@ -90,6 +97,9 @@ class FleetDoor:
             log.warning("turned away %s: its key is not registered", caller)
             # At 401 a SuperNode that is starting ends without a word.
             await _answer(send, 404 if scope["path"] == _ACTIVATE else 401, UNKNOWN_KEY)
+        elif skew_sec := _clock_skew_sec(headers):
+            log.warning("turned away %s: its clock differs by %.0f s", site, skew_sec)
+            await _answer(send, 404 if scope["path"] == _ACTIVATE else 503, WRONG_CLOCK)
         else:
             await self._app(scope, self._bounded(receive), _watched(send, site, scope["path"]))
 
@@ -137,10 +147,24 @@ def _watched(send: Send, site: str, path: str) -> Send:
             if path == _ACTIVATE:
                 log.warning("turned away %s: its key is in use, or was until a moment ago", site)
             elif message["status"] == 401:
-                log.warning("turned away %s: a signature that does not fit its key", site)
+                # The node id of before a restart, or a signature that is not the key's.
+                log.warning("%s has to connect anew", site)
         await send(message)
 
     return watched
+
+
+def _clock_skew_sec(headers: Mapping[bytes, bytes]) -> float | None:
+    """Return by how much a call's time is outside Flower's window; None if it is inside.
+
+    A call without a readable time is Flower's to refuse.
+    """
+    with contextlib.suppress(ValueError, UnicodeDecodeError, TypeError):
+        signed_at = dt.datetime.fromisoformat(headers.get(_TIME_HEADER, b"").decode())
+        age_sec = (dt.datetime.now(dt.UTC) - signed_at).total_seconds()
+        if not -SYSTEM_TIME_TOLERANCE < age_sec < TIMESTAMP_TOLERANCE + SYSTEM_TIME_TOLERANCE:
+            return -age_sec
+    return None
 
 
 def _claimed_key(headers: Mapping[bytes, bytes]) -> bytes:

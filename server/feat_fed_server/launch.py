@@ -22,6 +22,8 @@ from feat_fed_server.superlink_client import SuperLinkClient
 
 _POLL_SEC = 0.25
 _POLLS_PER_QUESTION = 4
+_DYING_SEC = 1.0
+_TELL_AGAIN_SEC = 60.0
 _DOOR = "feat_fed_server.door: "
 
 
@@ -77,29 +79,35 @@ class StudyLauncher:
             control_port = free_port()
             self._start_superlink(children, host, port, control_port, secret)
             wait_for_port("127.0.0.1", control_port, children)
+            link = SuperLinkClient(control_port)
+            link.register_sites(self.sites)  # which opens the door
             wait_for_port(_reachable(host), port, children)
             self._start_executor(children, control_port, secret)
-            link = SuperLinkClient(control_port)
-            link.register_sites(self.sites)
             run_id = link.start_run()
             self.tell(f"listening on {self.listen} for {', '.join(sorted(self.sites.values()))}")
             self._follow(children, link, run_id)
             link.close()
 
     def _follow(self, children: ChildGroup, link: SuperLinkClient, run_id: int) -> None:
-        door = _Tail(self.store.logs / "superlink.log")
-        while (completed := link.finished(run_id)) is None:
+        door = _Door(self.store.logs / "superlink.log", self.tell)
+        while (completed := self._finished(children, link, run_id)) is None:
             for _ in range(_POLLS_PER_QUESTION):
                 children.check()
                 self.watch(StudyLive.read(self.store.live))
-                for line in door.new_lines():
-                    if _DOOR in line:
-                        self.tell(line.partition(_DOOR)[2])
+                door.tell_news()
                 time.sleep(_POLL_SEC)
         self.watch(StudyLive.read(self.store.live))
         if not completed:
-            reason = self.store.summary().message or "the ServerApp ended"
-            raise FederationError(f"{reason}\nthe log is {self.store.logs / 'serverapp.log'}")
+            self.tell(f"the ServerApp's log is {self.store.logs / 'serverapp.log'}")
+            raise FederationError(self.store.summary().message or "the ServerApp ended")
+
+    def _finished(self, children: ChildGroup, link: SuperLinkClient, run_id: int) -> bool | None:
+        try:
+            return link.finished(run_id)
+        except FederationError:
+            time.sleep(_DYING_SEC)
+            children.check()  # says more, if the SuperLink has ended
+            raise
 
     def _start_superlink(
         self, children: ChildGroup, host: str, port: int, control_port: int, secret: Path
@@ -114,6 +122,7 @@ class StudyLauncher:
                 *("--key", str(self.tls.key)),
                 *("--control-port", str(control_port)),
                 *("--secret", str(secret)),
+                *("--sites", str(len(self.sites))),
             ],
             log_file=self.store.logs / "superlink.log",
             env=flower_environment(self.store.flower / "superlink"),
@@ -129,7 +138,7 @@ class StudyLauncher:
                 *("--runtime-api-address", f"127.0.0.1:{control_port}"),
                 *("--superexec-auth-secret-file", str(secret)),
             ],
-            log_file=self.store.logs / "serverapp.log",
+            log_file=self.store.logs / "superexec.log",
             env={
                 **flower_environment(self.store.flower / "executor"),
                 "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
@@ -138,19 +147,25 @@ class StudyLauncher:
         )
 
 
-class _Tail:
-    """Whole lines that were added to a file since the last call."""
+class _Door:
+    """What the door said in its log since the last look; the same line once a minute."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+    def __init__(self, log_file: Path, tell: Callable[[str], None]) -> None:
+        self._log_file = log_file
+        self._tell = tell
+        self._offset = log_file.stat().st_size if log_file.exists() else 0
+        self._told_at: dict[str, float] = {}
 
-    def new_lines(self) -> list[str]:
-        with self._path.open("rb") as file:
+    def tell_news(self) -> None:
+        with self._log_file.open("rb") as file:
             file.seek(self._offset)
             whole = file.read().rpartition(b"\n")[0]
         self._offset += len(whole) + 1 if whole else 0
-        return whole.decode(errors="replace").splitlines()
+        for line in whole.decode(errors="replace").splitlines():
+            told = line.partition(_DOOR)[2]
+            if told and time.monotonic() > self._told_at.get(told, 0) + _TELL_AGAIN_SEC:
+                self._told_at[told] = time.monotonic()
+                self._tell(told)
 
 
 def _reachable(host: str) -> str:

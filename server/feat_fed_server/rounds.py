@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import httpx
 import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -74,6 +75,7 @@ class RoundLoop:
             If too few sites come, or a round cannot be completed.
         """
         state = restore(self._store)
+        self._summarise(state, "running")
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
@@ -83,25 +85,25 @@ class RoundLoop:
         self._tell("done", state.rounds_done)
 
     def _round(self, state: GlobalState) -> GlobalState:
-        number = state.rounds_done + 1
+        number, needed = state.rounds_done + 1, self._study.sites.minimum
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
         for attempt in range(1, _MAX_ATTEMPTS + 1):
-            replies, bytes_down = self._ask("train", number, state.weights)
+            replies, bytes_down = self._ask("train", number, state.weights, needed=needed)
             updates = [each.update for each in replies if each.update]
-            if len(updates) >= self._study.sites.minimum:
+            if len(updates) >= needed:
                 break
             log.warning(
                 "round %d, attempt %d: %d good replies, %d needed: %s",
                 number,
                 attempt,
                 len(updates),
-                self._study.sites.minimum,
+                needed,
                 _reasons(replies),
             )
         else:
             raise FederationError(
                 f"round {number} had {len(updates)} good replies of the "
-                f"{self._study.sites.minimum} that the study needs; {_reasons(replies)}"
+                f"{needed} that the study needs; {_reasons(replies)}"
             )
         self._tell("aggregating", number)
         weights = self._strategy.aggregate(number, updates, state.weights)
@@ -124,12 +126,16 @@ class RoundLoop:
 
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""
-        replies, _ = self._ask("evaluate", state.rounds_done, state.weights)
+        replies, _ = self._ask("evaluate", state.rounds_done, state.weights, needed=0)
         return _mean(replies, "heldout_loss")
 
-    def _ask(self, task: Task, number: int, weights: Weights) -> tuple[list[Reply], int]:
+    def _ask(
+        self, task: Task, number: int, weights: Weights, *, needed: int
+    ) -> tuple[list[Reply], int]:
         """Send a task to all sites and collect their replies until the deadline."""
-        self._wait_for_sites(number)
+        self._wait_for_sites(number, needed)
+        if not self._connected:
+            return [], 0
         assignment = Assignment(
             study_id=self._study_id,
             round=number,
@@ -160,24 +166,40 @@ class RoundLoop:
         while pending and time.time() < deadline:
             self._tell(phase, assignment.round, [each.site for each in replies], deadline)
             for message_id, node_id in list(pending.items()):
-                for message in self._grid.pull_messages([message_id]):
+                reply = self._pull(message_id, node_id, site_of[node_id], assignment, schema)
+                if reply is not None:
                     del pending[message_id]
-                    reply = read_reply(
-                        message,
-                        site_of[node_id],
-                        node_id,
-                        assignment=assignment,
-                        roster=self._roster,
-                        schema=schema,
-                    )
-                    log.info("%s: %s %s", reply.site, reply.status, reply.reason)
                     replies.append(reply)
+                    log.info("%s: %s %s", reply.site, reply.status, reply.reason)
+                    self._tell(phase, assignment.round, [each.site for each in replies], deadline)
             time.sleep(_pause(deadline - self._study.sites.round_sec))
         return replies + [missing(site_of[node]) for node in pending.values()]
 
-    def _wait_for_sites(self, number: int) -> None:
+    def _pull(
+        self,
+        message_id: str,
+        node_id: int,
+        site: str,
+        assignment: Assignment,
+        schema: Mapping[str, Tensor],
+    ) -> Reply | None:
+        """Return a site's reply if it is there; one that Flower cannot read is refused."""
+        try:
+            messages = list(self._grid.pull_messages([message_id]))
+        except httpx.HTTPError:
+            raise  # our own SuperLink is gone
+        except Exception as error:
+            log.warning("%s: a reply that Flower cannot read: %s", site, type(error).__name__)
+            return Reply(site, "refused", "a reply that is no message of Flower's")
+        if not messages:
+            return None
+        return read_reply(
+            messages[0], site, node_id, assignment=assignment, roster=self._roster, schema=schema
+        )
+
+    def _wait_for_sites(self, number: int, needed: int) -> None:
         """Wait for all sites a while, for the study's minimum longer; say who is missing."""
-        needed, sites = self._study.sites.minimum, self._study.sites
+        sites = self._study.sites
         give_up_at, settled_at = time.time() + sites.wait_sec, None
         while True:
             self._connected = self._roster.online(tuple(self._grid.get_nodes()))

@@ -25,6 +25,7 @@ from flwr.superlink.main import create_app
 from feat_fed_server.door import FleetDoor, LoggedHandshake
 
 _GRACE_SEC = 2
+_LOOK_SEC = 0.05
 LOOPBACK = "127.0.0.1"
 
 
@@ -65,10 +66,20 @@ async def serve(app: FastAPI, arguments: argparse.Namespace) -> None:
         raise RuntimeError("the door has no certificate")
     config.ssl.sslobject_class = LoggedHandshake
     door = _Listener(config)
-    serving = asyncio.create_task(door.serve())
+    serving = asyncio.create_task(_open_when_registered(door, app, arguments.sites))
     await inside.serve()
     door.should_exit = True
-    await serving
+    serving.cancel() if not door.started else None
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+async def _open_when_registered(door: uvicorn.Server, app: FastAPI, sites: int) -> None:
+    """Serve once all sites are registered: one that came earlier would be turned away for good."""
+    state = app.state.linkstate_factory.state()
+    while len(state.get_node_info()) < sites:
+        await asyncio.sleep(_LOOK_SEC)
+    await door.serve()
 
 
 def flower_app(arguments: argparse.Namespace) -> FastAPI:
@@ -123,6 +134,7 @@ def main() -> None:
     parser.add_argument("--key", required=True)
     parser.add_argument("--control-port", type=int, required=True)
     parser.add_argument("--secret", required=True)
+    parser.add_argument("--sites", type=int, required=True, help="open the door when registered")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     flower = logging.getLogger("flwr")

@@ -44,9 +44,11 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
 def test_two_commands_do_not_write_one_run(fails, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     from feat_fed.config import load_study
     from feat_fed.report import RunStore
+    from feat_fed.report.run_store import lock_run
 
     store = RunStore.create(tmp_path / "r", load_study("demo"))
-    with store.writing():
-        told = fails("demo", "--runs", tmp_path, "--run", "r")
+    with lock_run(store.root):
+        told = fails("demo", "--runs", tmp_path, "--run", "r", "--rounds", 9)
     assert "is being written by another process" in told
     assert store.summary().state == "running"
+    assert RunStore(store.root).study.rounds == load_study("demo").rounds

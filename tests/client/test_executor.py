@@ -1,5 +1,7 @@
 import hashlib
 import io
+import os
+import signal
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from feat_fed_client.executor import (
     REFUSED_BUNDLE,
     REFUSED_TASK,
     Executor,
+    _forked,
     trusted_bundles,
 )
 
@@ -67,3 +70,12 @@ def test_an_approved_bundle_of_another_version_is_taken_and_then_ours_is_not() -
 @pytest.mark.parametrize("task", [each.value for each in TaskType if each.value != CLIENT])
 def test_every_other_kind_of_task_is_refused(task: str) -> None:
     assert executor().refusal(task, fab(bundle()[0])) == REFUSED_TASK
+
+
+def test_how_a_child_ended_is_told() -> None:
+    def fail() -> None:
+        raise ValueError("its text stays in the log")
+
+    assert _forked(lambda: None) == ""
+    assert _forked(fail) == "exit status 1"
+    assert _forked(lambda: os.kill(os.getpid(), signal.SIGKILL)) == "signal 9"

@@ -1,13 +1,15 @@
 import base64
+import datetime as dt
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
+from flwr.common.constant import TIMESTAMP_HEADER
 from starlette.types import Receive, Scope, Send
 
-from feat_fed_server.door import FLEET_PATHS, UNKNOWN_KEY, FleetDoor
+from feat_fed_server.door import FLEET_PATHS, UNKNOWN_KEY, WRONG_CLOCK, FleetDoor
 
 KEYS = {b"key of a": "hospital-a"}
 
@@ -28,7 +30,12 @@ async def flower(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def call(
-    path: str, *, method: str = "POST", key: bytes = b"key of a", content: Any = b"hello"
+    path: str,
+    *,
+    method: str = "POST",
+    key: bytes = b"key of a",
+    content: Any = b"hello",
+    skew_sec: float = 0,
 ) -> httpx.Response:
     import asyncio
 
@@ -36,7 +43,11 @@ def call(
         door = FleetDoor(flower, site_of=KEYS.get, max_body_bytes=100)
         transport = httpx.ASGITransport(door)
         async with httpx.AsyncClient(transport=transport, base_url="https://door") as client:
-            headers = {"flwr-public-key": base64.b64encode(key).decode()}
+            now = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=skew_sec)
+            headers = {
+                "flwr-public-key": base64.b64encode(key).decode(),
+                TIMESTAMP_HEADER: now.isoformat(),
+            }
             return await client.request(method, path, headers=headers, content=content)
 
     return asyncio.run(ask())
@@ -117,3 +128,17 @@ def test_the_lookup_sees_the_whole_key() -> None:
 
     asyncio.run(ask())
     assert seen == [b"whole"]
+
+
+@pytest.mark.parametrize("skew_sec", [30, -400])
+def test_a_wrong_clock_is_told_to_both_sides(
+    skew_sec: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = call("/v1/fleet/activate-node", skew_sec=skew_sec)
+    assert (answer.status_code, answer.json()["code"]) == (404, WRONG_CLOCK)
+    assert "hospital-a: its clock differs by" in caplog.text
+
+
+@pytest.mark.parametrize("skew_sec", [3, -200])
+def test_a_clock_that_flower_takes_passes(skew_sec: float) -> None:
+    assert call("/v1/fleet/pull-messages", skew_sec=skew_sec).status_code == 200

@@ -8,7 +8,12 @@ from cryptography import x509
 from feat_fed.errors import ConfigError, ProtocolError
 from feat_fed_client.keys import check_site_key, make_site_key
 from feat_fed_server import certificates
-from feat_fed_server.certificates import TlsFiles, make_ca, make_server_certificate
+from feat_fed_server.certificates import (
+    TlsFiles,
+    certified_hosts,
+    make_ca,
+    make_server_certificate,
+)
 from feat_fed_server.roster import ClaimedRoster, KeyRoster, read_public_keys
 
 
@@ -61,6 +66,18 @@ def test_a_key_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="exists"):
         make_site_key(tmp_path / "site.key")
     assert (tmp_path / "site.key").read_bytes() == before
+
+
+def test_the_public_half_never_takes_the_private_ones_place(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="public half"):
+        make_site_key(tmp_path / "site.pub")
+    assert not (tmp_path / "site.pub").exists()
+
+
+def test_a_host_that_is_no_name_is_refused(tls: TlsFiles) -> None:
+    assert certified_hosts(tls) == {"localhost", "127.0.0.1", "::1"}
+    with pytest.raises(ConfigError, match="xn--"):
+        make_server_certificate(tls, hosts=("höst",))
 
 
 def test_a_wrong_key_file_is_named(tmp_path: Path) -> None:

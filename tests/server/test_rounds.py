@@ -67,6 +67,7 @@ class FakeGrid:
         self.sites = sites
         self.replies: dict[str, Message] = {}
         self.asked: list[Assignment] = []
+        self.node_of: dict[str, int] = {}
 
     def get_nodes(self) -> list[Any]:
         return [
@@ -79,6 +80,7 @@ class FakeGrid:
         for number, message in enumerate(messages):
             key = f"{len(self.asked)}-{number}"
             message.metadata.__dict__["_message_id"] = key
+            self.node_of[key] = message.metadata.dst_node_id
             assignment, buckets = from_records(message.content, Assignment)
             self.asked.append(assignment)
             name = list(self.sites)[message.metadata.dst_node_id - 1]
@@ -284,3 +286,30 @@ def test_a_message_that_flower_does_not_take_is_a_missing_reply(store: RunStore)
     grid.push_messages = lambda messages: [*push(messages)[:-1], ""]  # type: ignore[method-assign]
     RoundLoop(grid, KeyRoster({n.encode(): n for n in sites}), store).run()  # type: ignore[arg-type]
     assert [site.status for site in store.rounds()[0].sites].count("missing") == 1
+
+
+def test_a_reply_that_flower_cannot_read_costs_itself_only(store: RunStore) -> None:
+    sites = {"a": honest("a", 1.0), "b": honest("b", 3.0), "c": honest("c", 99.0)}
+    grid = FakeGrid(sites)
+    pull = grid.pull_messages
+
+    def garbage_of_c(ids: Iterable[str]) -> list[Message]:
+        if any(grid.node_of[each] == 3 for each in ids):
+            raise ValueError("Error parsing message")
+        return pull(ids)
+
+    grid.pull_messages = garbage_of_c  # type: ignore[method-assign]
+    RoundLoop(grid, KeyRoster({n.encode(): n for n in sites}), store).run()  # type: ignore[arg-type]
+    assert moved_by(store, 2) == pytest.approx(4.0, abs=1e-5)
+    site = {each.site: each for each in store.rounds()[0].sites}["c"]
+    assert (site.status, site.reason) == ("refused", "a reply that is no message of Flower's")
+
+
+def test_a_study_whose_sites_are_gone_at_the_end_is_complete(store: RunStore) -> None:
+    sites = {"a": honest("a", 1.0), "b": honest("b", 1.0)}
+    run(store, sites)
+    summary = store.summary().model_copy(update={"state": "running", "final_heldout_loss": None})
+    store.write_summary(summary)
+    run(RunStore(store.root), {}, "a", "b")
+    assert store.summary().state == "complete"
+    assert store.summary().final_heldout_loss is None

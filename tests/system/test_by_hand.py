@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import yaml
 from feat_fed.data.synthetic import write_demo_hospitals
 from feat_fed.processes import free_port
 from feat_fed.report import RunStore
-from system.study_runs import TINY, Command, nobody_left, started
+from feat_fed.report.live import SiteLive
+from system.study_runs import TINY, Command, nobody_left, started, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -115,6 +117,46 @@ def test_a_killed_server_goes_on_by_the_same_command(consortium: Consortium) -> 
             assert "going on with" in again.text()
             assert "round 1/3" not in again.text()
     assert [record.round for record in RunStore(run).rounds()] == [1, 2, 3]
+
+
+def test_a_killed_training_process_is_answered_at_once(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    """The round is begun again; Flower alone would wait a minute for a heartbeat."""
+    study = yaml.safe_load(TINY.read_text())
+    study["training"]["local_steps"] = 400
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study | {"rounds": 1}))
+    live = consortium.root / "hospital-1" / "store" / "live.json"
+
+    def training() -> bool:
+        state = SiteLive.read(live)
+        return state is not None and state.phase == "training"
+
+    with (
+        consortium.client("hospital-1") as client,
+        consortium.client("hospital-2"),
+        consortium.server("--study", path) as server,
+    ):
+        wait_until(training, 120, server)
+        executor = next(p for p in client.family() if "executor" in " ".join(p.cmdline()))
+        executor.children(recursive=True)[-1].kill()
+        killed_at = time.monotonic()
+        log = consortium.root / "runs" / "tiny" / "logs" / "serverapp.log"
+        wait_until(lambda: "the site's process ended" in log.read_text(), 30, server)
+        assert time.monotonic() - killed_at < 30
+        assert server.end(240) == 0, server.text()
+
+
+def test_a_second_client_with_one_store_is_refused(consortium: Consortium) -> None:
+    with consortium.client("hospital-1") as first:
+        first.wait_for("waiting for the server")
+        with started(
+            consortium.root / "second.out", "client", "--site-config", consortium.site("hospital-1")
+        ) as second:
+            assert second.end(60) == 1
+            assert "another client is running" in second.text()
+        assert first.process.poll() is None
 
 
 def test_strangers_are_refused_on_both_sides(consortium: Consortium, tmp_path: Path) -> None:
