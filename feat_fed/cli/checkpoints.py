@@ -15,6 +15,7 @@ from feat_fed.report.run_store import RunStore
 _PUBLISHED_FRAMES, _PUBLISHED_SIDE = 16, 16
 """Of the latents on which the released networks were trained: 128 px, 8 px a latent pixel."""
 
+_PUBLISHED_CHANNELS = 4
 _PUBLISHED_CODEC = "Stable Diffusion's VAE (4 channels, 8 px a latent pixel, scaled by 0.18215)"
 
 Out = Annotated[Path, typer.Argument(help="Where to write; nothing may be there yet.")]
@@ -27,6 +28,13 @@ def import_checkpoint(
         Literal["ema", "model"] | None,
         typer.Option(help="Which of a training file's; the average if it has one."),
     ] = None,
+    wkv: Annotated[
+        Literal["published", "paper"],
+        typer.Option(
+            help="published: what the released kernel computes; paper: for a file that "
+            "`feat-fed export` made of a model trained here."
+        ),
+    ] = "published",
 ) -> None:
     """Make a pipeline's folder of a released checkpoint; no code in it is run."""
     from feat_fed.diffusion import make_scheduler
@@ -36,21 +44,22 @@ def import_checkpoint(
 
     _refuse_existing(out)
     state = read_published(file, weights=weights)
-    model = load_published(state, num_heads=published_heads(state))
+    model = load_published(state, num_heads=published_heads(state), wkv=wkv)
+    config = model.config
+    codec = _PUBLISHED_CODEC
+    if config.in_channels != _PUBLISHED_CHANNELS:
+        codec = f"a codec of {config.in_channels} channels that the file does not name"
     FEATPipeline(
         model,
         make_scheduler(SamplerConfig(kind="ddpm"), DiffusionConfig()),
         size=ClipSize(num_frames=_PUBLISHED_FRAMES, height=_PUBLISHED_SIDE, width=_PUBLISHED_SIDE),
-        codec_name=_PUBLISHED_CODEC,
+        codec_name=codec,
     ).save_pretrained(out)
-    config = model.config
     say(
         f"{out}: {config.num_trios} trios of width {config.hidden_size}, {config.num_heads} heads, "
         f"{sum(each.numel() for each in model.parameters()):,} parameters"
     )
-    say(
-        f"it samples latents of {_PUBLISHED_CODEC}; parameters that were never trained are left out"
-    )
+    say(f"it samples latents of {codec}; parameters that were never trained are left out")
 
 
 def export(

@@ -339,3 +339,19 @@ def test_classes_have_no_place_in_a_released_file(tmp_path: Path, told: Callable
     FEAT(RELEASED.model_copy(update={"num_classes": 3})).save_pretrained(tmp_path / "feat")
     message = told("export", tmp_path / "feat", tmp_path / "a.pt", "--format=published", status=1)
     assert "3 classes" in message and not (tmp_path / "a.pt").exists()
+
+
+def test_our_own_export_comes_back_as_what_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(3)
+    model = FEAT(STUDY.model)
+    model.save_pretrained(tmp_path / "ours")
+    ours, file, back = (str(tmp_path / name) for name in ("ours", "x.pt", "back"))
+    assert run_app(["export", ours, file, "--format", "published"]) == 0
+    assert run_app(["import-checkpoint", file, back, "--wkv", "paper"]) == 0
+    assert "a codec of 6 channels that the file does not name" in capsys.readouterr().err
+    again = FEAT.from_pretrained(tmp_path / "back")
+    assert again.config.wkv == "paper"
+    z, t = torch.randn(1, 2, 6, 4, 4), torch.tensor([5])
+    assert torch.equal(again(z, t), model.eval()(z, t))
