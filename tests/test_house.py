@@ -78,7 +78,8 @@ def test_the_wheel_alone_gives_a_working_command(tmp_path: Path) -> None:
     assert "hidden_size" in feat_fed("server", "--dry-run").stdout
     missing = feat_fed("demo")
     assert missing.returncode == 1
-    assert "pip install 'feat-fed[" in missing.stderr
+    assert "pip install -c constraints.txt 'feat-fed[all]'" in missing.stderr
+    assert not (tmp_path / "runs").exists()
     assert "Traceback" not in missing.stderr
     sample = [
         "from pathlib import Path; from feat_fed.config import load_study",

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,11 +53,17 @@ def demo(
     A real server and one real client a hospital, each its own process with its own keys,
     over TLS on loopback. Takes some minutes on two CPU cores.
     """
+    for module in ("flwr", "cryptography", "deepspeed", "monai", "pydicom"):
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(name=module)
     config = resolve_study(study, rounds)
 
     def train(store: RunStore) -> None:
         hospitals = demo_data(store, data)
         require_enough(config, len(hospitals))
+        # All of them are here, so no round starts without one.
+        everyone = config.sites.model_copy(update={"minimum": len(hospitals)})
+        store = RunStore.resume(store.root, config.model_copy(update={"sites": everyone}))
         consortium = Consortium.make(store.root, hospitals)
         if data is None:
             fix_pseudonyms(consortium, store.study.seed)
