@@ -258,7 +258,7 @@ def plot(
             axes.grid(alpha=0.3)
         left.set_ylabel(f"{'CPU ' if cpu else ''}seconds a clip")
         left.legend(fontsize=8)
-        figure.savefig(path)
+        figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
