@@ -12,6 +12,7 @@ from typing import Any
 
 from flwr.clientapp import ClientApp
 
+from feat_fed.cli.console import say
 from feat_fed.cli.demo import demo_data
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.study import require_enough
@@ -54,10 +55,8 @@ def run_simulation(
             done.set()
             watcher.join()
     if store.summary().state != "complete":
-        raise FederationError(
-            f"{store.summary().message or 'the simulation ended early'}\n"
-            f"the log is {store.logs / 'simulation.log'}"
-        )
+        say(f"the simulation's log is {store.logs / 'simulation.log'}")
+        raise FederationError(store.summary().message or "the simulation ended early")
 
 
 def virtual_sites(
