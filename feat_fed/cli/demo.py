@@ -21,7 +21,7 @@ from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.runs import run_to_report
 from feat_fed.cli.study import require_enough, resolve_study
 from feat_fed.config import SiteDataConfig, load_site
-from feat_fed.data.scan import KEY_FILE
+from feat_fed.data.inventory.scan import KEY_FILE
 from feat_fed.errors import DataError
 from feat_fed.processes import ChildGroup, free_port
 from feat_fed.report.live import StudyLive

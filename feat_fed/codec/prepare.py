@@ -21,8 +21,8 @@ from feat_fed.codec.base import VideoCodec
 from feat_fed.codec.store import LatentStore, StoredLatent
 from feat_fed.config import ClipConfig
 from feat_fed.data.frames import SQUARE_VERSION, square_video
-from feat_fed.data.reader import READER_VERSION, iter_frames
-from feat_fed.data.scan import TOO_SHORT, ClipEntry, Exclusion, Progress, window_frames
+from feat_fed.data.inventory.scan import TOO_SHORT, ClipEntry, Exclusion, Progress, window_frames
+from feat_fed.data.reading.reader import READER_VERSION, iter_frames
 from feat_fed.errors import ClipError
 
 _CHUNK_FRAMES = 32  # decoded frames in memory at a time, however long the file
@@ -80,12 +80,12 @@ def prepare(
         try:
             latent = latents.find(recipe)
             if latent is None:
-                latent = latents.put(recipe, *_encode_file(entry.path, codec, clips.size_px))
+                latent = latents.put(recipe, *_encode_file(entry.source[0], codec, clips.size_px))
             if latent.num_frames < window_frames(clips):
                 raise ClipError(TOO_SHORT)
             done.append(LatentClip(latent, entry.patient))
         except ClipError as error:
-            excluded.append(Exclusion(entry.path, error.reason))
+            excluded.append(Exclusion(entry.source[0], error.reason))
         if progress:
             progress(count, len(entries))
     return LatentClips(tuple(done), tuple(excluded))

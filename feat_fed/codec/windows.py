@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from feat_fed.codec.base import VideoCodec
 from feat_fed.codec.prepare import LatentClips
 from feat_fed.config import ClipConfig
-from feat_fed.data.scan import window_frames
+from feat_fed.data.inventory.scan import window_frames
 from feat_fed.errors import DataError
 
 

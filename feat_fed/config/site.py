@@ -17,6 +17,56 @@ Address = Annotated[
 """HOST:PORT; an IPv6 host in brackets."""
 
 
+class RulesConfig(StrictModel):
+    """Which clips are good enough to train on, and what of them may be seen."""
+
+    min_frames: int = Field(16, ge=1, description="frames that a clip must decode to")
+    modalities: tuple[str, ...] | None = Field(
+        None, description="DICOM modalities to take, such as [US, ES]; null: all"
+    )
+    max_dark_share: float = Field(
+        0.98, gt=0, le=1, description="a clip with more nearly black pixels than this is left out"
+    )
+    min_motion: float = Field(
+        0.2,
+        ge=0,
+        description="mean change of a pixel from frame to frame, in grey levels of 255, below "
+        "which a clip is static and left out",
+    )
+    duplicate_bits: int | None = Field(
+        6,
+        ge=0,
+        le=64,
+        description="perceptual hashes that differ in at most so many of 256 bits show the same "
+        "clip, re-encoded; null compares contents only",
+    )
+    crop: bool = Field(
+        True, description="to the ultrasound region or the endoscope's field, as found"
+    )
+    overlays: Literal["mask", "exclude", "keep"] = Field(
+        "mask",
+        description="what is done with text and marks that stand still on the pictures, inside "
+        "what the crop leaves: blackened, or the clip is left out, or kept as it is",
+    )
+    review: Literal["required", "waived"] = Field(
+        "required",
+        description="whether a person must approve a clip in which text was found or that says it "
+        "has some (BurnedInAnnotation), by `feat-fed data approve`, before it is trained on",
+    )
+
+
+class LatentsConfig(StrictModel):
+    """How encoded clips are kept at the site."""
+
+    dtype: Literal["float16", "bfloat16"] = "float16"
+    max_gb: float | None = Field(
+        None, gt=0, description="of disk; clips unused for longest go first; null: no limit"
+    )
+    keep_days: float | None = Field(
+        None, gt=0, description="since a latent was last used; null: for ever"
+    )
+
+
 class SiteDataConfig(StrictModel):
     """Where the clips lie and who is on them."""
 
@@ -33,6 +83,10 @@ class SiteDataConfig(StrictModel):
         ge=0,
         description="class of this site's clips, such as its modality, where the study's model "
         "has classes (model.num_classes)",
+    )
+    rules: RulesConfig = RulesConfig()
+    workers: int = Field(
+        0, ge=0, le=256, description="processes that look at files; 0: one a CPU core"
     )
 
     @field_validator("patient_pattern")
@@ -66,6 +120,12 @@ class SiteConfig(StrictModel):
     )
     data: SiteDataConfig
     store: Path = Field(description="folder for latents, checkpoints and logs; stays at the site")
+    latents: LatentsConfig = LatentsConfig()
+    codec_weights: Path | None = Field(
+        None,
+        description="file or folder of the study's autoencoder, where the study has one; must have "
+        "the SHA-256 that the study names",
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0, le=1024, description="CPU threads for training; 0: all")
     trusted_bundles: tuple[str, ...] = Field(

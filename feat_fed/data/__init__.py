@@ -6,11 +6,18 @@ torch or MONAI is imported by its own name: :mod:`.frames`, :mod:`.synthetic`,
 :mod:`.monai_reader`.
 """
 
-from feat_fed.data.clip import Clip, ClipInfo
+from feat_fed.data.inventory.scan import (
+    ClipEntry,
+    Exclusion,
+    Inventory,
+    scan,
+    site_key,
+    window_frames,
+)
+from feat_fed.data.inventory.split import Split, split_by_patient
 from feat_fed.data.partition import hospitals_from_folder
-from feat_fed.data.reader import READER_VERSION, iter_frames, probe, read_clip
-from feat_fed.data.scan import ClipEntry, Exclusion, Inventory, scan, site_key, window_frames
-from feat_fed.data.split import Split, split_by_patient
+from feat_fed.data.reading.clip import Clip, ClipInfo
+from feat_fed.data.reading.reader import READER_VERSION, iter_frames, probe, read_clip
 
 __all__ = [
     "READER_VERSION",

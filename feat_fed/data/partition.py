@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from feat_fed.config import SiteDataConfig
-from feat_fed.data.files import find_clips, may_be_clip
-from feat_fed.data.reader import is_dicom, probe
+from feat_fed.data.inventory.files import find_clips, may_be_clip
+from feat_fed.data.reading.reader import is_dicom, probe
 from feat_fed.errors import ClipError, DataError
 
 PATIENT_IN_NAME = r"((?i:pat(?:ient)?)[-_ ]?\d+)"

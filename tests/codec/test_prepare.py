@@ -29,7 +29,7 @@ CODEC = build_codec(CodecConfig())
 
 def entry(path: Path, patient: str = "p") -> ClipEntry:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return ClipEntry(path, sha256, patient, 40, 48, 64, 25.0)
+    return ClipEntry((path,), sha256, patient, 40, 48, 64, 25.0)
 
 
 def run(
@@ -55,7 +55,7 @@ def test_stored_latent_is_the_clips(tmp_path: Path, clip: ClipEntry) -> None:
 
 def test_second_run_decodes_nothing(tmp_path: Path, clip: ClipEntry) -> None:
     first = run(tmp_path / "store", clip)
-    clip.path.unlink()
+    clip.source[0].unlink()
     assert run(tmp_path / "store", clip) == first
 
 

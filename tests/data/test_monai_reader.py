@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     from monai.data import Dataset as MonaiDataset
     from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
-    from feat_fed.data.monai_reader import CineReader
+    from feat_fed.data.reading.monai_reader import CineReader
 
 FRAMES = moving_frames()
 

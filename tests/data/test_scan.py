@@ -13,7 +13,7 @@ import pytest
 from clip_files import moving_frames, write_dicom, write_video
 from feat_fed.config import ClipConfig, SiteDataConfig
 from feat_fed.data import scan, site_key, window_frames
-from feat_fed.data.scan import Inventory
+from feat_fed.data.inventory.scan import Inventory
 from feat_fed.errors import DataError
 
 KEY = b"k" * 32
@@ -49,7 +49,7 @@ def test_good_and_bad_files_side_by_side(tmp_path: Path) -> None:
         clips=CLIPS,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert [clip.path for clip in found.clips] == [dicom, good]
+    assert [clip.source[0] for clip in found.clips] == [dicom, good]
     assert {each.path.name: each.reason for each in found.excluded} == {
         "broken.mp4": "not a readable video",
         "gone.mp4": "file cannot be opened",
@@ -67,7 +67,7 @@ def test_window_counts_the_stride(tmp_path: Path) -> None:
     assert window_frames(clips) == 10
     video(tmp_path / "ten.mp4", frames=10)
     video(tmp_path / "nine.mp4", frames=9)
-    assert [clip.path.name for clip in look(tmp_path, clips=clips).clips] == ["ten.mp4"]
+    assert [clip.source[0].name for clip in look(tmp_path, clips=clips).clips] == ["ten.mp4"]
 
 
 def test_who_the_patient_is(tmp_path: Path) -> None:
@@ -75,11 +75,11 @@ def test_who_the_patient_is(tmp_path: Path) -> None:
     own = video(tmp_path / "alone.mp4", width=32)
     video(tmp_path / "pat7_x.mp4", width=80)
     write_dicom(tmp_path / "anna" / "c.dcm", PatientID="P1")
-    by_name = {clip.path.name: clip.patient for clip in look(tmp_path).clips}
+    by_name = {clip.source[0].name: clip.patient for clip in look(tmp_path).clips}
     assert by_name["1.mp4"] == pseudonym("anna")
     assert by_name["alone.mp4"] == pseudonym(hashlib.sha256(own.read_bytes()).hexdigest())
     assert by_name["c.dcm"] == pseudonym("P1")
-    by_name = {clip.path.name: clip.patient for clip in look(tmp_path, pattern=r"(pat\d+)").clips}
+    by_name = {clip.source[0].name: clip.patient for clip in look(tmp_path, pattern=r"(pat\d+)").clips}
     assert by_name["pat7_x.mp4"] == pseudonym("pat7")
     assert by_name["1.mp4"] == pseudonym("anna")
 

@@ -14,7 +14,7 @@ KEY = b"k" * 32
 
 def entries(patients: list[int]) -> list[ClipEntry]:
     return [
-        ClipEntry(Path(f"{index}.mp4"), f"{index:064}", f"{patient:064}", 30, 48, 64, 25.0)
+        ClipEntry((Path(f"{index}.mp4"),), f"{index:064}", f"{patient:064}", 30, 48, 64, 25.0)
         for index, patient in enumerate(patients)
     ]
 

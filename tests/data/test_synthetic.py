@@ -32,7 +32,7 @@ def test_every_clip_is_usable_and_patients_are_right(tmp_path: Path) -> None:
         assert not found.excluded
         assert len({clip.patient for clip in found.clips}) == patients
         assert all(20 <= (clip.fps or 0) <= 31 for clip in found.clips)
-        syntaxes.update(probe(clip.path).transfer_syntax for clip in found.clips)
+        syntaxes.update(probe(clip.source[0]).transfer_syntax for clip in found.clips)
     assert syntaxes == {
         None: 4,
         "1.2.840.10008.1.2.1": 4,

@@ -25,8 +25,8 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_rescale, apply_windowing
 from pydicom.uid import MPEGTransferSyntaxes
 
-from feat_fed.data import video
-from feat_fed.data.clip import ClipInfo, Frame, check_size, contained
+from feat_fed.data.reading import video
+from feat_fed.data.reading.clip import ClipInfo, Frame, check_size, contained
 from feat_fed.errors import ClipError
 
 for _name in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls"):

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -19,8 +20,39 @@ from feat_fed.errors import ClipError
 Frame = npt.NDArray[np.uint8]
 """One frame, (H, W, 3), RGB."""
 
+Source = tuple[Path, ...]
+"""The files of one clip: a single one, or those of a series, a frame each, in order."""
+
+Kind = Literal["dicom", "dicom-video", "dicom-series", "video", "images"]
+"""Multi-frame DICOM, a video stream inside DICOM, single-frame DICOM instances of a series, a
+video file, a folder of numbered pictures."""
+
 MAX_FRAME_PX = 2**26
 """A frame with more pixels than this is a damaged header, or an attack on the memory."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels, half open: columns ``left`` to ``right - 1``, rows likewise."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def area_px(self) -> int:
+        """Pixels inside; 0 for a box turned inside out."""
+        return max(0, self.right - self.left) * max(0, self.bottom - self.top)
+
+    def clamped(self, height_px: int, width_px: int) -> Box:
+        """Return what of the box lies inside an image; its area may be 0."""
+        return Box(
+            max(self.left, 0),
+            max(self.top, 0),
+            min(self.right, width_px),
+            min(self.bottom, height_px),
+        )
 
 
 @dataclass(frozen=True)
@@ -33,20 +65,26 @@ class Clip:
         RGB, uint8.
     fps
         Frames a second of the source, before any stride; ``None`` where the file does not say.
+    times_sec
+        When each frame is shown, (T,), counted from the source's first frame; ``None`` where the
+        file does not say. Uneven steps are a variable frame rate.
     """
 
     frames_THWC: npt.NDArray[np.uint8]
     fps: float | None
+    times_sec: npt.NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What :func:`feat_fed.data.reader.probe` learns of a file.
+    """What :func:`feat_fed.data.reading.reader.probe` learns of a file.
 
     Parameters
     ----------
     num_frames
         As the container tells: the decoder may still find fewer.
+    kind
+        Which way the source is read.
     modality, transfer_syntax
         DICOM's; ``None`` for a plain video file.
     patient_key
@@ -54,16 +92,27 @@ class ClipInfo:
         site's keyed hash before it is kept anywhere.
     patient_key_source
         Which DICOM attribute gave it; ``None`` where the file names no patient.
+    study_key
+        StudyInstanceUID; treated as ``patient_key`` is.
+    burned_in
+        BurnedInAnnotation (PS3.3 C.7.6.1.1.1); ``None`` where the file does not say.
+    regions
+        Boxes of SequenceOfUltrasoundRegions (PS3.3 C.8.5.5.1.1) that hold an image of tissue or
+        flow, clamped to the frame; empty ones are left out.
     """
 
     num_frames: int
     height_px: int
     width_px: int
     fps: float | None
+    kind: Kind = "video"
     modality: str | None = None
     transfer_syntax: str | None = None
     patient_key: str | None = field(default=None, repr=False)
     patient_key_source: Literal["PatientID", "StudyInstanceUID"] | None = None
+    study_key: str | None = field(default=None, repr=False)
+    burned_in: bool | None = None
+    regions: tuple[Box, ...] = ()
 
 
 @contextmanager

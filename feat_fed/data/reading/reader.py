@@ -9,8 +9,8 @@ from types import ModuleType
 
 import numpy as np
 
-from feat_fed.data import video
-from feat_fed.data.clip import Clip, ClipInfo, Frame, contained
+from feat_fed.data.reading import video
+from feat_fed.data.reading.clip import Clip, ClipInfo, Frame, contained
 from feat_fed.errors import ClipError, MissingExtraError
 
 READER_VERSION = 1
@@ -104,7 +104,7 @@ def _backend(path: Path) -> ModuleType:
     if not is_dicom(path):
         return video
     try:
-        from feat_fed.data import dicom
+        from feat_fed.data.reading import dicom
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"reading DICOM needs {error.name}; install it with: pip install 'feat-fed[client]'"

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from feat_fed.data.scan import ClipEntry
+from feat_fed.data.inventory.scan import ClipEntry
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from feat_fed.data.clip import ClipInfo, Frame, check_size, contained
+from feat_fed.data.reading.clip import ClipInfo, Frame, check_size, contained
 from feat_fed.errors import ClipError
 
 VIDEO_SUFFIXES = frozenset(

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from feat_fed.data.reader import is_dicom
-from feat_fed.data.video import VIDEO_SUFFIXES
+from feat_fed.data.reading.reader import is_dicom
+from feat_fed.data.reading.video import VIDEO_SUFFIXES
 from feat_fed.errors import ClipError, DataError
 
 

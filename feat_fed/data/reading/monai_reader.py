@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from monai.data import ImageReader
 
-from feat_fed.data.clip import Clip
-from feat_fed.data.reader import DICOM_SUFFIXES, read_clip
-from feat_fed.data.video import VIDEO_SUFFIXES
+from feat_fed.data.reading.clip import Clip
+from feat_fed.data.reading.reader import DICOM_SUFFIXES, read_clip
+from feat_fed.data.reading.video import VIDEO_SUFFIXES
 
 
 class CineReader(ImageReader):  # type: ignore[misc]
@@ -30,7 +30,7 @@ class CineReader(ImageReader):  # type: ignore[misc]
     Parameters
     ----------
     start_frame, stride_frames, num_frames
-        The window of :func:`feat_fed.data.reader.read_clip`.
+        The window of :func:`feat_fed.data.reading.reader.read_clip`.
     """
 
     def __init__(

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feat_fed.config import ClipConfig, SiteDataConfig
-from feat_fed.data.clip import ClipInfo, contained
-from feat_fed.data.files import FoundFile, find_clips
-from feat_fed.data.reader import probe
+from feat_fed.data.inventory.files import FoundFile, find_clips
+from feat_fed.data.reading.clip import Box, ClipInfo, Source, contained
+from feat_fed.data.reading.reader import probe
 from feat_fed.errors import ClipError, DataError
 
 Progress = Callable[[int, int], None]
@@ -28,15 +28,20 @@ TOO_SHORT = "fewer frames than a clip needs"
 
 @dataclass(frozen=True)
 class ClipEntry:
-    """One usable file; ``patient`` is a keyed pseudonym (64 hexadecimal digits)."""
+    """One usable clip; ``patient`` is a keyed pseudonym (64 hexadecimal digits).
 
-    path: Path
+    ``field`` is what is kept of a frame, all of it where ``None``; ``overlays`` are blackened.
+    """
+
+    source: Source
     sha256: str
     patient: str
     num_frames: int
     height_px: int
     width_px: int
     fps: float | None
+    field: Box | None = None
+    overlays: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def _entry(found: FoundFile, *, pattern: str | None, key: bytes, clips: ClipConf
     with contained("file cannot be read"), found.path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return ClipEntry(
-        path=found.path,
+        source=(found.path,),
         sha256=sha256,
         patient=pseudonym(_patient(info, found, pattern=pattern, sha256=sha256), key=key),
         num_frames=info.num_frames,
