@@ -8,8 +8,9 @@ authors' code. Where :class:`feat_fed.model.FEAT` keeps tokens in one order, her
 - adaLN is computed for every row of a block's batch: a frame, or a place of a temporal block;
 - k, v and r are three products, and norms, gates and residuals are separate operations.
 
-WKV itself is the same operator in both, so a difference in time is one of layout. Attributes
-bear the names of the released files' tensors.
+WKV, a CUDA kernel in the release, is any function that the caller gives: an operator in plain
+PyTorch makes the whole a straightforward transcription, our own leaves the layout as the only
+difference. Attributes bear the names of the released files' tensors.
 
 Shapes: B clips, F frames, H and W token rows and columns, L = H W, C channels; N is B F or B L.
 """
@@ -17,6 +18,7 @@ Shapes: B clips, F frames, H and W token rows and columns, L = H W, C channels; 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,7 +28,9 @@ from torch import Tensor, nn
 
 from feat_fed.config import FEATConfig
 from feat_fed.model import FEAT, to_published
-from feat_fed.model.wkv import wkv_paper, wkv_published
+
+WKV = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""k, v (N, T, C) and raw w, u (C,) to y (N, T, C)."""
 
 SILU_SCALE = 0.596
 NEVER_TRAINED = ("att.dwconv1d.weight", "attn.alpha")
@@ -107,11 +111,11 @@ class FeedForward(nn.Module):
 class TokenMixing(nn.Module):
     """Depthwise convolutions, WKV over a frame's tokens or over frames, and ResVGM."""
 
-    def __init__(self, config: FEATConfig, *, by_frame: bool) -> None:
+    def __init__(self, config: FEATConfig, wkv: WKV, *, by_frame: bool) -> None:
         super().__init__()
         C, passes = config.hidden_size, 2 if by_frame else 1
         self.by_frame = by_frame
-        self.wkv = wkv_paper if config.wkv == "paper" else wkv_published
+        self.wkv = wkv
         self.key = nn.Linear(C, C, bias=False)
         self.value = nn.Linear(C, C, bias=False)
         self.receptance = nn.Linear(C, C, bias=False)
@@ -147,12 +151,12 @@ class TokenMixing(nn.Module):
 class Block(nn.Module):
     """A spatial block (``by_frame``) or a temporal one."""
 
-    def __init__(self, config: FEATConfig, *, by_frame: bool) -> None:
+    def __init__(self, config: FEATConfig, wkv: WKV, *, by_frame: bool) -> None:
         super().__init__()
         C = config.hidden_size
         self.by_frame = by_frame
         self.ln1, self.ln2 = nn.LayerNorm(C), nn.LayerNorm(C)
-        self.att = TokenMixing(config, by_frame=by_frame)
+        self.att = TokenMixing(config, wkv, by_frame=by_frame)
         self.ffn = FeedForward(C, round(C * config.mlp_ratio))
         self.gamma1, self.gamma2 = nn.Parameter(torch.ones(C)), nn.Parameter(torch.ones(C))
         self.adaLN_modulation = nn.Sequential(ScaledSiLU(), nn.Linear(C, 6 * C))
@@ -246,21 +250,21 @@ class FinalLayer(nn.Module):
 class PublishedFEAT(nn.Module):
     """The network, under the released files' names."""
 
-    def __init__(self, config: FEATConfig) -> None:
+    def __init__(self, config: FEATConfig, wkv: WKV) -> None:
         super().__init__()
         self.patch_size = config.patch_size
         self.x_embedder = PatchEmbedding(config)
         self.t_embedder = TimestepEmbedding(config.hidden_size)
-        blocks = [Block(config, by_frame=i % 2 == 0) for i in range(2 * config.num_trios)]
+        blocks = [Block(config, wkv, by_frame=i % 2 == 0) for i in range(2 * config.num_trios)]
         self.blocks = nn.ModuleList(blocks)
         self.restormers = nn.ModuleList(ChannelBlock(config) for _ in range(config.num_trios))
         self.final_layer = FinalLayer(config)
         self.res_conv = nn.Conv2d(config.in_channels, 2 * config.in_channels, 1)
 
     @classmethod
-    def like(cls, model: FEAT) -> PublishedFEAT:
+    def like(cls, model: FEAT, wkv: WKV) -> PublishedFEAT:
         """Return the same function as ``model``, with copies of its weights."""
-        peer = cls(model.config)
+        peer = cls(model.config, wkv)
         told = peer.load_state_dict(to_published(model), strict=False)
         if told.missing_keys or not all(n.endswith(NEVER_TRAINED) for n in told.unexpected_keys):
             raise ValueError(f"the peer is of another network: {told}")

@@ -15,6 +15,7 @@ import torch
 
 from feat_fed.config import FEATConfig
 from feat_fed.config.model import WKVMode
+from feat_fed.model.wkv import wkv_paper, wkv_published
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -61,7 +62,8 @@ def test_the_published_layout_is_the_same_function(
     feat_step = module("feat_step")
     size = feat_step.Size(FEATConfig(hidden_size=16, num_heads=2, num_trios=2, wkv=mode), clip)
     ours = feat_step.opened(size.config)
-    peer = module("published_layout").PublishedFEAT.like(ours)
+    wkv = wkv_paper if mode == "paper" else wkv_published
+    peer = module("published_layout").PublishedFEAT.like(ours, wkv)
     feat_step.assert_same_function(ours, peer, size)
     with torch.no_grad():
         peer.blocks[1].att.spatial_decay.add_(1)

@@ -130,13 +130,21 @@ class GatedFeedForward(nn.Module):
     def forward(self, x_BFHWC: Tensor) -> Tensor:
         """Return the branch's output, of the input's shape."""
         h_NHWD = self.conv(self.expand(x_BFHWC).flatten(0, 1))
-        gated: Tensor = _GELUGate.apply(h_NHWD)  # type: ignore[no-untyped-call]
-        y: Tensor = self.project(gated)
+        y: Tensor = self.project(_gelu_gate(h_NHWD))
         return y.view(x_BFHWC.shape)
 
 
+def _gelu_gate(h: Tensor) -> Tensor:
+    """Return GELU(a) b of the input's halves (a, b)."""
+    if torch.compiler.is_compiling():  # a compiler fuses, and saves what it needs, by itself
+        a, b = h.chunk(2, -1)
+        return F.gelu(a) * b
+    gated: Tensor = _GELUGate.apply(h)  # type: ignore[no-untyped-call]
+    return gated
+
+
 class _GELUGate(torch.autograd.Function):
-    """GELU(a) b of the input's halves (a, b); keeps only its input for the backward pass."""
+    """The gate, keeping only its input for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, h: Tensor) -> Tensor:  # noqa: ANN401

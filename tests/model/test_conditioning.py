@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from feat_fed.config import DiffusionConfig, SamplerConfig
+from feat_fed.config.model import WKVMode
 from feat_fed.diffusion import Schedule, sample_latents, training_losses
 from feat_fed.errors import CheckpointError
 from feat_fed.model import (
@@ -219,3 +220,18 @@ def test_a_trio_that_is_not_there_is_named() -> None:
     for trio in (3, -1):
         with pytest.raises(ValueError, match=f"identity_trios holds {trio}; .* 0 to 2"):
             FEAT(PLAIN).double()(*clip(), identity_trios=(trio,))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("wkv", ["paper", "published"])
+def test_compiles_into_one_graph(wkv: WKVMode, checkpointing: bool) -> None:
+    model = opened(FEATConfig(hidden_size=16, num_heads=2, num_trios=2, num_classes=2, wkv=wkv))
+    model.gradient_checkpointing = checkpointing
+    z, t, labels = torch.randn(1, 3, 4, 6, 4).double(), torch.tensor([7]), torch.tensor([1])
+    results = []
+    for network in (torch.compile(model, fullgraph=True, backend="aot_eager"), model):
+        y = network(z, t, labels, 1)
+        results.append([y, *torch.autograd.grad(y.square().sum(), list(model.parameters()))])
+    torch.compiler.reset()
+    torch.testing.assert_close(*results)
