@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import dump_yaml
 from feat_fed.report import plots, units
 from feat_fed.report.facts import ended_at, heldout_points, site_totals
+from feat_fed.report.page import data_url, render
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.report.run_store import RunStore, SampleFiles
 
@@ -31,27 +29,9 @@ def write_report(store: RunStore) -> Path:
     RunError
         A file of the run is damaged.
     """
-    page = _environment().get_template("report.html.j2").render(_page(store))
+    page = render("report.html.j2", _page(store))
     write_bytes_atomically(store.report, page.encode())
     return store.report
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("feat_fed.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "bytes": units.format_bytes,
-        "count": units.format_count,
-        "duration": units.format_duration,
-        "loss": units.format_loss,
-        "time": units.format_time,
-    }
-    return environment
 
 
 def _page(store: RunStore) -> dict[str, Any]:
@@ -61,7 +41,7 @@ def _page(store: RunStore) -> dict[str, Any]:
     return {
         "summary": summary,
         "study": store.study,
-        "study_yaml": dump_yaml(store.study),
+        "study_yaml": dump_yaml(store.study.without_paths()),
         "rounds": rounds,
         "totals": totals,
         "styles": plots.site_styles(each.site for each in totals),
@@ -109,4 +89,4 @@ def _data_uri(path: Path, kind: str, *, at_most_bytes: int | None = None) -> str
     """Return the file as a data URI; None when it is absent or too large."""
     if not path.is_file() or (at_most_bytes is not None and path.stat().st_size > at_most_bytes):
         return None
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return data_url(path.read_bytes(), kind)

@@ -35,8 +35,9 @@ from feat_fed.errors import ConfigError, RunError
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
 
-_MAY_CHANGE = ("rounds", "sites", "sampler")
-"""Fields of a study that a resumed run may change: the weights so far stay comparable."""
+_MAY_CHANGE = ("rounds", "sites", "sampler", "codec.weights")
+"""Parts of a study that a resumed run may change: the weights so far stay comparable. Where the
+codec's weights lie is one, since the study names their SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -238,14 +239,14 @@ def _first(error: ValidationError) -> str:
 
 
 def _fixes(field: str) -> bool:
-    return field.split(".")[0] not in _MAY_CHANGE
+    return not {field, field.split(".")[0]} & set(_MAY_CHANGE)
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Map each dotted field that differs to a phrase that tells both values."""
     found: dict[str, str] = {}
     for key, value in old.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(new[key], dict):
             found |= _differences(value, new[key], f"{prefix}{key}.")
         elif value != new[key]:
             found[prefix + key] = f"{value!r} in the run, {new[key]!r} asked"

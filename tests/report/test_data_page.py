@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from feat_fed.config import RulesConfig
+from feat_fed.report.data_page import (
+    ClipFacts,
+    Outcome,
+    SiteDataFacts,
+    data_counts,
+    write_data_page,
+)
+
+
+def jpeg() -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (8, 4), (200, 30, 30)).save(out, "JPEG")
+    return out.getvalue()
+
+
+def clip(index: int, outcome: Outcome = "usable", reason: str = "", **more: object) -> ClipFacts:
+    facts: dict[str, object] = {
+        "clip": f"{index:064x}",
+        "outcome": outcome,
+        "reason": reason,
+        "patient": f"{index % 3:064x}",
+        "side": "held out" if index % 3 == 0 else "training",
+        "modality": "US",
+        "encoding": "JPEG Baseline",
+        "frames": 40,
+        "fps": 25.0,
+        "height_px": 480,
+        "width_px": 640,
+        "sheet": jpeg(),
+    }
+    return ClipFacts(**facts | more)  # type: ignore[arg-type]
+
+
+CLIPS = (
+    *(clip(index) for index in range(1, 8)),
+    clip(8, "review", "text that stands still was masked"),
+    clip(9, "excluded", "fewer frames than a clip needs", frames=3),
+    clip(10, "excluded", "<b>odd</b>", patient=None, frames=None, sheet=None),
+)
+FACTS = SiteDataFacts("site-a", RulesConfig(modalities=("US", "ES")), CLIPS, other_files=4)
+
+
+def test_counts_are_numbers_and_fixed_words() -> None:
+    assert data_counts(FACTS) == {
+        "clips": {"usable": 7, "review": 1, "excluded": 2},
+        "patients": {"training": 2, "held out": 1},
+        "frames": 280,
+        "excluded": {"fewer frames than a clip needs": 1, "<b>odd</b>": 1},
+        "review": {"text that stands still was masked": 1},
+        "other_files": 4,
+    }
+
+
+def test_page_shows_every_exclusion_and_every_clip_that_waits(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    write_data_page(FACTS, page)
+    text = page.read_text()
+    assert all(each.clip[:10] in text for each in CLIPS if each.outcome != "usable")
+    assert "&lt;b&gt;odd&lt;/b&gt;" in text and "<b>odd" not in text
+    assert "US, ES" in text and "min_frames" in text
+    assert text.count("data:image/jpeg") == 8
+    assert "http" not in text.replace("http-equiv", "")
+    assert json.loads((tmp_path / "report.json").read_text()) == data_counts(FACTS)
+
+
+def test_paths_are_there_only_where_they_were_given(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    write_data_page(FACTS, page)
+    assert "--show-paths" in page.read_text()
+    named = SiteDataFacts("site-a", RulesConfig(), (clip(1, "excluded", "odd", path="x/y.dcm"),), 0)
+    write_data_page(named, page)
+    assert "x/y.dcm" in page.read_text() and "--show-paths" not in page.read_text()
+
+
+def test_a_site_without_a_clip_has_a_page(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    write_data_page(SiteDataFacts("site-a", RulesConfig(), (), 0), page)
+    assert "No clip is usable yet" in page.read_text()
