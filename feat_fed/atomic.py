@@ -28,7 +28,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_bytes_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -42,8 +42,8 @@ def write_bytes_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> Non
             file.write(data)
 
 
-def _sync_folder(folder: Path) -> None:
-    # A rename is in the folder's own data: without this it can be lost in a power cut.
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to disk: which names it has is data of its own, lost in a power cut else."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ def run_pipeline(
     *,
     round_number: int | None = None,
     weights: RunWeights = "ema",
+    codec_weights: Path | None = None,
 ) -> FEATPipeline:
     """Return the pipeline of a round.
 
@@ -39,9 +41,13 @@ def run_pipeline(
         The last one if None; 0 is the untrained model.
     weights
         The average over rounds (EMA), or the round's own.
+    codec_weights
+        Of a learned codec, where they are not at the study's ``codec.weights`` on this machine.
 
     Raises
     ------
+    ConfigError
+        If the codec's weights are absent, or not the study's.
     RunError
         If the run has no weights of that round.
     CheckpointError
@@ -60,6 +66,7 @@ def run_pipeline(
         make_scheduler(sampler or study.sampler, study.diffusion),
         study.codec,
         size=ClipSize(num_frames=study.clips.frames, height=size_px, width=size_px),
+        codec_weights=codec_weights,
     )
 
 
@@ -68,6 +75,7 @@ def generate_clips(
     sampler: SamplerConfig | None = None,
     *,
     round_number: int | None = None,
+    codec_weights: Path | None = None,
     device: torch.device | None = None,
     show_progress: bool = False,
 ) -> NDArray[np.uint8]:
@@ -79,6 +87,8 @@ def generate_clips(
         How many and by which sampler; the study's if None. Clip i has seed ``sampler.seed + i``.
     round_number
         The last one if None; 0 is the untrained model.
+    codec_weights
+        As in :func:`run_pipeline`.
 
     Returns
     -------
@@ -91,9 +101,11 @@ def generate_clips(
         If the run has no weights of that round.
     CheckpointError
         If they are damaged.
+    ConfigError
+        If the codec's weights are absent, or not the study's.
     """
     sampler = sampler or store.study.sampler
-    pipeline = run_pipeline(store, sampler, round_number=round_number)
+    pipeline = run_pipeline(store, sampler, round_number=round_number, codec_weights=codec_weights)
     pipeline.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     pipeline.set_progress_bar_config(disable=None if show_progress else True)
     frames_NTHWC = pipeline(

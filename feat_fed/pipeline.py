@@ -60,6 +60,8 @@ class FEATPipeline:
         Of a clip about which a call says nothing else.
     codec_name
         What to call the codec where ``codec`` is None.
+    codec_weights
+        File or folder of a learned codec, in place of ``codec.weights``.
 
     Raises
     ------
@@ -75,8 +77,11 @@ class FEATPipeline:
         *,
         size: ClipSize,
         codec_name: str | None = None,
+        codec_weights: Path | None = None,
     ) -> None:
         scheduler_diffusion(scheduler)
+        if codec is not None and codec_weights is not None:
+            codec = codec.model_copy(update={"weights": codec_weights})
         self._decoder = None if codec is None else build_codec(codec)
         channels = model.config.in_channels
         if self._decoder is not None and self._decoder.latent_channels != channels:
@@ -95,12 +100,14 @@ class FEATPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Where the network is, and a learned codec."""
         return next(self.model.parameters()).device
 
     def to(self, device: torch.device | str) -> FEATPipeline:
-        """Move the network; return the pipeline itself."""
+        """Move the network and a learned codec; return the pipeline itself."""
         self.model.to(device)
+        if self._decoder is not None:
+            self._decoder.to(device)
         return self
 
     def set_progress_bar_config(

@@ -5,7 +5,8 @@
     FOLDER/model_index.json     what the parts are, and how large a clip is
     FOLDER/model/               the network: config.json, diffusion_pytorch_model.safetensors
     FOLDER/scheduler/           scheduler_config.json
-    FOLDER/codec/               config.json; absent where the codec is none of ours
+    FOLDER/codec/               config.json, weights/ of a learned codec; absent where the codec
+                                is none of ours
 
 ``diffusers.DiffusionPipeline`` imports the modules that such a folder names, and writes files
 that a crash can leave half done. Here a folder's words import nothing, and the index is
@@ -14,13 +15,16 @@ written last: without it the folder is no pipeline.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from feat_fed.atomic import atomic_path
 from feat_fed.codec import build_codec
+from feat_fed.codec.files import weights_files
 from feat_fed.config import CodecConfig
 from feat_fed.config.base import StrictModel
 from feat_fed.diffusion import read_scheduler
@@ -41,6 +45,7 @@ ModelT = TypeVar("ModelT", bound=StrictModel)
 INDEX_FILE = "model_index.json"
 _SCHEDULER_FILE = "scheduler_config.json"
 _PRINT = "fingerprint"
+_WEIGHTS = "weights"
 
 
 class ClipSize(StrictModel):
@@ -86,9 +91,7 @@ def write_pipeline(root: Path, parts: PipelineParts) -> None:
     kind = type(parts.scheduler).__name__
     write_config(root / "scheduler" / _SCHEDULER_FILE, kind, parts.scheduler.config)
     if parts.codec is not None:
-        make_folder(root / "codec")
-        codec = parts.codec.model_dump() | {_PRINT: build_codec(parts.codec).fingerprint}
-        write_config(root / "codec" / CONFIG_FILE, "CodecConfig", codec)
+        _write_codec(root / "codec", parts.codec)
     index = _Index(
         **parts.size.model_dump(),
         model=("feat_fed.model", "FEAT"),
@@ -117,7 +120,7 @@ def read_pipeline(root: Path) -> PipelineParts:
     return PipelineParts(
         FEAT.from_pretrained(root / MODEL_FOLDER),
         _read_scheduler(root / "scheduler" / _SCHEDULER_FILE),
-        _read_codec(root / "codec" / CONFIG_FILE) if index.codec[0] else None,
+        _read_codec(root / "codec") if index.codec[0] else None,
         ClipSize(num_frames=index.num_frames, height=index.height, width=index.width),
         index.codec_name,
     )
@@ -131,10 +134,33 @@ def _read_scheduler(path: Path) -> Any:  # noqa: ANN401
         raise CheckpointError(f"{path} is no scheduler of this pipeline: {error}") from None
 
 
-def _read_codec(path: Path) -> CodecConfig:
+def _write_codec(folder: Path, codec: CodecConfig) -> None:
+    """Write the configuration, without a path of this machine, and copy the weights, if any."""
+    make_folder(folder)
+    fields = codec.model_dump(mode="json", exclude={"weights"})
+    fields[_PRINT] = build_codec(codec).fingerprint
+    if codec.weights is not None:
+        make_folder(folder / _WEIGHTS)
+        for path in weights_files(codec.kind, codec.weights):
+            _copy(path, folder / _WEIGHTS / path.name)
+    write_config(folder / CONFIG_FILE, "CodecConfig", fields)
+
+
+def _copy(path: Path, to: Path) -> None:
+    if to.exists() and to.samefile(path):  # a folder that is written over itself
+        return
+    try:
+        with atomic_path(to) as part:
+            shutil.copyfile(path, part)
+    except OSError as error:
+        raise CheckpointError(f"{to} cannot be written: {error.strerror}") from error
+
+
+def _read_codec(folder: Path) -> CodecConfig:
+    path = folder / CONFIG_FILE
     _, fields = read_config(path, ["CodecConfig"])
     fingerprint = fields.pop(_PRINT, None)
-    codec = _validated(CodecConfig, fields, path)
+    codec = _validated(CodecConfig, {**fields, "weights": _weights_in(folder)}, path)
     try:
         found = build_codec(codec).fingerprint
     except ConfigError as error:
@@ -142,6 +168,15 @@ def _read_codec(path: Path) -> CodecConfig:
     if found != fingerprint:
         raise CheckpointError(f"{path} is of a codec whose latents this feat-fed cannot decode")
     return codec
+
+
+def _weights_in(folder: Path) -> Path | None:
+    """Return the one file of the folder's weights, the folder of several, or None."""
+    weights = folder / _WEIGHTS
+    if not weights.is_dir():
+        return None
+    files = [each for each in weights.iterdir() if not each.name.startswith(".")]
+    return files[0] if len(files) == 1 else weights
 
 
 def _validated(model: type[ModelT], fields: dict[str, Any], path: Path) -> ModelT:

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.study import Name, StudyConfig
@@ -48,6 +55,12 @@ class Assignment(StrictModel):
     task: Task
     first_step: int = Field(ge=0, description="optimiser steps that the study has taken before")
     study: StudyConfig
+
+    @field_validator("study")
+    @classmethod
+    def _has_no_paths(cls, study: StudyConfig) -> StudyConfig:
+        # Of either side's making: the server's paths stay there, and a site opens none of them.
+        return study.without_paths()
 
 
 class Report(StrictModel):

@@ -8,13 +8,20 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from feat_fed.codec import LatentWindows, build_codec, prepare
+from feat_fed.codec import LatentStore, LatentWindows, build_codec, prepare
 from feat_fed.config import SiteConfig, StudyConfig
-from feat_fed.data import scan, site_key, split_by_patient
+from feat_fed.data import Manifest, scan, split_site
 from feat_fed.errors import ConfigError, DataError
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import SiteLive
-from feat_fed.train import RoundJob, StepProgress, derive_seed, evaluate_round, train_round
+from feat_fed.train import (
+    RoundJob,
+    StepProgress,
+    derive_seed,
+    evaluate_round,
+    resolve_device,
+    train_round,
+)
 
 _LIVE_EVERY_SEC = 0.5
 
@@ -52,23 +59,36 @@ class SiteSession:
     def clips(self, assignment: Assignment) -> SiteClips:
         """Find, split by patient and encode the site's clips for the study.
 
+        Clips that a person must approve first are not among them.
+
         Raises
         ------
         DataError
             If no clip is left for training.
         """
-        study, key = assignment.study, site_key(self._site.store)
-        inventory = scan(self._site.data, key=key, clips=study.clips)
-        split = split_by_patient(
-            inventory.clips, heldout_fraction=study.clips.heldout_fraction, key=key
-        )
-        codec = build_codec(study.codec)
+        study, site = assignment.study, self._site
+        device = resolve_device(site.device)
+        codec = build_codec(study.codec, weights=site.codec_weights, device=device)
+        store = LatentStore(site.store / "latents", site.latents)
+        with Manifest(site.store, alone="wait") as manifest:  # nobody is erased meanwhile
+            inventory = scan(site.data, manifest=manifest, clips=study.clips)
+            inventory.require_clips()
+            split = split_site(
+                inventory.clips,
+                heldout_fraction=study.clips.heldout_fraction,
+                manifest=manifest,
+            )
+            prepared = prepare(inventory.clips, store=store, codec=codec, clips=study.clips)
         train, heldout = (
-            prepare(entries, store=self._site.store / "latents", codec=codec, clips=study.clips)
-            for entries in (split.train, split.heldout)
+            prepared.of_patients(entry.patient for entry in side)
+            for side in (split.train, split.heldout)
         )
         if not train.clips:
-            raise DataError("no clip of the training patients could be encoded")
+            raise DataError(
+                f"nothing to train on: {len(split.train)} clips of patients in training, none of "
+                f"which could be encoded, and {len(split.heldout)} of patients held out; add clips "
+                "of other patients"
+            )
         return SiteClips(
             LatentWindows(train, codec=codec, clips=study.clips),
             LatentWindows(heldout, codec=codec, clips=study.clips) if heldout.clips else None,

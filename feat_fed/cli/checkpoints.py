@@ -80,6 +80,10 @@ def export(
         Literal["ema", "global"] | None,
         typer.Option(help="Of a run: the average over rounds, or the round's; ema if unset."),
     ] = None,
+    codec_weights: Annotated[
+        Path | None,
+        typer.Option(help="Of a run's learned codec; the study's codec.weights if unset."),
+    ] = None,
 ) -> None:
     """Write weights in a form that other programs read."""
     from feat_fed.generate import run_pipeline
@@ -88,9 +92,14 @@ def export(
 
     _refuse_existing(out)
     run = RunStore(source) if (source / "study.yaml").is_file() else None
-    if run is None and (round_number, weights) != (None, None):
-        raise ConfigError(f"{source} is not a run and has no rounds: leave out --round, --weights")
-    found = run and run_pipeline(run, round_number=round_number, weights=weights or "ema")
+    if run is None and (round_number, weights, codec_weights) != (None, None, None):
+        raise ConfigError(
+            f"{source} is not a run and has no rounds: leave out --round, --weights and "
+            "--codec-weights"
+        )
+    found = run and run_pipeline(
+        run, round_number=round_number, weights=weights or "ema", codec_weights=codec_weights
+    )
     if form == "pretrained":
         (found or FEATPipeline.from_pretrained(source)).save_pretrained(out)
         say(f"{out}: read it with FEATPipeline.from_pretrained")

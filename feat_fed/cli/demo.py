@@ -21,7 +21,7 @@ from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.runs import run_to_report
 from feat_fed.cli.study import require_enough, resolve_study
 from feat_fed.config import SiteDataConfig, load_site
-from feat_fed.data.inventory.scan import KEY_FILE
+from feat_fed.data.inventory.identity import KEY_FILE
 from feat_fed.errors import DataError
 from feat_fed.processes import ChildGroup, free_port
 from feat_fed.report.live import StudyLive
@@ -64,7 +64,7 @@ def demo(
         # All of them are here, so no round starts without one.
         everyone = config.sites.model_copy(update={"minimum": len(hospitals)})
         store = RunStore.resume(store.root, config.model_copy(update={"sites": everyone}))
-        consortium = Consortium.make(store.root, hospitals)
+        consortium = Consortium.make(store.root, hospitals, config.codec.weights)
         if data is None:
             fix_pseudonyms(consortium, store.study.seed)
         say(f"{len(hospitals)} hospitals: {', '.join(hospitals)}; everything is in {store.root}")
@@ -112,7 +112,9 @@ class Consortium:
     site_files: Mapping[str, Path]
 
     @classmethod
-    def make(cls, root: Path, hospitals: Mapping[str, SiteDataConfig]) -> Consortium:
+    def make(
+        cls, root: Path, hospitals: Mapping[str, SiteDataConfig], codec_weights: Path | None = None
+    ) -> Consortium:
         """Make what is not there yet; the port is chosen anew."""
         from feat_fed_client.keys import make_site_key
         from feat_fed_server.certificates import TlsFiles, make_ca, make_server_certificate
@@ -134,7 +136,7 @@ class Consortium:
                 make_site_key(folder / "site.key")
             (keys / f"{name}.pub").write_bytes((folder / "site.pub").read_bytes())
             files[name] = folder / "site.yaml"
-            files[name].write_text(_site_yaml(name, address, tls, data, threads))
+            files[name].write_text(_site_yaml(name, address, tls, data, threads, codec_weights))
         return cls(address, tls, keys, files)
 
 
@@ -178,7 +180,14 @@ def demo_data(
     return dict(list(found.items())[:hospitals])
 
 
-def _site_yaml(name: str, address: str, tls: TlsFiles, data: SiteDataConfig, threads: int) -> str:
+def _site_yaml(
+    name: str,
+    address: str,
+    tls: TlsFiles,
+    data: SiteDataConfig,
+    threads: int,
+    codec_weights: Path | None,
+) -> str:
     tree = {
         "name": name,
         "server": {
@@ -189,8 +198,10 @@ def _site_yaml(name: str, address: str, tls: TlsFiles, data: SiteDataConfig, thr
         "data": {
             "paths": [str(path.resolve()) for path in data.paths],
             "patient_pattern": data.patient_pattern,
+            "rules": data.rules.model_dump(mode="json"),
         },
         "store": "store",
+        "codec_weights": codec_weights and str(codec_weights),
         "threads": threads,
     }
     return yaml.safe_dump(tree, sort_keys=False)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from feat_fed.cli import checkpoints, demo, federation, run, site, study
+from feat_fed.cli import checkpoints, data, demo, federation, run, site, study
 from feat_fed.cli.console import console, fail, say
 from feat_fed.errors import FeatFedError, MissingExtraError
 
@@ -41,6 +41,7 @@ app.command(rich_help_panel=_STUDY)(study.server)
 app.command(rich_help_panel=_STUDY)(run.report)
 app.command(rich_help_panel=_SITE)(federation.keygen)
 app.command(rich_help_panel=_SITE)(site.client)
+app.add_typer(data.app, name="data", rich_help_panel=_SITE)
 app.command(rich_help_panel=_RESEARCH)(study.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.import_checkpoint)
@@ -52,6 +53,7 @@ _EXTRAS = {
     "server": "server",
     "keygen": "client",
     "client": "client",
+    "data": "client",
     "simulate": "simulation",
 }
 """Which extra a command belongs to."""

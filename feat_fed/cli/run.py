@@ -40,6 +40,10 @@ def sample(
     round_number: Annotated[
         int | None, typer.Option("--round", min=0, help="The last if unset; 0 is untrained.")
     ] = None,
+    codec_weights: Annotated[
+        Path | None,
+        typer.Option(help="A learned codec's file or folder; the study's codec.weights if unset."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files; RUN/samples if unset.")
     ] = None,
@@ -59,7 +63,13 @@ def sample(
     }
     changes = {name: value for name, value in options.items() if value is not None}
     config = validate(SamplerConfig, {**store.study.sampler.model_dump(), **changes}, "the sampler")
-    clips_NTHWC = generate_clips(store, config, round_number=round_number, show_progress=True)
+    clips_NTHWC = generate_clips(
+        store,
+        config,
+        round_number=round_number,
+        codec_weights=codec_weights,
+        show_progress=True,
+    )
     folder = out or store.samples
     folder.mkdir(parents=True, exist_ok=True)
     files = write_samples(folder, clips_NTHWC, fps=DISPLAY_FPS)

@@ -68,6 +68,7 @@ def virtual_sites(
             name=name,
             data=data.model_copy(update={"paths": tuple(path.resolve() for path in data.paths)}),
             store=(store.root / "sites" / name / "store").resolve(),
+            codec_weights=store.study.codec.weights,
             threads=1,
         )
         for name, data in hospitals.items()

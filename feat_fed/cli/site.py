@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from feat_fed.cli.console import output, say
+from feat_fed.cli.data import files_bar, tell_counts
 from feat_fed.cli.progress import plain_lines
 
 
@@ -23,8 +24,8 @@ def client(
     Checks the configuration and the data first, then waits for the server and answers it
     until it is stopped with Ctrl-C. No video leaves this machine.
     """
-    from feat_fed.config import ClipConfig, dump_yaml, load_site
-    from feat_fed.data import scan, site_key
+    from feat_fed.config import dump_yaml, load_site
+    from feat_fed.data import Manifest, scan
     from feat_fed.train import resolve_device
     from feat_fed_client.supernode import SiteLauncher, check_link
 
@@ -32,11 +33,10 @@ def client(
     site = load_site(site_config)
     check_link(site)
     resolve_device(site.device)
-    inventory = scan(site.data, key=site_key(site.store), clips=ClipConfig(frames=1))
-    patients = len({entry.patient for entry in inventory.clips})
-    say(f"{site.name}: {len(inventory.clips)} readable clips of {patients} patients")
-    for excluded in inventory.excluded:
-        say(f"  left out {excluded.path}: {excluded.reason}")
+    with Manifest(site.store, alone="wait") as manifest, files_bar("looking at files") as bar:
+        inventory = scan(site.data, manifest=manifest, progress=bar)
+    tell_counts(site.name, inventory)
+    inventory.require_clips()
     if dry_run:
         output.print(dump_yaml(site), markup=False, end="")
         return

@@ -4,9 +4,11 @@ Training never sees a codec at work: :func:`prepare` encodes each clip once, and
 :class:`LatentWindows` cuts training clips out of what it stored.
 """
 
-from feat_fed.codec.base import Latent, VideoCodec
+from feat_fed.codec.base import Latent, VideoCodec, flip_latent
 from feat_fed.codec.build import build_codec
 from feat_fed.codec.prepare import LatentClip, LatentClips, prepare
+from feat_fed.codec.stats import LatentStats
+from feat_fed.codec.store import LatentStore
 from feat_fed.codec.wavelet import WaveletCodec
 from feat_fed.codec.windows import LatentWindows
 
@@ -14,9 +16,12 @@ __all__ = [
     "Latent",
     "LatentClip",
     "LatentClips",
+    "LatentStats",
+    "LatentStore",
     "LatentWindows",
     "VideoCodec",
     "WaveletCodec",
     "build_codec",
+    "flip_latent",
     "prepare",
 ]

@@ -1,66 +1,44 @@
-"""Latents on disk: encoded once, whole or not there, and checked before they are used.
+"""Latents on disk: encoded once, whole or not there, no more of them than the site allows.
 
-A file a clip, named by a hash of all that decides its content, so that nothing stale can be
-read. Several processes may share a store: each writes whole files, and equal names hold equal
-latents.
-
-Legend: F frames, C channels, h and w of the latent.
+A file a clip (:mod:`.latent_file`), named by its source's hash and by all else that decides its
+content, so that nothing stale can be read and a patient's latents can be found. Several processes
+may share a store: each writes whole files, and equal names hold equal latents. When a file was
+last used is its time of modification.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import fcntl
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+from safetensors import SafetensorError
 
-from feat_fed.atomic import write_bytes_atomically
+from feat_fed.atomic import atomic_path, sync_folder
+from feat_fed.codec.encoded import EncodedClip
+from feat_fed.codec.latent_file import Recipe, StoredLatent, find_latent, write_latent
+from feat_fed.config import LatentsConfig
 from feat_fed.errors import DataError
 
-_SCHEMA = "1"
-_LEFTOVER_SEC = 24 * 3600
-
-
-@dataclass(frozen=True)
-class StoredLatent:
-    """One clip's latent on disk: float16 moments, ``FChw``."""
-
-    path: Path
-    num_frames: int
-
-    def read(self, start_frame: int, stop_frame: int) -> tuple[Tensor, Tensor | None]:
-        """Return mean and log-variance (where the codec has one) of some frames, float32.
-
-        Raises
-        ------
-        DataError
-            When the file has gone since it was checked.
-        """
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                mean = file.get_slice("mean")[start_frame:stop_frame].float()
-                if "logvar" not in file.keys():  # noqa: SIM118 (not a mapping)
-                    return mean, None
-                return mean, file.get_slice("logvar")[start_frame:stop_frame].float()
-        except (OSError, SafetensorError) as error:
-            raise DataError(
-                f"{self.path} can no longer be read ({error}); start again, and it is encoded anew"
-            ) from error
+GB = 10**9
+_DAY_SEC = 24 * 3600.0
+_LOCK_FILE = ".lock"
+_RETRY_SEC = 0.1
 
 
 class LatentStore:
     """A folder of latents.
 
+    What one object has found or put stays until the object goes, whatever the bound.
+
     Parameters
     ----------
     folder
-        Made if absent. Parts that killed processes left a day ago are removed.
+        Made if absent, for its owner alone. Parts that killed processes left are removed, and
+        latents that nobody used for ``config.keep_days``.
 
     Raises
     ------
@@ -68,64 +46,155 @@ class LatentStore:
         When the folder cannot be made.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, config: LatentsConfig | None = None) -> None:
+        self.folder = folder
+        self.config = config or LatentsConfig()
+        self._used: set[Path] = set()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for part in folder.glob(".*.safetensors"):
-                if time.time() - part.stat().st_mtime > _LEFTOVER_SEC:
-                    part.unlink(missing_ok=True)
-        except FileNotFoundError:  # another process removed the same part first
-            pass
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._tidy()
         except OSError as error:
             raise DataError(f"the store {folder} cannot be used: {error.strerror}") from error
 
-    def find(self, recipe: tuple[str, ...]) -> StoredLatent | None:
-        """Return the latent made by ``recipe`` if it is there and undamaged.
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Keep :meth:`erase` and the removal of parts out for the block; nests, and is shared."""
+        with self._lock(fcntl.LOCK_SH):
+            yield
 
-        A file that was cut off or altered on disk counts as absent: it will be replaced.
+    def find(self, recipe: Recipe) -> StoredLatent | None:
+        """Return the latent made by ``recipe`` if it is there, and note that it is used.
+
+        A file that was cut off or altered on disk counts as absent (or is found out when its
+        frames are read): it will be replaced.
         """
-        path = self._path(recipe)
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                metadata = file.metadata() or {}
-        except (OSError, SafetensorError):
-            return None
-        if metadata.get("digest") != _digest(recipe, tensors):
-            return None
-        return StoredLatent(path, len(tensors["mean"]))
+        path = self.folder / recipe.file_name
+        latent = find_latent(path, recipe)
+        if latent is not None:
+            self._used.add(path)
+            with contextlib.suppress(OSError):  # removed meanwhile: reading will tell
+                os.utime(path)
+        return latent
 
-    def put(self, recipe: tuple[str, ...], mean: Tensor, logvar: Tensor | None) -> StoredLatent:
-        """Write a clip's moments, ``FChw``, as float16.
+    def put(self, recipe: Recipe, encoded: EncodedClip) -> StoredLatent:
+        """Write a clip's moments.
 
         Raises
         ------
         DataError
             When the disk is full or cannot be written.
         """
-        tensors = {"mean": mean.half().contiguous()}
-        if logvar is not None:
-            tensors["logvar"] = logvar.half().contiguous()
-        path = self._path(recipe)
-        data = save(tensors, metadata={"digest": _digest(recipe, tensors)})
+        path = self.folder / recipe.file_name
         try:
-            write_bytes_atomically(path, data)
-        except OSError as error:
+            with self.writing(), atomic_path(path) as part:
+                write_latent(part, recipe, encoded)
+                part.chmod(0o600)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{path} cannot be written: {reason}") from error
+        latent = self.find(recipe)
+        if latent is None:
+            raise DataError(f"{path} was written and cannot be read back; is the disk sound?")
+        return latent
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Remove what was unused for longest, until so much more fits ``config.max_gb``.
+
+        Raises
+        ------
+        DataError
+            When it cannot fit beside what this object uses.
+        """
+        if self.config.max_gb is None:
+            return
+        needed_bytes += sum(stat.st_size for path, stat in self._files() if path in self._used)
+        if needed_bytes > self.config.max_gb * GB:
             raise DataError(
-                f"{len(data)} bytes cannot be written into {self._folder}: {error.strerror}"
-            ) from error
-        return StoredLatent(path, len(mean))
+                f"the latents of these clips need about {needed_bytes / GB:.3g} GB and "
+                f"latents.max_gb is {self.config.max_gb:g}; raise it, or take fewer clips"
+            )
+        self._evict(needed_bytes)
 
-    def _path(self, recipe: tuple[str, ...]) -> Path:
-        name = hashlib.sha256(json.dumps([_SCHEMA, *recipe]).encode()).hexdigest()
-        return self._folder / f"{name}.safetensors"
+    def keep(self, paths: Iterable[Path]) -> None:
+        """Note what is used of the files that other processes put, and keep to the bound."""
+        self._used.update(paths)
+        self._evict(sum(stat.st_size for path, stat in self._files() if path in self._used))
+
+    def _evict(self, wanted_bytes: int) -> None:
+        """Let what is not used, the oldest first, make way for ``wanted_bytes`` in all."""
+        if self.config.max_gb is None:
+            return
+        others = [each for each in self._files() if each[0] not in self._used]
+        excess = wanted_bytes + sum(stat.st_size for _, stat in others) - self.config.max_gb * GB
+        for path, stat in sorted(others, key=lambda each: each[1].st_mtime):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= stat.st_size
+
+    def erase(self, sha256s: Iterable[str], *, wait_sec: float = 10.0) -> int:
+        """Remove every latent of these sources, whatever the recipe; return how many files.
+
+        Raises
+        ------
+        DataError
+            When another process goes on encoding for ``wait_sec``: it might bring them back.
+        """
+        sources = set(sha256s)
+        with self._lock(fcntl.LOCK_EX, wait_sec=wait_sec):
+            found = [
+                path
+                for path in self.folder.glob("*.safetensors")
+                if path.name.lstrip(".").split("-")[0] in sources
+            ]
+            try:
+                for path in found:
+                    path.unlink(missing_ok=True)
+                sync_folder(self.folder)
+            except OSError as error:
+                raise DataError(
+                    f"latents in {self.folder} cannot be removed: {error.strerror}"
+                ) from error
+        return len(found)
+
+    def _tidy(self) -> None:
+        """Remove parts, if no process is writing one, and what was kept long enough."""
+        with contextlib.suppress(BlockingIOError), self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for part in self.folder.glob(".*.safetensors"):
+                part.unlink(missing_ok=True)
+        if self.config.keep_days is not None:
+            oldest = time.time() - self.config.keep_days * _DAY_SEC
+            for path, stat in self._files():
+                if stat.st_mtime < oldest:
+                    path.unlink(missing_ok=True)
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        files = []
+        for path in self.folder.glob("[!.]*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                files.append((path, path.stat()))
+        return files
+
+    @contextlib.contextmanager
+    def _lock(self, how: int, *, wait_sec: float | None = None) -> Iterator[None]:
+        """Hold the store's lock, which ends with the process; without ``wait_sec`` wait for it."""
+        with (self.folder / _LOCK_FILE).open("a") as lock:
+            if wait_sec is None:
+                fcntl.flock(lock, how)
+            else:
+                _lock_within(lock.fileno(), how, wait_sec, self.folder)
+            yield
 
 
-def _digest(recipe: tuple[str, ...], tensors: dict[str, Tensor]) -> str:
-    """Hash the recipe, and each tensor's name, shape and bits."""
-    digest = hashlib.sha256(json.dumps([_SCHEMA, *recipe]).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _lock_within(descriptor: int, how: int, wait_sec: float, folder: Path) -> None:
+    deadline = time.monotonic() + wait_sec
+    while True:
+        try:
+            return fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise DataError(
+                    f"another process is encoding clips into {folder}; stop it, or wait for it, "
+                    "and erase again"
+                ) from None
+            time.sleep(_RETRY_SEC)

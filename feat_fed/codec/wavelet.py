@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -85,7 +86,6 @@ class WaveletCodec:
         gain = 2**config.levels  # of an orthonormal average over so many pixels a side
         self._scale = (scale * gain)[: len(self._bands), None, None]
         self._shift = (shift * gain)[: len(self._bands), None, None]
-        self._mirror = torch.tensor([1 - 2 * (kind[1] == _HIGH) for _, kind in self._bands])
 
     @property
     def latent_channels(self) -> int:
@@ -93,11 +93,25 @@ class WaveletCodec:
         return len(self._bands)
 
     @property
+    def has_logvar(self) -> bool:
+        """False: it is deterministic."""
+        return False
+
+    @property
+    def flip_signs(self) -> tuple[int, ...]:
+        """-1 for the bands that are odd over the width."""
+        return tuple(1 - 2 * (kind[1] == _HIGH) for _, kind in self._bands)
+
+    @property
     def fingerprint(self) -> str:
         """Hash of all that decides the latents."""
         numbers = [_VERSION, ORDER, self._levels, self._bands]
         numbers += [self._scale.flatten().tolist(), self._shift.flatten().tolist()]
         return f"wavelet-{hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:16]}"
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the codec itself: its numbers follow what it codes."""
+        return self
 
     def latent_shape(self, frames: int, height_px: int, width_px: int) -> tuple[int, int, int, int]:
         """Return (F, C, h, w).
@@ -124,10 +138,6 @@ class WaveletCodec:
         """Decode to RGB; what a generated latent puts outside [-1, 1] is clipped."""
         coefficients = z_BFCHW * self._scale.to(z_BFCHW) + self._shift.to(z_BFCHW)
         return self.synthesise(coefficients).clamp(-1, 1)
-
-    def flip_latent(self, z: Tensor) -> Tensor:
-        """Mirror left-right: bands that are odd over the width change their sign."""
-        return z.flip(-1) * self._mirror.to(z)[:, None, None]
 
     def analyse(self, video_BFCHW: Tensor) -> Tensor:
         """Return the kept coefficients, ``BFChw``: the orthonormal transform's rows."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from feat_fed.codec.base import VideoCodec
+from feat_fed.codec.base import VideoCodec, flip_latent
 from feat_fed.codec.prepare import LatentClips
 from feat_fed.config import ClipConfig
 from feat_fed.data.inventory.scan import window_frames
@@ -37,7 +37,7 @@ class LatentWindows(Dataset[Tensor]):
         if not prepared.clips:
             raise DataError("there is no clip to take windows from")
         self._clips = prepared.clips
-        self._codec = codec
+        self._flip_signs = codec.flip_signs
         self._config = clips
 
     @property
@@ -87,12 +87,12 @@ class LatentWindows(Dataset[Tensor]):
 
     def _window(self, index: int, at: float, rng: np.random.Generator, *, flip: bool) -> Tensor:
         """Cut at the share ``at`` in [0, 1) of the possible starts; sample the moments, if any."""
-        latent = self._clips[index].latent
+        latent, signs = self._clips[index].latent, self._flip_signs
         span = window_frames(self._config)
         start = int(at * (latent.num_frames - span + 1))
-        mean, logvar = latent.read(start, start + span)
+        mean, logvar = latent.read(start, start + span, mirrored=flip and signs is None)
         z_FCHW = mean[:: self._config.stride_frames]
         if logvar is not None:
             noise = torch.from_numpy(rng.standard_normal(z_FCHW.shape, dtype=np.float32))
             z_FCHW = z_FCHW + noise * (logvar[:: self._config.stride_frames] / 2).exp()
-        return self._codec.flip_latent(z_FCHW) if flip else z_FCHW
+        return flip_latent(z_FCHW, signs) if flip and signs else z_FCHW

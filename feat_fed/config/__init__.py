@@ -9,8 +9,20 @@ from feat_fed.config.load import (
     load_study,
     validate,
 )
-from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
-from feat_fed.config.site import ServerLinkConfig, SiteConfig, SiteDataConfig
+from feat_fed.config.model import (
+    CodecConfig,
+    DiffusionConfig,
+    FEATConfig,
+    MonaiKLConfig,
+    SamplerConfig,
+)
+from feat_fed.config.site import (
+    LatentsConfig,
+    RulesConfig,
+    ServerLinkConfig,
+    SiteConfig,
+    SiteDataConfig,
+)
 from feat_fed.config.study import (
     ClipConfig,
     SitesConfig,
@@ -25,6 +37,9 @@ __all__ = [
     "DiffusionConfig",
     "FEATConfig",
     "FederationConfig",
+    "LatentsConfig",
+    "MonaiKLConfig",
+    "RulesConfig",
     "SamplerConfig",
     "ServerLinkConfig",
     "SiteConfig",

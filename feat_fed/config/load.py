@@ -22,7 +22,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 def load_study(source: str | Path, **overrides: object) -> StudyConfig:
     """Read a study by file or by the name of a built-in one (:func:`built_in_studies`).
 
-    ``overrides`` are top-level fields that replace the file's, such as ``rounds=100``.
+    ``overrides`` are top-level fields that replace the file's, such as ``rounds=100``. The path
+    of the codec's weights is counted from the file's folder.
     """
     path = Path(source)
     if path.suffix not in {".yaml", ".yml"} and str(source) in built_in_studies():
@@ -34,7 +35,11 @@ def load_study(source: str | Path, **overrides: object) -> StudyConfig:
             f"no study at {source}: give a YAML file or one of the built-in studies "
             f"({', '.join(built_in_studies())})"
         )
-    return validate(StudyConfig, {**read_yaml(path), **overrides}, str(path))
+    study = validate(StudyConfig, {**read_yaml(path), **overrides}, str(path))
+    if study.codec.weights is None:
+        return study
+    weights = _absolute(path.resolve().parent, study.codec.weights)
+    return study.model_copy(update={"codec": study.codec.model_copy(update={"weights": weights})})
 
 
 def load_site(path: Path) -> SiteConfig:
@@ -44,6 +49,7 @@ def load_site(path: Path) -> SiteConfig:
     return site.model_copy(
         update={
             "store": _absolute(base, site.store),
+            "codec_weights": site.codec_weights and _absolute(base, site.codec_weights),
             "data": site.data.model_copy(
                 update={"paths": tuple(_absolute(base, each) for each in site.data.paths)}
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,6 +11,7 @@ from feat_fed.config.base import StrictModel
 
 WKVMode = Literal["paper", "published"]
 Prediction = Literal["epsilon", "v"]
+CodecKind = Literal["wavelet", "autoencoder-kl", "tiny", "monai-kl"]
 
 
 class FEATConfig(StrictModel):
@@ -71,16 +73,127 @@ class DiffusionConfig(StrictModel):
         return self
 
 
-class CodecConfig(StrictModel):
-    """The video autoencoder; the default needs no weights."""
+class MonaiKLConfig(StrictModel):
+    """How MONAI's ``AutoencoderKL`` was built, in two dimensions, by MONAI's names and defaults.
 
-    kind: Literal["wavelet"] = "wavelet"
+    ``unit_range`` is the one field that MONAI leaves to whoever trains: what its numbers mean.
+    """
+
+    in_channels: Literal[1, 3] = Field(3, description="1: it sees and makes grey frames")
+    channels: tuple[int, ...] = Field((32, 64, 64, 64), min_length=1)
+    latent_channels: int = Field(3, ge=1)
+    num_res_blocks: int | tuple[int, ...] = 2
+    attention_levels: tuple[bool, ...] = (False, False, True, True)
+    norm_num_groups: int = Field(32, ge=1)
+    with_encoder_nonlocal_attn: bool = True
+    with_decoder_nonlocal_attn: bool = True
+    use_convtranspose: bool = False
+    include_fc: bool = True
+    unit_range: bool = Field(
+        False, description="whether frames go in and come out as [0, 1], and not as [-1, 1]"
+    )
+
+
+class CodecConfig(StrictModel):
+    """The video autoencoder; the default needs no weights.
+
+    A kind takes its own fields, of those that are not for all:
+
+    ================== =========================================================
+    ``wavelet``        ``levels``, ``detail_channels``
+    ``autoencoder-kl`` ``latent_channels``, ``downscale`` and the weights' fields
+    ``tiny``           the same
+    ``monai-kl``       ``monai`` and the weights' fields
+    ================== =========================================================
+
+    The weights' fields are ``weights``, ``weights_sha256``, ``shift`` and ``scale``.
+    """
+
+    kind: CodecKind = "wavelet"
     levels: int = Field(2, ge=1, le=5, description="each halves height and width")
     detail_channels: int = Field(
         3,
         ge=0,
         description="detail sub-bands of the coarsest level that are kept beside the 3 averages",
     )
+    weights: Path | None = Field(
+        None,
+        description="file or folder on the coordinator's machine; it never travels, and a site "
+        "names its own (codec_weights)",
+    )
+    weights_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="of the file; of a folder: `sha256sum FILES | sha256sum` inside it, FILES "
+        "being those that are read, by name",
+    )
+    latent_channels: int | None = Field(
+        None, ge=1, description="autoencoder-kl: 4 if unset; tiny: 32 if unset"
+    )
+    downscale: int | None = Field(
+        None, ge=1, le=64, description="pixels a side of one latent pixel; 8 if unset"
+    )
+    monai: MonaiKLConfig | None = None
+    shift: tuple[float, ...] | None = Field(
+        None,
+        description="what is subtracted from raw latents, for all channels or each; unset: what "
+        "the weights' own configuration says, or 0",
+    )
+    scale: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, description="by which they are divided then; unset: likewise, or 1"
+    )
+
+    @property
+    def channels(self) -> int:
+        """C of the latent."""
+        if self.kind == "wavelet":
+            return 3 + self.detail_channels
+        if self.monai:
+            return self.monai.latent_channels
+        return self.latent_channels or (32 if self.kind == "tiny" else 4)
+
+    @property
+    def step_px(self) -> int:
+        """Pixels a side of one latent pixel."""
+        if self.kind == "wavelet":
+            return 1 << self.levels
+        return 1 << (len(self.monai.channels) - 1) if self.monai else self.downscale or 8
+
+    @model_validator(mode="after")
+    def _fields_are_the_kinds(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            if name not in {"kind", *_CODEC_FIELDS[self.kind]} and (
+                getattr(self, name) != field.default
+            ):
+                raise ValueError(
+                    f"{name} is no field of kind {self.kind} (which has "
+                    f"{', '.join(_CODEC_FIELDS[self.kind])}); leave it out"
+                )
+        needed = {"wavelet": (), "monai-kl": ("weights_sha256", "monai")}
+        for name in needed.get(self.kind, ("weights_sha256",)):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} is unset, and kind {self.kind} needs it")
+        return self
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> Self:
+        for name in ("shift", "scale"):
+            values = getattr(self, name)
+            if values is not None and len(values) not in (1, self.channels):
+                raise ValueError(
+                    f"{name} has {len(values)} numbers, and the latent {self.channels} "
+                    f"channels; give one for all or {self.channels}"
+                )
+        return self
+
+
+_WEIGHTS_FIELDS = ("weights", "weights_sha256", "shift", "scale")
+_CODEC_FIELDS: dict[CodecKind, tuple[str, ...]] = {
+    "wavelet": ("levels", "detail_channels"),
+    "autoencoder-kl": ("latent_channels", "downscale", *_WEIGHTS_FIELDS),
+    "tiny": ("latent_channels", "downscale", *_WEIGHTS_FIELDS),
+    "monai-kl": ("monai", *_WEIGHTS_FIELDS),
+}
 
 
 class SamplerConfig(StrictModel):

@@ -34,11 +34,12 @@ class RulesConfig(StrictModel):
         "which a clip is static and left out",
     )
     duplicate_bits: int | None = Field(
-        6,
+        20,
         ge=0,
         le=64,
-        description="perceptual hashes that differ in at most so many of 256 bits show the same "
-        "clip, re-encoded; null compares contents only",
+        description="fingerprints that differ in at most so many of 256 bits show the same clip, "
+        "re-encoded (re-encoding changed up to 14, another view 30 or more); null compares "
+        "contents only",
     )
     crop: bool = Field(
         True, description="to the ultrasound region or the endoscope's field, as found"

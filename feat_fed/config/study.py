@@ -18,6 +18,11 @@ class ClipConfig(StrictModel):
 
     frames: int = Field(16, ge=1, le=1024, description="F, frames a clip")
     size_px: int = Field(64, ge=16, le=2048, description="height and width of a frame")
+    fit: Literal["crop", "pad"] = Field(
+        "crop",
+        description="how what the site's crop left becomes square: its centre, as in the published "
+        "data sets, or all of it with black bars, which keeps the sides of a wide sector",
+    )
     stride_frames: int = Field(1, ge=1, description="source frames from one clip frame to the next")
     flip: bool = Field(True, description="mirror a clip left-right with probability one half")
     heldout_fraction: float = Field(
@@ -80,18 +85,25 @@ class StudyConfig(StrictModel):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        channels = 3 + self.codec.detail_channels
+        channels, step_px = self.codec.channels, self.codec.step_px
+        wavelet = self.codec.kind == "wavelet"
         if self.model.in_channels != channels:
+            made_of = " (3 + codec.detail_channels)" if wavelet else ""
             raise ValueError(
-                f"model.in_channels is {self.model.in_channels}, but the wavelet codec makes "
-                f"{channels} (3 + codec.detail_channels); set model.in_channels: {channels}"
+                f"model.in_channels is {self.model.in_channels}, but the {self.codec.kind} codec "
+                f"makes {channels}{made_of}; set model.in_channels: {channels}"
             )
-        grid = 2**self.codec.levels * self.model.patch_size
+        grid = step_px * self.model.patch_size
         if self.clips.size_px % grid:
+            made_of = "2^codec.levels" if wavelet else f"the codec's {step_px} px"
             raise ValueError(
                 f"clips.size_px {self.clips.size_px} is not a multiple of {grid} "
-                "(2^codec.levels * model.patch_size)"
+                f"({made_of} * model.patch_size)"
             )
         if misfit := self.sampler.misfit(self.model):
             raise ValueError(misfit)
         return self
+
+    def without_paths(self) -> StudyConfig:
+        """Return the study as it may leave the coordinator's machine."""
+        return self.model_copy(update={"codec": self.codec.model_copy(update={"weights": None})})

@@ -18,10 +18,10 @@ from typing import Literal
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import RulesConfig
+from feat_fed.data import ClipRecord
+from feat_fed.data.quality.rules import Outcome
 from feat_fed.report.page import data_url, render
 from feat_fed.report.units import NOTHING
-
-Outcome = Literal["usable", "review", "excluded"]
 
 _OUTCOMES: tuple[Outcome, ...] = ("usable", "review", "excluded")
 _MOST_PICTURES = 300
@@ -31,34 +31,25 @@ _MOST_EXAMPLES = 24
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """One clip, or one file that is none, as the site's manifest has it.
+    """One clip of the site's manifest, and what the manifest does not hold.
 
     Parameters
     ----------
-    clip, patient
-        Keyed pseudonyms, in hexadecimal; ``patient`` is ``None`` where the file was not read.
-    reason
-        Why it is not used, a fixed phrase; empty for a usable clip.
+    encoding
+        The transfer syntax as people call it; ``None`` for a video file.
     side
-        Of the split by patient.
-    sheet
-        JPEG: the frame as it was and as training sees it.
+        Of the split by patient; ``None`` where no study has split the site's patients yet.
+    before, after
+        JPEG: a frame as it is stored, and as training sees it.
     path
         Where the file lies, if the reader of the page shall see that.
     """
 
-    clip: str
-    outcome: Outcome
-    reason: str
-    patient: str | None
-    side: Literal["training", "held out"] | None
-    modality: str | None
-    encoding: str | None
-    frames: int | None
-    fps: float | None
-    height_px: int | None
-    width_px: int | None
-    sheet: bytes | None = None
+    record: ClipRecord
+    encoding: str | None = None
+    side: Literal["training", "held out"] | None = None
+    before: bytes | None = None
+    after: bytes | None = None
     path: str | None = None
 
 
@@ -70,6 +61,7 @@ class SiteDataFacts:
     rules: RulesConfig
     clips: tuple[ClipFacts, ...]
     other_files: int
+    """Neither DICOM nor video."""
 
 
 @dataclass(frozen=True)
@@ -93,15 +85,16 @@ def data_counts(facts: SiteDataFacts) -> dict[str, object]:
     usable = _with(facts, "usable")
     return {
         "clips": {outcome: len(_with(facts, outcome)) for outcome in _OUTCOMES},
-        "patients": {
-            side: len({each.patient for each in usable if each.side == side})
-            for side in ("training", "held out")
-        },
-        "frames": sum(each.frames or 0 for each in usable),
-        "excluded": dict(Counter(each.reason for each in _with(facts, "excluded")).most_common()),
-        "review": dict(Counter(each.reason for each in _with(facts, "review")).most_common()),
+        "patients": len({each.record.patient for each in usable}),
+        "frames": sum(each.record.num_frames or 0 for each in usable),
+        "excluded": _reasons(_with(facts, "excluded")),
+        "review": _reasons(_with(facts, "review")),
         "other_files": facts.other_files,
     }
+
+
+def _reasons(clips: Iterable[ClipFacts]) -> dict[str, int]:
+    return dict(Counter(each.record.reason for each in clips).most_common())
 
 
 def _page(facts: SiteDataFacts) -> dict[str, object]:
@@ -111,9 +104,10 @@ def _page(facts: SiteDataFacts) -> dict[str, object]:
         "counts": data_counts(facts),
         "usable": usable,
         "waiting": waiting,
-        "pictures": [_picture(each) for each in waiting[:_MOST_PICTURES]],
-        "examples": [_picture(each) for each in _one_a_patient(usable)],
-        "excluded": sorted(_with(facts, "excluded"), key=lambda each: (each.reason, each.clip)),
+        "pictures": [_pictures(each) for each in waiting[:_MOST_PICTURES]],
+        "examples": [_pictures(each) for each in _one_a_patient(usable)],
+        "excluded": sorted(_with(facts, "excluded"), key=lambda each: each.record.reason),
+        "sides": Counter(side for side, _ in {(each.side, each.record.patient) for each in usable}),
         "with_paths": any(each.path for each in facts.clips),
         "distributions": _distributions(usable),
         "rules": [
@@ -126,36 +120,38 @@ def _page(facts: SiteDataFacts) -> dict[str, object]:
 
 
 def _with(facts: SiteDataFacts, outcome: Outcome) -> list[ClipFacts]:
-    return [each for each in facts.clips if each.outcome == outcome]
+    return [each for each in facts.clips if each.record.outcome == outcome]
 
 
 def _one_a_patient(clips: Iterable[ClipFacts]) -> list[ClipFacts]:
-    """Return up to :data:`_MOST_EXAMPLES` clips with a sheet, of as many patients as can be."""
-    turns: Counter[str | None] = Counter()
+    """Return up to :data:`_MOST_EXAMPLES` clips with pictures, of as many patients as can be."""
+    turns: Counter[str] = Counter()
     ordered: list[tuple[int, int, ClipFacts]] = []
     for clip in clips:
-        if clip.sheet is not None:
-            ordered.append((turns[clip.patient], len(ordered), clip))
-            turns[clip.patient] += 1
+        if clip.before and clip.after:
+            ordered.append((turns[clip.record.patient], len(ordered), clip))
+            turns[clip.record.patient] += 1
     return [clip for _, _, clip in sorted(ordered, key=lambda each: each[:2])[:_MOST_EXAMPLES]]
 
 
-def _picture(clip: ClipFacts) -> tuple[ClipFacts, str | None]:
-    return clip, data_url(clip.sheet, "image/jpeg") if clip.sheet else None
+def _pictures(clip: ClipFacts) -> tuple[ClipFacts, list[str]]:
+    there = [each for each in (clip.before, clip.after) if each]
+    return clip, [data_url(each, "image/jpeg") for each in there]
 
 
 def _distributions(clips: Sequence[ClipFacts]) -> dict[str, list[Bar]]:
-    of_patient = Counter(each.patient for each in clips)
+    records = [each.record for each in clips]
     shorter = [
         min(each.height_px, each.width_px)
-        for each in clips
+        for each in records
         if each.height_px is not None and each.width_px is not None
     ]
+    of_patient = Counter(each.patient for each in records)
     return {
-        "Modality": _named(each.modality or "video file" for each in clips),
-        "Encoding": _named(each.encoding or "unknown" for each in clips),
-        "Frames a clip": _binned((each.frames for each in clips), (32, 64, 128, 256, 1024)),
-        "Frames a second": _binned((each.fps for each in clips), (10, 20, 30, 50)),
+        "Modality": _named(each.modality or "not told" for each in records),
+        "Encoding": _named(each.encoding or "video file" for each in clips),
+        "Frames a clip": _binned((each.num_frames for each in records), (32, 64, 128, 256, 1024)),
+        "Frames a second": _binned((each.fps for each in records), (10, 20, 30, 50)),
         "Shorter side, px": _binned(shorter, (128, 256, 512, 720, 1080)),
         "Clips a patient": _binned(of_patient.values(), (2, 5, 10, 50)),
     }

@@ -11,17 +11,28 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
+from torch import Tensor
 
 from clip_files import moving_frames, write_dicom
-from feat_fed.codec import LatentClips, build_codec, prepare
-from feat_fed.codec.base import VideoCodec
-from feat_fed.codec.store import LatentStore
-from feat_fed.config import ClipConfig, CodecConfig
+from feat_fed.codec import (
+    Latent,
+    LatentClips,
+    LatentStore,
+    VideoCodec,
+    WaveletCodec,
+    build_codec,
+    prepare,
+)
+from feat_fed.codec.prepare import latent_bytes
+from feat_fed.config import ClipConfig, CodecConfig, LatentsConfig
 from feat_fed.data import ClipEntry
 from feat_fed.data.frames import square_video
-from feat_fed.errors import DataError
+from feat_fed.data.reading.clip import Box
+from feat_fed.errors import ConfigError, DataError
 
 CLIPS = ClipConfig(frames=8, size_px=32)
 CODEC = build_codec(CodecConfig())
@@ -33,9 +44,15 @@ def entry(path: Path, patient: str = "p") -> ClipEntry:
 
 
 def run(
-    store: Path, *entries: ClipEntry, clips: ClipConfig = CLIPS, codec: VideoCodec = CODEC
+    store: Path,
+    *entries: ClipEntry,
+    clips: ClipConfig = CLIPS,
+    codec: VideoCodec = CODEC,
+    latents: LatentsConfig | None = None,
+    workers: int = 0,
 ) -> LatentClips:
-    return prepare(entries, store=store, codec=codec, clips=clips)
+    kept = LatentStore(store, latents)
+    return prepare(entries, store=kept, codec=codec, clips=clips, workers=workers)
 
 
 @pytest.fixture
@@ -53,6 +70,98 @@ def test_stored_latent_is_the_clips(tmp_path: Path, clip: ClipEntry) -> None:
     assert logvar is None and latent.num_frames == 40
 
 
+def test_only_what_may_be_seen_is_encoded(tmp_path: Path, clip: ClipEntry) -> None:
+    field, overlay = Box(8, 4, 40, 36), Box(10, 6, 20, 16)
+    seen = dataclasses.replace(clip, field=field, overlays=(overlay,))
+    frames = moving_frames(40).copy()
+    frames[:, 6:16, 10:20] = 0
+    expected = CODEC.encode(square_video(frames[:, 4:36, 8:40], size_px=32)[None]).mean[0]
+    mean, _ = run(tmp_path / "store", seen).clips[0].latent.read(0, 40)
+    assert (mean - expected).abs().mean() < 0.05  # JPEG in between would be more at the edges
+    torch.testing.assert_close(mean, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_what_rounding_loses_is_measured(tmp_path: Path, clip: ClipEntry) -> None:
+    losses = []
+    for dtype, bits in (("float16", 11), ("bfloat16", 8)):
+        made = run(tmp_path / "store", clip, latents=LatentsConfig(dtype=dtype))
+        exact = CODEC.encode(square_video(moving_frames(40), size_px=32)[None]).mean[0]
+        stored, _ = made.clips[0].latent.read(0, 40)
+        stats = made.stats
+        assert stats is not None and made.num_bytes == made.clips[0].latent.path.stat().st_size
+        spread = exact.var((0, 2, 3), correction=0).mean().sqrt()
+        assert stats.rms_loss == pytest.approx(float((stored - exact).std() / spread), rel=0.02)
+        assert stats.max_loss == pytest.approx(float((stored - exact).abs().max() / spread))
+        assert 0 < stats.max_loss < float(exact.abs().max() / spread) * 2**-bits
+        torch.testing.assert_close(torch.tensor(stats.mean), exact.mean((0, 2, 3)))
+        losses.append(stats.rms_loss)
+    assert 6 < losses[1] / losses[0] < 10  # three bits
+
+
+def test_workers_give_the_same_latents(tmp_path: Path, clip: ClipEntry) -> None:
+    short = entry(write_dicom(tmp_path / "short.dcm", moving_frames(7)), "q")
+    alone = run(tmp_path / "one", clip, short)
+    together = run(tmp_path / "two", clip, short, workers=2)
+    assert together.excluded == alone.excluded
+    files = [[path.read_bytes() for path in (tmp_path / n).glob("*.safe*")] for n in ("one", "two")]
+    assert sorted(files[0]) == sorted(files[1]) and together.clips[0].patient == "p"
+
+
+def test_patients_are_taken_apart(tmp_path: Path, clip: ClipEntry) -> None:
+    other = entry(write_dicom(tmp_path / "b.dcm", moving_frames(20)), "q")
+    made = run(tmp_path / "store", clip, other)
+    assert [each.num_frames for each in made.of_patients(["q"]).clips] == [20]
+
+
+def test_a_bound_that_cannot_hold_the_clips_is_told_before(tmp_path: Path, clip: ClipEntry) -> None:
+    wanted = latent_bytes(clip, CODEC, CLIPS)
+    made = run(tmp_path / "probe", clip)
+    assert wanted == pytest.approx(made.num_bytes, abs=4096)
+    tight = LatentsConfig(max_gb=wanted / 1e9 / 2)
+    with pytest.raises(
+        DataError, match=r"about [\d.e-]+ GB and latents\.max_gb is [\d.e-]+; raise"
+    ):
+        run(tmp_path / "store", clip, latents=tight)
+    assert not list((tmp_path / "store").glob("*.safetensors"))
+
+
+def test_what_is_unused_for_longest_makes_room(tmp_path: Path, clip: ClipEntry) -> None:
+    others = [dataclasses.replace(clip, sha256=f"{n}" * 64) for n in range(3)]
+    size = latent_bytes(clip, CODEC, CLIPS)
+    bound = LatentsConfig(max_gb=2.5 * size / 1e9)
+    paths = [run(tmp_path, each, latents=bound).clips[0].latent.path for each in others[:2]]
+    for path, age_sec in zip(paths, (100, 200), strict=True):
+        os.utime(path, (0, time.time() - age_sec))
+    run(tmp_path, others[1], latents=bound)  # used again
+    run(tmp_path, others[2], latents=bound)
+    assert [path.exists() for path in paths] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("factor", "error", "reason"),
+    [
+        (1e6, ConfigError, r"more than latents\.dtype float16 can hold \(65504\)"),
+        (np.nan, None, ""),
+    ],
+)
+def test_numbers_that_cannot_be_stored(
+    tmp_path: Path, clip: ClipEntry, factor: float, error: type[Exception] | None, reason: str
+) -> None:
+    class Loud(WaveletCodec):
+        def encode(self, video_BFCHW: Tensor) -> Latent:
+            return Latent(super().encode(video_BFCHW).mean * factor)
+
+    codec = Loud(CodecConfig())
+    if error:
+        with pytest.raises(error, match=reason):
+            run(tmp_path, clip, codec=codec)
+        kept = run(tmp_path, clip, codec=codec, latents=LatentsConfig(dtype="bfloat16"))
+        assert len(kept.clips) == 1
+    else:
+        excluded = run(tmp_path, clip, codec=codec).excluded
+        assert [each.reason for each in excluded] == ["the codec cannot encode it"]
+
+
 def test_second_run_decodes_nothing(tmp_path: Path, clip: ClipEntry) -> None:
     first = run(tmp_path / "store", clip)
     clip.source[0].unlink()
@@ -66,12 +175,16 @@ def test_other_recipes_get_other_files(tmp_path: Path, clip: ClipEntry) -> None:
         run(store, clip, clips=ClipConfig(frames=8, size_px=16)),
         run(store, clip, codec=build_codec(CodecConfig(detail_channels=0))),
         run(store, dataclasses.replace(clip, sha256="0" * 64)),
+        run(store, dataclasses.replace(clip, field=Box(0, 0, 48, 48))),
+        run(store, dataclasses.replace(clip, overlays=(Box(0, 0, 8, 8),))),
+        run(store, clip, latents=LatentsConfig(dtype="bfloat16")),
+        run(store, clip, clips=ClipConfig(frames=8, size_px=32, fit="pad")),
     ]
-    assert len({each.clips[0].latent.path for each in latents}) == 4
+    assert len({each.clips[0].latent.path for each in latents}) == 8
     assert run(store, clip, clips=ClipConfig(frames=4, size_px=32)).clips == latents[0].clips
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "header", "empty", "foreign"])
 def test_damaged_latent_is_encoded_again(tmp_path: Path, clip: ClipEntry, damage: str) -> None:
     store = tmp_path / "store"
     path = run(store, clip).clips[0].latent.path
@@ -80,7 +193,7 @@ def test_damaged_latent_is_encoded_again(tmp_path: Path, clip: ClipEntry, damage
     path.write_bytes(
         {
             "cut": whole[: len(whole) // 2],
-            "flip": whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:],
+            "header": whole[:60] + bytes([whole[60] ^ 1]) + whole[61:],
             "empty": b"",
             "foreign": other.read_bytes(),
         }[damage]
@@ -95,14 +208,14 @@ def test_bad_clips_cost_an_exclusion_each(tmp_path: Path, clip: ClipEntry) -> No
     seen: list[tuple[int, int]] = []
     made = prepare(
         [entry(broken), clip, entry(short)],
-        store=tmp_path / "store",
+        store=LatentStore(tmp_path / "store"),
         codec=CODEC,
         clips=CLIPS,
         progress=lambda done, total: seen.append((done, total)),
     )
     assert [each.num_frames for each in made.clips] == [40]
     assert [(each.path, each.reason) for each in made.excluded] == [
-        (broken, "pixel data cannot be decoded"),
+        (broken, "fewer frames than the header says"),
         (short, "fewer frames than a clip needs"),
     ]
     assert seen == [(1, 3), (2, 3), (3, 3)]
@@ -120,46 +233,42 @@ def test_nothing_of_the_patient_is_in_the_store(tmp_path: Path, clip: ClipEntry)
     assert not {"Mustermann", "a.dcm"} & set(path.parts[-2:])
 
 
-def test_old_parts_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    old, new = tmp_path / ".old.1-a.safetensors", tmp_path / ".new.1-b.safetensors"
-    for part in (old, new):
-        part.write_bytes(b"x")
-    os.utime(old, (0, time.time() - 48 * 3600))
-    LatentStore(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [new.name]
-
-
-_WRITER = """
+_PREPARE = """
 import sys
 from pathlib import Path
-import torch
-from feat_fed.codec.store import LatentStore
-store = LatentStore(Path(sys.argv[1]))
-print("ready", flush=True)
-while True:
-    for number in range(4):
-        mean = torch.full((64, 6, 16, 16), float(number))
-        store.put((f"clip {number}",), mean, None)
+sys.path.insert(0, sys.argv[1])
+if __name__ == "__main__":
+    from test_prepare import CLIPS, CODEC, entry
+    from feat_fed.codec import LatentStore, prepare
+    store = LatentStore(Path(sys.argv[2]))
+    entries = [entry(Path(each)) for each in sys.argv[3:]]
+    prepare(entries, store=store, codec=CODEC, clips=CLIPS, workers=2)
 """
 
 
-def test_killed_and_competing_writers_leave_whole_files(tmp_path: Path) -> None:
-    writers = [
-        subprocess.Popen([sys.executable, "-c", _WRITER, tmp_path], stdout=subprocess.PIPE)
-        for _ in range(2)
+def test_killed_with_its_workers_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    files = [
+        write_dicom(tmp_path / f"{n}.dcm", moving_frames(40 + n), PatientName=f"{n}")
+        for n in range(30)
     ]
-    store, found = LatentStore(tmp_path), 0
-    for writer in writers:
-        assert writer.stdout and writer.stdout.readline() == b"ready\n"
-    for delay_sec in (0.2, 0.13):
-        time.sleep(delay_sec)
-        writer = writers.pop()
-        writer.send_signal(signal.SIGKILL)
-        writer.communicate()
-        for number in range(4):
-            path = store._path((f"clip {number}",))
-            latent = store.find((f"clip {number}",))
-            assert latent is not None or not path.exists()
-            found += latent is not None
-            assert latent is None or (latent.read(0, 64)[0] == number).all()
-    assert found >= 4
+    script, store = tmp_path / "main.py", tmp_path / "store"
+    script.write_text(_PREPARE)
+    folders = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, script, Path(__file__).parent, store, *files],
+        env={**os.environ, "PYTHONPATH": folders},
+    )
+    deadline = time.monotonic() + 60
+    while not list(store.glob("[!.]*.safetensors")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert family and not psutil.wait_procs(family, timeout=20)[1]
+    before = {path: path.stat().st_ino for path in store.glob("[!.]*.safetensors")}
+    made = run(store, *(entry(path) for path in files))
+    assert [each.num_frames for each in made.clips] == [40 + n for n in range(30)]
+    after = {each.latent.path: each.latent.path.stat().st_ino for each in made.clips}
+    assert 0 < len(before) < 30 and before.items() <= after.items()
+    assert not list(store.glob(".*.safetensors"))

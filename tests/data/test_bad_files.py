@@ -26,7 +26,13 @@ REASONS = {
     "frames are too large",
     "frames have no pixels",
     "no decoder for this transfer syntax",
+    "file is cut off",
+    "frame size is not the header's",
+    "more frames in the header than the file can hold",
+    "no decoder for this kind of video",
+    "no frame can be decoded",
     "no video stream",
+    "number of frames is below 1",
     "not a readable DICOM file",
     "not a readable video",
     "number of frames is not a number",
@@ -54,7 +60,7 @@ def test_no_video(tmp_path: Path) -> None:
 def test_cut_off_video(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mp4", FRAMES, "libx264")
     path.write_bytes(path.read_bytes()[:1500])
-    assert reason(path) == "not a readable video"
+    assert reason(path) == "file is cut off"
     path = write_video(tmp_path / "clip.mpg", FRAMES, "mpeg2video")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert reason(path) == "damaged video stream"
@@ -82,7 +88,9 @@ def test_frame_size_changes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("attributes", "expected"),
     [
-        ({"NumberOfFrames": 13}, "pixel data cannot be decoded"),
+        ({"NumberOfFrames": 13}, "fewer frames than the header says"),
+        ({"NumberOfFrames": 10**9}, "fewer frames than the header says"),
+        ({"NumberOfFrames": 0}, "number of frames is below 1"),
         ({"Rows": 65535, "Columns": 65535}, "frames are too large"),
         ({"Rows": 0}, "frames have no pixels"),
         ({"syntax": JPEGBaseline8Bit, "PixelData": encapsulate([b"ab"] * 12)}, None),

@@ -9,7 +9,7 @@ import pytest
 
 from clip_files import moving_frames, write_dicom, write_video
 from feat_fed.config import ClipConfig
-from feat_fed.data import hospitals_from_folder, scan
+from feat_fed.data import Manifest, hospitals_from_folder, scan
 from feat_fed.errors import DataError
 from shared_files import media
 
@@ -79,12 +79,13 @@ def test_loose_clips_beside_folders(tmp_path: Path) -> None:
         hospitals_from_folder(tmp_path / "loose.mp4")
 
 
-def test_real_lung_ultrasound_gives_four_hospitals() -> None:
+def test_real_lung_ultrasound_gives_four_hospitals(tmp_path: Path) -> None:
     hospitals = hospitals_from_folder(media("lung_us"))
     assert len(hospitals) == 4
     clips = 0
-    for site in hospitals.values():
-        found = scan(site, key=b"k" * 32, clips=ClipConfig())
+    for name, site in hospitals.items():
+        with Manifest(tmp_path / name, alone="refuse") as manifest:
+            found = scan(site, manifest=manifest, clips=ClipConfig())
         clips += len(found.clips)
         assert not found.excluded
         assert len({clip.patient for clip in found.clips}) >= 2

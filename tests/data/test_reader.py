@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,6 @@ from clip_files import FPS, decode, moving_frames, write_dicom, write_video
 from feat_fed.data import iter_frames, probe, read_clip
 from feat_fed.data.synthetic import write_dicom_jpeg
 from feat_fed.errors import ClipError
-from shared_files import media
 
 FRAMES = moving_frames()
 
@@ -196,19 +194,3 @@ def test_pydicoms_own_cine() -> None:
 def test_frames_come_one_at_a_time(tmp_path: Path) -> None:
     frames = iter_frames(write_dicom(tmp_path / "clip.dcm"))
     np.testing.assert_array_equal(next(frames), FRAMES[0])
-
-
-def test_every_real_clip_is_read() -> None:
-    folders = ("dicom", "lung_us")
-    paths = [path for folder in folders for path in sorted(media(folder).iterdir())[:7]]
-    for path in paths:
-        info, clip = probe(path), read_clip(path)
-        assert clip.frames_THWC.shape == (info.num_frames, info.height_px, info.width_px, 3)
-        assert clip.frames_THWC.std() > 5
-
-
-def test_real_echo_equals_pydicom() -> None:
-    path = media("dicom/gcp-dicomweb__us10frames.dcm")
-    np.testing.assert_array_equal(
-        read_clip(path).frames_THWC, pydicom.pixels.pixel_array(BytesIO(path.read_bytes()))
-    )

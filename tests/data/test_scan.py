@@ -4,24 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import stat
-from concurrent.futures import ThreadPoolExecutor
+import os
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
+from PIL import Image
+from pydicom.uid import generate_uid
 
 from clip_files import moving_frames, write_dicom, write_video
-from feat_fed.config import ClipConfig, SiteDataConfig
-from feat_fed.data import scan, site_key, window_frames
-from feat_fed.data.inventory.scan import Inventory
+from feat_fed.config import ClipConfig, RulesConfig, SiteDataConfig
+from feat_fed.data import Inventory, Manifest, records, scan, sheet_paths, window_frames
+from feat_fed.data.inventory.identity import KEY_FILE
 from feat_fed.errors import DataError
 
 KEY = b"k" * 32
 CLIPS = ClipConfig(frames=8, size_px=32)
+RULES = RulesConfig(min_frames=4, duplicate_bits=None, review="waived")
 
 
-def look(*paths: Path, pattern: str | None = None, clips: ClipConfig = CLIPS) -> Inventory:
-    return scan(SiteDataConfig(paths=paths, patient_pattern=pattern), key=KEY, clips=clips)
+@pytest.fixture
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("store")
+    (store / KEY_FILE).write_bytes(KEY)
+    return store
+
+
+def look(
+    store: Path,
+    *paths: Path,
+    pattern: str | None = None,
+    clips: ClipConfig = CLIPS,
+    rules: RulesConfig = RULES,
+    rescan: bool = False,
+) -> Inventory:
+    data = SiteDataConfig(paths=paths, patient_pattern=pattern, rules=rules, workers=1)
+    with Manifest(store, alone="refuse") as manifest:
+        return scan(data, manifest=manifest, clips=clips, rescan=rescan)
 
 
 def video(path: Path, frames: int = 12, width: int = 64) -> Path:
@@ -33,7 +53,23 @@ def pseudonym(text: str) -> str:
     return hmac.new(KEY, text.encode(), hashlib.sha256).hexdigest()
 
 
-def test_good_and_bad_files_side_by_side(tmp_path: Path) -> None:
+def write_series(folder: Path, frames: np.ndarray, **attributes: object) -> list[Path]:
+    """Write a frame an instance, named so that the names' order is not the frames'."""
+    folder.mkdir(parents=True, exist_ok=True)
+    series, paths = generate_uid(), []
+    for number, frame in enumerate(frames):
+        path = folder / f"IM{(number * 7) % len(frames):03}"
+        write_dicom(path, frame[None])
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID, dataset.InstanceNumber = series, number + 1
+        for keyword, value in attributes.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(path)
+        paths.append(path)
+    return paths
+
+
+def test_good_and_bad_files_side_by_side(tmp_path: Path, store: Path) -> None:
     good = video(tmp_path / "a" / "good.mp4")
     dicom = write_dicom(tmp_path / "a" / "IM0001", PatientID="P1")
     video(tmp_path / "a" / "short.mp4", frames=7)
@@ -43,12 +79,13 @@ def test_good_and_bad_files_side_by_side(tmp_path: Path) -> None:
         (tmp_path / "a" / name).write_bytes(dicom.read_bytes() if name == "DICOMDIR" else b"x")
     (tmp_path / "a" / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
     seen: list[tuple[int, int]] = []
-    found = scan(
-        SiteDataConfig(paths=(tmp_path,)),
-        key=KEY,
-        clips=CLIPS,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+    with Manifest(store, alone="refuse") as manifest:
+        found = scan(
+            SiteDataConfig(paths=(tmp_path,), rules=RULES),
+            manifest=manifest,
+            clips=CLIPS,
+            progress=lambda done, total: seen.append((done, total)),
+        )
     assert [clip.source[0] for clip in found.clips] == [dicom, good]
     assert {each.path.name: each.reason for each in found.excluded} == {
         "broken.mp4": "not a readable video",
@@ -62,65 +99,139 @@ def test_good_and_bad_files_side_by_side(tmp_path: Path) -> None:
     assert (found.clips[1].num_frames, found.clips[1].height_px, found.clips[1].fps) == (12, 48, 25)
 
 
-def test_window_counts_the_stride(tmp_path: Path) -> None:
+def test_the_stricter_of_study_and_site_decides_the_frames(tmp_path: Path, store: Path) -> None:
     clips = ClipConfig(frames=4, size_px=32, stride_frames=3)
     assert window_frames(clips) == 10
     video(tmp_path / "ten.mp4", frames=10)
     video(tmp_path / "nine.mp4", frames=9)
-    assert [clip.source[0].name for clip in look(tmp_path, clips=clips).clips] == ["ten.mp4"]
+    found = look(store, tmp_path, clips=clips)
+    assert [clip.source[0].name for clip in found.clips] == ["ten.mp4"]
+    found = look(store, tmp_path, clips=clips, rules=RULES.model_copy(update={"min_frames": 11}))
+    assert not found.clips and found.looked == 0  # judged anew, not read anew
+    assert {each.reason for each in found.excluded} == {"fewer frames than rules.min_frames"}
 
 
-def test_who_the_patient_is(tmp_path: Path) -> None:
+def test_who_the_patient_is(tmp_path: Path, store: Path) -> None:
     video(tmp_path / "anna" / "study" / "1.mp4")
     own = video(tmp_path / "alone.mp4", width=32)
     video(tmp_path / "pat7_x.mp4", width=80)
     write_dicom(tmp_path / "anna" / "c.dcm", PatientID="P1")
-    by_name = {clip.source[0].name: clip.patient for clip in look(tmp_path).clips}
+    by_name = {clip.source[0].name: clip.patient for clip in look(store, tmp_path).clips}
     assert by_name["1.mp4"] == pseudonym("anna")
     assert by_name["alone.mp4"] == pseudonym(hashlib.sha256(own.read_bytes()).hexdigest())
     assert by_name["c.dcm"] == pseudonym("P1")
-    by_name = {clip.source[0].name: clip.patient for clip in look(tmp_path, pattern=r"(pat\d+)").clips}
+    found = look(store, tmp_path, pattern=r"(pat\d+)")
+    by_name = {clip.source[0].name: clip.patient for clip in found.clips}
     assert by_name["pat7_x.mp4"] == pseudonym("pat7")
     assert by_name["1.mp4"] == pseudonym("anna")
+    assert by_name["c.dcm"] == pseudonym("P1")
+    assert found.looked == 0  # another pattern reads no file
 
 
-def test_a_file_reached_twice_counts_once(tmp_path: Path) -> None:
+def test_a_file_reached_twice_counts_once(tmp_path: Path, store: Path) -> None:
     clip = video(tmp_path / "site" / "anna" / "1.mp4")
     (tmp_path / "site" / "link.mp4").symlink_to(clip)
     (tmp_path / "site" / "anna" / "loop").symlink_to(tmp_path / "site")
-    found = look(tmp_path / "site", tmp_path / "site" / "anna", clip)
+    found = look(store, tmp_path / "site", tmp_path / "site" / "anna", clip)
     assert len(found.clips) == 1
     assert not found.excluded
     assert found.clips[0].patient == pseudonym("anna")
 
 
-def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+def test_folders_that_cannot_be_used(tmp_path: Path, store: Path) -> None:
     with pytest.raises(DataError, match=r"absent does not exist; correct data\.paths"):
-        look(tmp_path / "absent")
+        look(store, tmp_path / "absent")
     with pytest.raises(DataError, match="found nothing"):
-        look(tmp_path)
+        look(store, tmp_path).require_clips()
     (tmp_path / "notes.txt").write_text("x")
     (tmp_path / "bad.mp4").write_text("x")
-    with pytest.raises(DataError, match="1 files that are no video; 1 unusable: not a readable"):
-        look(tmp_path)
+    with pytest.raises(DataError, match="1 unusable: not a readable video; 1 files that are no"):
+        look(store, tmp_path).require_clips()
 
 
-def test_nothing_of_the_patient_is_in_an_entry(tmp_path: Path) -> None:
-    write_dicom(tmp_path / "c.dcm", PatientID="Mustermann", PatientName="Mustermann^Erika")
-    clip = look(tmp_path).clips[0]
-    assert clip.patient != pseudonym("") and len(clip.patient) == 64
-    assert "Mustermann" not in repr(clip)
-    other = scan(SiteDataConfig(paths=(tmp_path,)), key=b"o" * 32, clips=CLIPS).clips[0]
-    assert other.patient != clip.patient and other.sha256 == clip.sha256
+def test_a_folder_that_cannot_be_searched_is_not_named(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denied = PermissionError(13, "Permission denied", str(tmp_path / "Mustermann"))
+
+    def scandir(folder: object) -> object:
+        raise denied
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"a folder below .* cannot be searched") as caught:
+        look(store, tmp_path)
+    assert "Mustermann" not in str(caught.value)
 
 
-def test_site_key_is_made_once_and_private(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    with ThreadPoolExecutor(8) as pool:
-        keys = set(pool.map(lambda _: site_key(store), range(16)))
-    assert len(keys) == 1 and len(keys.pop()) == 32
-    assert [path.name for path in store.iterdir()] == ["patients.key"]
-    assert stat.S_IMODE((store / "patients.key").stat().st_mode) == 0o600
-    (store / "patients.key").write_bytes(b"short")
-    with pytest.raises(DataError, match="holds 5 bytes, not a key of 32"):
-        site_key(store)
+def test_nothing_of_the_patient_is_in_an_entry(tmp_path: Path, store: Path) -> None:
+    write_dicom(tmp_path / "Erika.dcm", PatientID="Mustermann", PatientName="Mustermann^Erika")
+    found = look(store, tmp_path)
+    assert found.clips[0].patient == pseudonym("Mustermann")
+    assert "Mustermann" not in repr(found) and "Erika" not in repr(found)
+
+
+def test_only_what_changed_is_read_again(tmp_path: Path, store: Path) -> None:
+    for name in ("a", "b", "c"):
+        video(tmp_path / name / "1.mp4", width=64 if name == "a" else 80 if name == "b" else 96)
+    assert look(store, tmp_path).looked == 3
+    first = look(store, tmp_path)
+    assert (first.looked, len(first.clips)) == (0, 3)
+    video(tmp_path / "a" / "1.mp4", frames=14)
+    (tmp_path / "b" / "1.mp4").unlink()
+    video(tmp_path / "d" / "1.mp4", width=112)
+    second = look(store, tmp_path)
+    assert second.looked == 2
+    assert [clip.source[0].parent.name for clip in second.clips] == ["a", "c", "d"]
+    assert second.clips[0].num_frames == 14
+    assert len(records(store)) == 3
+    sheets = {path.name.split(".")[0] for path in (store / "sheets").iterdir()}
+    assert sheets == {clip.clip_id for clip in second.clips}
+    assert all(path.exists() for path in sheet_paths(store, second.clips[0].clip_id))
+    assert look(store, tmp_path, rescan=True).looked == 3
+    assert look(store, tmp_path, rules=RULES.model_copy(update={"crop": False})).looked == 3
+
+
+def test_instances_of_a_series_are_one_clip_in_their_own_order(tmp_path: Path, store: Path) -> None:
+    paths = write_series(tmp_path / "p" / "s", moving_frames(10), PatientID="P1")
+    found = look(store, tmp_path)
+    assert [clip.source for clip in found.clips] == [tuple(paths)]
+    assert (found.clips[0].num_frames, found.clips[0].patient) == (10, pseudonym("P1"))
+    assert found.looked == 11
+    again = look(store, tmp_path)
+    assert again.clips == found.clips and again.looked == 0
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "IM").write_bytes(paths[3].read_bytes())  # a copy is no frame more
+    third = look(store, tmp_path)
+    assert third.clips[0].num_frames == 10 and third.looked == 2
+    paths[9].unlink()
+    (tmp_path / "copy" / "IM").unlink()
+    assert look(store, tmp_path).clips[0].source == tuple(paths[:9])
+    for path in paths[2:9]:
+        path.unlink()
+    few = look(store, tmp_path)
+    assert [each.reason for each in few.excluded] == ["fewer frames than rules.min_frames"]
+    assert len(records(store)) == 1
+
+
+def test_numbered_pictures_are_one_clip(tmp_path: Path, store: Path) -> None:
+    folder = tmp_path / "anna" / "sequence"
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(moving_frames(10)):
+        Image.fromarray(frame).save(folder / f"frame_{number}.png")
+    Image.fromarray(moving_frames(1)[0]).save(folder / "portrait.png")
+    found = look(store, tmp_path)
+    assert [path.name for path in found.clips[0].source] == [f"frame_{n}.png" for n in range(10)]
+    assert (found.clips[0].patient, found.skipped) == (pseudonym("anna"), 1)
+    assert look(store, tmp_path).looked == 0
+    (folder / "frame_0.png").unlink()
+    assert look(store, tmp_path).clips[0].num_frames == 9
+
+
+def test_objects_that_are_no_video_are_told_as_such(tmp_path: Path, store: Path) -> None:
+    path = write_dicom(tmp_path / "report.dcm")
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.Modality, dataset.SOPClassUID = "SR", "1.2.840.10008.5.1.4.1.1.88.11"
+    dataset.save_as(path)
+    (excluded,) = look(store, tmp_path).excluded
+    assert "pixel" in excluded.reason or "SR" in excluded.reason or "report" in excluded.reason

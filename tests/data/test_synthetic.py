@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feat_fed.config import ClipConfig
-from feat_fed.data import probe, read_clip, scan
+from feat_fed.config import ClipConfig, RulesConfig
+from feat_fed.data import Manifest, probe, read_clip, scan
 from feat_fed.data.frames import square_video
 from feat_fed.data.phantoms import Shape, echo_clip, endoscopy_clip
 from feat_fed.data.synthetic import write_demo_hospitals
@@ -27,8 +27,11 @@ def test_every_clip_is_usable_and_patients_are_right(tmp_path: Path) -> None:
     sites = write_demo_hospitals(tmp_path, seed=7)
     assert list(sites) == ["hospital-1", "hospital-2"]
     syntaxes: Counter[str | None] = Counter()
+    waived = RulesConfig(review="waived")
     for site, patients in zip(sites.values(), (6, 5), strict=True):
-        found = scan(site, key=b"k" * 32, clips=ClipConfig())
+        site = site.model_copy(update={"rules": waived})
+        with Manifest(tmp_path / "stores" / str(patients), alone="refuse") as manifest:
+            found = scan(site, manifest=manifest, clips=ClipConfig())
         assert not found.excluded
         assert len({clip.patient for clip in found.clips}) == patients
         assert all(20 <= (clip.fps or 0) <= 31 for clip in found.clips)

@@ -3,13 +3,15 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
 from feat_fed.config import RulesConfig
+from feat_fed.data import ClipRecord
+from feat_fed.data.quality.rules import Outcome
 from feat_fed.report.data_page import (
     ClipFacts,
-    Outcome,
     SiteDataFacts,
     data_counts,
     write_data_page,
@@ -22,29 +24,32 @@ def jpeg() -> bytes:
     return out.getvalue()
 
 
-def clip(index: int, outcome: Outcome = "usable", reason: str = "", **more: object) -> ClipFacts:
-    facts: dict[str, object] = {
-        "clip": f"{index:064x}",
-        "outcome": outcome,
-        "reason": reason,
-        "patient": f"{index % 3:064x}",
-        "side": "held out" if index % 3 == 0 else "training",
-        "modality": "US",
-        "encoding": "JPEG Baseline",
-        "frames": 40,
-        "fps": 25.0,
-        "height_px": 480,
-        "width_px": 640,
-        "sheet": jpeg(),
-    }
-    return ClipFacts(**facts | more)  # type: ignore[arg-type]
+def clip(
+    index: int, outcome: Outcome = "usable", reason: str = "", *, path: str | None = None
+) -> ClipFacts:
+    record = ClipRecord(
+        clip_id=f"{index:064x}"[::-1],
+        number=index,
+        stamp="",
+        looked_by="",
+        patient=f"{index % 3:064x}",
+        modality="US",
+        num_frames=40,
+        height_px=480,
+        width_px=640,
+        fps=25.0,
+        outcome=outcome,
+        reason=reason,
+    )
+    side: Literal["training", "held out"] = "training" if index % 3 else "held out"
+    return ClipFacts(record, "JPEG Baseline", side, jpeg(), jpeg(), path)
 
 
 CLIPS = (
     *(clip(index) for index in range(1, 8)),
     clip(8, "review", "text that stands still was masked"),
-    clip(9, "excluded", "fewer frames than a clip needs", frames=3),
-    clip(10, "excluded", "<b>odd</b>", patient=None, frames=None, sheet=None),
+    clip(9, "excluded", "fewer frames than a clip needs"),
+    clip(10, "excluded", "<b>odd</b>"),
 )
 FACTS = SiteDataFacts("site-a", RulesConfig(modalities=("US", "ES")), CLIPS, other_files=4)
 
@@ -52,7 +57,7 @@ FACTS = SiteDataFacts("site-a", RulesConfig(modalities=("US", "ES")), CLIPS, oth
 def test_counts_are_numbers_and_fixed_words() -> None:
     assert data_counts(FACTS) == {
         "clips": {"usable": 7, "review": 1, "excluded": 2},
-        "patients": {"training": 2, "held out": 1},
+        "patients": 3,
         "frames": 280,
         "excluded": {"fewer frames than a clip needs": 1, "<b>odd</b>": 1},
         "review": {"text that stands still was masked": 1},
@@ -64,10 +69,13 @@ def test_page_shows_every_exclusion_and_every_clip_that_waits(tmp_path: Path) ->
     page = tmp_path / "report.html"
     write_data_page(FACTS, page)
     text = page.read_text()
-    assert all(each.clip[:10] in text for each in CLIPS if each.outcome != "usable")
+    assert all(
+        each.record.clip_id[:12] in text for each in CLIPS if each.record.outcome != "usable"
+    )
     assert "&lt;b&gt;odd&lt;/b&gt;" in text and "<b>odd" not in text
     assert "US, ES" in text and "min_frames" in text
-    assert text.count("data:image/jpeg") == 8
+    assert text.count("data:image/jpeg") == 2 * 8
+    assert "2 to train on, 1 held out" in text
     assert "http" not in text.replace("http-equiv", "")
     assert json.loads((tmp_path / "report.json").read_text()) == data_counts(FACTS)
 

@@ -10,15 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from feat_fed.errors import ClipError
 
+T = TypeVar("T")
+
 Frame = npt.NDArray[np.uint8]
 """One frame, (H, W, 3), RGB."""
+
+TimedFrame = tuple[Frame, float | None]
+"""A frame and when it is shown, in seconds since the source's first; ``None``: it is not said."""
 
 Source = tuple[Path, ...]
 """The files of one clip: a single one, or those of a series, a frame each, in order."""
@@ -27,8 +32,11 @@ Kind = Literal["dicom", "dicom-video", "dicom-series", "video", "images"]
 """Multi-frame DICOM, a video stream inside DICOM, single-frame DICOM instances of a series, a
 video file, a folder of numbered pictures."""
 
-MAX_FRAME_PX = 2**26
-"""A frame with more pixels than this is a damaged header, or an attack on the memory."""
+MAX_FRAME_PX = 2**25
+"""A frame with more pixels than 8K video is a damaged header, or an attack on the memory."""
+
+CUT_OFF = "file is cut off"
+TOO_FEW = "fewer frames than the header says"
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,45 @@ class Box:
             min(self.right, width_px),
             min(self.bottom, height_px),
         )
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which frames of a source are wanted: ``start_frame``, ``start_frame + stride_frames``, ...
+
+    Raises
+    ------
+    ValueError
+        When it starts before the first frame, stands still or holds nothing.
+    """
+
+    start_frame: int = 0
+    stride_frames: int = 1
+    num_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if (
+            self.start_frame < 0
+            or self.stride_frames < 1
+            or (self.num_frames is not None and self.num_frames < 1)
+        ):
+            raise ValueError(
+                f"start_frame {self.start_frame}, stride_frames {self.stride_frames}, "
+                f"num_frames {self.num_frames}: the window must start at 0 or later and hold at "
+                "least one frame"
+            )
+
+    @property
+    def stop_frame(self) -> int | None:
+        """One past the last frame wanted; ``None`` for all there are."""
+        if self.num_frames is None:
+            return None
+        return self.start_frame + (self.num_frames - 1) * self.stride_frames + 1
+
+    def indices(self, num_frames: int) -> range:
+        """Return which of ``num_frames`` frames are wanted."""
+        stop = num_frames if self.stop_frame is None else min(self.stop_frame, num_frames)
+        return range(self.start_frame, stop, self.stride_frames)
 
 
 @dataclass(frozen=True)
@@ -115,12 +162,27 @@ class ClipInfo:
     regions: tuple[Box, ...] = ()
 
 
+class Cine(Protocol):
+    """An opened source, whatever its kind."""
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second; ``None`` where the source does not say."""
+
+    def info(self) -> ClipInfo:
+        """Return what the header tells, after decoding the first frame."""
+
+    def frames(self, window: Window) -> Iterator[TimedFrame]:
+        """Decode the frames of a window that exist; their sizes may differ."""
+
+
 @contextmanager
 def contained(reason: str) -> Iterator[None]:
     """Turn whatever a library raises into ``ClipError(reason)`` and drop its warnings.
 
     Both may quote the file, names and identifiers included. Warning filters belong to the
-    whole process, so files are read by one thread at a time.
+    whole process, so files are read by one thread at a time. A MemoryError is the machine's
+    trouble, not the file's, and stays one: what a file may make us allocate is bounded.
 
     Raises
     ------
@@ -135,6 +197,23 @@ def contained(reason: str) -> Iterator[None]:
             raise
         except Exception:
             raise ClipError(reason) from None
+
+
+def contained_steps(steps: Iterator[T], reason: str) -> Iterator[T]:
+    """Contain an iterator's own work, and nothing of what its consumer does in between.
+
+    Raises
+    ------
+    ClipError
+        As :func:`contained` does.
+    """
+    while True:
+        with contained(reason):
+            try:
+                step = next(steps)
+            except StopIteration:
+                return
+        yield step
 
 
 def check_size(height_px: int, width_px: int) -> None:

@@ -1,7 +1,8 @@
 """Multi-frame DICOM, and video streams inside DICOM, as RGB frames.
 
-Pixel semantics are those of DICOM PS3.3 C.7.6.3 (image pixel), C.7.6.5 (cine) and C.11 (look-up
-tables); video transfer syntaxes are those of PS3.5 8.2.5 to 8.2.8.
+Pixel semantics are those of DICOM PS3.3 C.7.6.3 (image pixel); video transfer syntaxes are those
+of PS3.5 8.2.5 to 8.2.8. Frames of an image syntax are read one by one from their places in the
+file; those of a video by seeking, as :mod:`.video` does.
 
 pydicom quotes attribute values and paths in its log; importing this module turns that log off,
 and those of the decoders that pydicom calls.
@@ -10,190 +11,237 @@ and those of the decoders that pydicom calls.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from io import BytesIO
+from io import BufferedReader
+from math import floor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.encaps import generate_fragments, parse_basic_offsets
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.processing import apply_color_lut, apply_rescale, apply_windowing
-from pydicom.uid import MPEGTransferSyntaxes
+from pydicom.pixels.utils import as_pixel_options
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, MPEGTransferSyntaxes, RLELossless
 
-from feat_fed.data.reading import video
-from feat_fed.data.reading.clip import ClipInfo, Frame, check_size, contained
+from feat_fed.data.reading import codestream, header, part10, video
+from feat_fed.data.reading.clip import (
+    CUT_OFF,
+    TOO_FEW,
+    Cine,
+    ClipInfo,
+    Frame,
+    TimedFrame,
+    Window,
+    check_size,
+    contained,
+)
+from feat_fed.data.reading.colour import NOT_SUPPORTED, Colours
+from feat_fed.data.reading.fragments import UNDECODABLE, FragmentStream, encapsulated
 from feat_fed.errors import ClipError
 
 for _name in ("pydicom", "pylibjpeg", "libjpeg", "openjpeg", "rle", "jpeg_ls"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
-_UNREADABLE = "not a readable DICOM file"
-_UNDECODABLE = "pixel data cannot be decoded"
+_BUFFER_BYTES = 2**16
+_NO_DECODER = "no decoder for this transfer syntax"
 
 
-def iter_frames(path: Path) -> Iterator[Frame]:
-    """Decode the frames in order.
-
-    Raises
-    ------
-    ClipError
-        When the file is no DICOM object with pixel data, its transfer syntax or colour has no
-        decoder here, or its pixel data are damaged or cut off.
-    """
-    dataset = _read(path)
-    if dataset.file_meta.TransferSyntaxUID in MPEGTransferSyntaxes:
-        yield from video.iter_frames(_stream(dataset))
-    else:
-        yield from _image_frames(dataset)
-
-
-def probe(path: Path) -> ClipInfo:
-    """Read the header and decode the first frame.
+@contextmanager
+def opened(path: Path) -> Iterator[Cine]:
+    """Open a DICOM file of any syntax.
 
     Raises
     ------
     ClipError
-        As :func:`iter_frames` would for the first frame.
+        When the file is no DICOM object with pixel data, its transfer syntax has no decoder
+        here, or there are fewer frames than the header says.
     """
-    dataset = _read(path)
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in MPEGTransferSyntaxes:
-        found = video.probe(_stream(dataset))
-    else:
-        height_px, width_px, _ = next(_image_frames(dataset)).shape
-        found = ClipInfo(_stated_frames(dataset), height_px, width_px, None)
-    with contained(_UNREADABLE):
-        patient_key, source = _patient(dataset)
-        return replace(
-            found,
-            fps=_fps(dataset) or found.fps,
-            modality=str(dataset.get("Modality") or "") or None,
-            transfer_syntax=str(syntax),
-            patient_key=patient_key,
-            patient_key_source=source,
+    with ExitStack() as stack:
+        file = stack.enter_context(part10.opened(path))
+        if file.syntax not in MPEGTransferSyntaxes:
+            yield ImageCine(file)
+            return
+        with contained(UNDECODABLE):
+            stream = FragmentStream(encapsulated(file.file, file.pixels))
+        buffered = stack.enter_context(BufferedReader(stream, _BUFFER_BYTES))
+        yield VideoCine(file, stack.enter_context(video.opened(buffered)))
+
+
+class VideoCine:
+    """A video stream in DICOM's envelope.
+
+    NumberOfFrames and the offset table are ignored, for encapsulators fill them with whatever
+    they like. The cine module's rate, where it is there, is the object's declared one; the
+    stream's own timestamps count where it is not.
+    """
+
+    def __init__(self, file: part10.Part10, inner: Cine) -> None:
+        self._file, self._inner = file, inner
+        with contained(part10.UNREADABLE):
+            self._stated_fps = header.frame_rate(file.header)
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second."""
+        return self._stated_fps or self._inner.fps
+
+    def info(self) -> ClipInfo:
+        """Return what header and stream tell."""
+        inner = replace(self._inner.info(), fps=self.fps, kind="dicom-video")
+        return _described(inner, self._file)
+
+    def frames(self, window: Window) -> Iterator[TimedFrame]:
+        """Decode the stream's frames; audio in it stays untouched."""
+        for number, (frame, time_sec) in enumerate(self._inner.frames(window)):
+            if self._stated_fps:
+                index = window.start_frame + number * window.stride_frames
+                time_sec = index / self._stated_fps
+            yield frame, time_sec
+
+
+class ImageCine:
+    """Frames coded one by one, or not at all."""
+
+    def __init__(self, file: part10.Part10) -> None:
+        self._file, self._header = file, file.header
+        with contained(_NO_DECODER):
+            self._decoder = get_decoder(file.syntax)
+            if not self._decoder.is_available:
+                raise ClipError(_NO_DECODER)
+        if file.pixels.keyword != "PixelData":
+            raise ClipError("sample depth not supported")
+        self.num_frames = header.stated_frames(file.header)
+        with contained(part10.UNREADABLE):
+            check_size(int(file.header.Rows), int(file.header.Columns))
+            self._options = _options(file)
+            self._colours = Colours(file.header)
+        with contained(UNDECODABLE):  # makes sure that the file can hold that many frames
+            if file.syntax.is_encapsulated:
+                self._fragments = self._find_fragments()
+            else:
+                self._check_length()
+        with contained(part10.UNREADABLE):
+            self._times_sec = header.frame_times(file.header, self.num_frames)
+
+    @property
+    def fps(self) -> float | None:
+        """Frames a second by the cine module."""
+        with contained(part10.UNREADABLE):
+            return header.frame_rate(self._header)
+
+    def info(self) -> ClipInfo:
+        """Return what the header tells, after decoding the first frame."""
+        height_px, width_px, _ = self.frame(0).shape
+        info = ClipInfo(self.num_frames, height_px, width_px, self.fps, kind="dicom")
+        return _described(info, self._file)
+
+    def frames(self, window: Window) -> Iterator[TimedFrame]:
+        """Decode the frames of a window, and no others."""
+        for index in window.indices(self.num_frames):
+            time_sec = None if self._times_sec is None else float(self._times_sec[index])
+            yield self.frame(index), time_sec
+
+    def frame(self, index: int) -> Frame:
+        """Decode one frame.
+
+        Raises
+        ------
+        ClipError
+            When it is damaged, or its colours are none that a cine has.
+        """
+        with contained(UNDECODABLE):
+            decode = self._coded if self._file.syntax.is_encapsulated else self._native
+            pixels, photometric = decode(index)
+            return self._colours.rgb(pixels, photometric)
+
+    def _native(self, index: int) -> tuple[npt.NDArray[Any], str]:
+        self._file.file.seek(self._file.pixels.start)
+        pixels, properties = self._decoder.as_array(self._file.file, index=index, **self._options)
+        return pixels, str(properties["photometric_interpretation"])
+
+    def _coded(self, index: int) -> tuple[npt.NDArray[Any], str]:
+        data = self._encapsulated.read(self._fragments[index])
+        options = dict(self._options, number_of_frames=1)
+        if self._file.syntax != RLELossless:  # whose frames have the header's size or none
+            coded = codestream.parse(data)
+            if coded is None:
+                raise ClipError(UNDECODABLE)
+            if (coded.height_px, coded.width_px) != (self._header.Rows, self._header.Columns):
+                raise ClipError("frame size is not the header's")
+            if options["samples_per_pixel"] == 3 and self._file.syntax in _LOSSY_JPEG:
+                data = _without_adobe(data, coded)
+                if coded.is_ycbcr is not None:
+                    options["photometric_interpretation"] = (
+                        "YBR_FULL_422" if coded.is_ycbcr else "RGB"
+                    )
+        pixels, properties = self._decoder.as_array(
+            encapsulate([data], has_bot=False), index=0, **options
+        )
+        return pixels, str(properties["photometric_interpretation"])
+
+    def _find_fragments(self) -> list[tuple[Any, ...]]:
+        self._encapsulated = encapsulated(self._file.file, self._file.pixels)
+        extended = self._header.get("ExtendedOffsetTable")
+        return self._encapsulated.by_frame(
+            self.num_frames,
+            extended=np.frombuffer(extended, "<u8") if extended else None,
+            one_each=self._file.syntax == RLELossless,
         )
 
+    def _check_length(self) -> None:
+        """Compare the bytes there are with those that the frames need (PS3.5 8.1.1).
 
-def _read(path: Path) -> pydicom.Dataset:
-    with contained(_UNREADABLE):
-        dataset = pydicom.dcmread(path)
-        if not dataset.file_meta.TransferSyntaxUID:
-            raise ClipError(_UNREADABLE)
-        if "PixelData" not in dataset:
-            raise ClipError("DICOM object without pixel data")
-        return dataset
-
-
-def _stream(dataset: pydicom.Dataset) -> bytes:
-    """Join the fragments: their borders mean nothing to a video stream (PS3.5 8.2.5).
-
-    ``NumberOfFrames`` and the offset table are ignored, for encapsulators fill them with
-    whatever they like; a byte of padding at the end does no harm.
-    """
-    with contained(_UNDECODABLE):
-        buffer = BytesIO(dataset.PixelData)
-        parse_basic_offsets(buffer)  # leaves the buffer at the first fragment
-        return b"".join(generate_fragments(buffer))
+        Some writers say YBR_FULL_422 and store every sample: enough bytes for that prove it.
+        """
+        pixels, options = self._file.pixels, self._options
+        if pixels.length_bytes is None:
+            raise ClipError(UNDECODABLE)
+        bits = options["rows"] * options["columns"] * options["samples_per_pixel"]
+        bits *= options["bits_allocated"] * self.num_frames
+        there = pixels.stop - pixels.start
+        if options["photometric_interpretation"] == "YBR_FULL_422":
+            if there * 8 >= bits:
+                options["photometric_interpretation"] = "YBR_FULL"
+            else:
+                bits = floor(bits * 2 / 3)
+        if there * 8 < bits:
+            raise ClipError(CUT_OFF if there < pixels.length_bytes else TOO_FEW)
 
 
-def _image_frames(dataset: pydicom.Dataset) -> Iterator[Frame]:
-    with contained("no decoder for this transfer syntax"):
-        decoder = get_decoder(dataset.file_meta.TransferSyntaxUID)
-        if not decoder.is_available:
-            raise ClipError("no decoder for this transfer syntax")
-    stated = _stated_frames(dataset)
-    with contained(_UNREADABLE):
-        check_size(int(dataset.Rows), int(dataset.Columns))
-    decoded = decoder.iter_array(dataset)
-    for _ in range(stated):
-        with contained(_UNDECODABLE):
-            pixels, properties = next(decoded, (None, None))
-            if pixels is None or properties is None:
-                raise ClipError("fewer frames than the header says")
-            frame = _rgb(pixels, str(properties["photometric_interpretation"]), dataset)
-        yield frame
+_LOSSY_JPEG = (JPEGBaseline8Bit, JPEGExtended12Bit)
 
 
-def _rgb(pixels: npt.NDArray[Any], photometric: str, dataset: pydicom.Dataset) -> Frame:
-    """Bring one decoded frame (pydicom has already turned YBR into RGB) to RGB uint8."""
-    if photometric == "PALETTE COLOR":
-        pixels = apply_color_lut(pixels, dataset)[..., :3]
-        if pixels.dtype == np.uint16:  # entries are spread over 16 bits (PS3.3 C.7.6.3.1.5)
-            pixels = (pixels >> 8).astype(np.uint8)
-    elif photometric in ("MONOCHROME1", "MONOCHROME2"):
-        grey = _grey(pixels, dataset)
-        pixels = np.stack([255 - grey if photometric == "MONOCHROME1" else grey] * 3, axis=-1)
-    elif photometric != "RGB":
-        raise ClipError("colour model not supported")
-    if pixels.dtype != np.uint8 or pixels.ndim != 3:
-        raise ClipError("sample depth not supported")
-    return pixels
+def _options(file: part10.Part10) -> dict[str, Any]:
+    """Return pydicom's decoding options; where the header is silent, what everybody writes."""
+    options = as_pixel_options(file.header)
+    options.pop("extended_offsets", None)
+    options.setdefault("pixel_representation", 0)
+    options.setdefault("planar_configuration", 0)
+    options["pixel_keyword"], options["pixel_vr"] = file.pixels.keyword, file.pixels.vr
+    options["transfer_syntax_uid"] = file.syntax
+    if str(options["photometric_interpretation"]) in ("CMYK", "ARGB", "HSV"):
+        raise ClipError(NOT_SUPPORTED)
+    return options
 
 
-def _grey(pixels: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[np.uint8]:
-    """Apply modality rescale and the first display window, and map the range to 0..255.
-
-    Without a window the whole range that the stored bits can hold is mapped, as PS3.3 C.11.2
-    leaves it open.
-    """
-    bits = int(dataset.BitsStored)
-    lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
-    ends = apply_rescale(np.array([lowest, lowest + 2**bits - 1]), dataset)
-    values = apply_rescale(pixels, dataset)
-    if dataset.get("WindowWidth") is not None and dataset.get("WindowCenter") is not None:
-        values = apply_windowing(values, dataset)
-    low, high = float(ends.min()), float(ends.max())
-    scaled = (values.astype(np.float64) - low) * (255 / (high - low))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+def _without_adobe(data: bytes, coded: codestream.Codestream) -> bytes:
+    """Cut the APP14 segment out, so that no decoder converts colours on its own."""
+    return data if coded.adobe is None else data[: coded.adobe.start] + data[coded.adobe.stop :]
 
 
-def _stated_frames(dataset: pydicom.Dataset) -> int:
-    with contained("number of frames is not a number"):
-        number = int(dataset.get("NumberOfFrames") or 1)
-    if number < 1:
-        raise ClipError("number of frames is not a number")
-    return number
-
-
-def _fps(dataset: pydicom.Dataset) -> float | None:
-    """Frames a second from the cine module (PS3.3 C.7.6.5), the most exact attribute first."""
-    frame_time_ms = _number(dataset, "FrameTime") or _mean_of_vector(dataset)
-    if frame_time_ms:
-        return 1000 / frame_time_ms
-    return _number(dataset, "CineRate") or _number(dataset, "RecommendedDisplayFrameRate")
-
-
-def _number(dataset: pydicom.Dataset, keyword: str) -> float | None:
-    try:
-        value = float(dataset.get(keyword))
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    return value if math.isfinite(value) and value > 0 else None
-
-
-def _mean_of_vector(dataset: pydicom.Dataset) -> float | None:
-    """Mean of FrameTimeVector, whose first entry belongs to no interval."""
-    try:
-        intervals_ms = [float(each) for each in dataset.get("FrameTimeVector", ())][1:]
-    except (TypeError, ValueError, ArithmeticError):
-        return None
-    return sum(intervals_ms) / len(intervals_ms) if sum(intervals_ms) > 0 else None
-
-
-def _patient(
-    dataset: pydicom.Dataset,
-) -> tuple[str | None, Literal["PatientID", "StudyInstanceUID"] | None]:
-    """PatientID, or where it was emptied the study, which is one patient's at least."""
-    keywords: tuple[Literal["PatientID", "StudyInstanceUID"], ...] = (
-        "PatientID",
-        "StudyInstanceUID",
-    )
-    for keyword in keywords:
-        if text := str(dataset.get(keyword) or "").strip():
-            return text, keyword
-    return None, None
+def _described(info: ClipInfo, file: part10.Part10) -> ClipInfo:
+    with contained(part10.UNREADABLE):
+        patient_key, source = header.patient(file.header)
+        return replace(
+            info,
+            modality=header.text(file.header, "Modality"),
+            transfer_syntax=str(file.syntax),
+            patient_key=patient_key,
+            patient_key_source=source,
+            study_key=header.text(file.header, "StudyInstanceUID"),
+            burned_in=header.burned_in(file.header),
+            regions=header.regions(file.header, info.height_px, info.width_px),
+        )

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from monai.data import ImageReader
 
 from feat_fed.data.reading.clip import Clip
+from feat_fed.data.reading.pictures import PICTURE_SUFFIXES
 from feat_fed.data.reading.reader import DICOM_SUFFIXES, read_clip
 from feat_fed.data.reading.video import VIDEO_SUFFIXES
 
@@ -46,23 +47,18 @@ class CineReader(ImageReader):  # type: ignore[misc]
 
     def verify_suffix(self, filename: Sequence[PathLike[str] | str] | PathLike[str] | str) -> bool:
         """Tell whether the name ends like a clip's."""
-        suffixes = VIDEO_SUFFIXES | DICOM_SUFFIXES
+        suffixes = VIDEO_SUFFIXES | DICOM_SUFFIXES | PICTURE_SUFFIXES
         return all(Path(each).suffix.lower() in suffixes for each in _names(filename))
 
     def read(self, data: Sequence[PathLike[str] | str] | PathLike[str] | str) -> Clip:
-        """Decode the window of one file.
+        """Decode the window of one clip: a file, or the files of a series or a sequence in order.
 
         Raises
         ------
         ClipError
-            When it cannot be decoded or is too short.
-        ValueError
-            When several files are given: clips of different lengths do not stack.
+            When it cannot be decoded or is too short, or several files are no frames of one clip.
         """
-        names = _names(data)
-        if len(names) != 1:
-            raise ValueError(f"{len(names)} files for one clip; CineReader reads one at a time")
-        return self._read(Path(names[0]))
+        return self._read(tuple(Path(each) for each in _names(data)))
 
     def get_data(self, img: Clip) -> tuple[npt.NDArray[np.uint8], dict[str, Any]]:
         """Return the frames and metadata of fixed size, which the default collate can batch."""

@@ -1,40 +1,54 @@
-"""Any supported file as a clip: multi-frame DICOM, video inside DICOM, and video files."""
+"""Any supported source as a clip: one file, or the files of a series in order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from feat_fed.data.reading import video
-from feat_fed.data.reading.clip import Clip, ClipInfo, Frame, contained
+from feat_fed.data.reading import pictures, video
+from feat_fed.data.reading.clip import (
+    Cine,
+    Clip,
+    ClipInfo,
+    Frame,
+    Source,
+    TimedFrame,
+    Window,
+    contained,
+)
 from feat_fed.errors import ClipError, MissingExtraError
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised with every change that gives other pixels for the same file; caches are keyed by it."""
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 
+MAX_CLIP_BYTES = 2**32
+"""What :func:`read_clip` puts into memory at once; longer sources are read in windows."""
+
+_TOO_SHORT = "fewer frames than asked for"
+
 
 def read_clip(
-    path: Path,
+    source: Path | Source,
     *,
     start_frame: int = 0,
     stride_frames: int = 1,
     num_frames: int | None = None,
 ) -> Clip:
-    """Decode frames ``start_frame``, ``start_frame + stride_frames``, ... of one file.
+    """Decode frames ``start_frame``, ``start_frame + stride_frames``, ... of one source.
 
-    Decoding starts at the file's first frame, for not every container can seek exactly, and
-    stops at the last one that is wanted.
+    They are exactly those of a decode from the first frame on. Where the container allows it,
+    what lies before the window is not decoded; what lies behind never is.
 
     Parameters
     ----------
-    path
-        A file of any supported kind; a DICOM file is known by its content.
+    source
+        A file of any supported kind (DICOM is known by its content), or several files of a frame
+        each, in order.
     start_frame, stride_frames
         In frames of the source, counted as the decoder gives them.
     num_frames
@@ -43,45 +57,57 @@ def read_clip(
     Returns
     -------
     Clip
-        RGB frames and the source's frame rate.
+        RGB frames, the source's frame rate, and the frames' times.
 
     Raises
     ------
     ClipError
-        When the file cannot be decoded or is shorter than asked for.
+        When the source cannot be decoded, is shorter than asked for, or more than
+        :data:`MAX_CLIP_BYTES` are.
     ValueError
         When the window itself makes no sense.
     """
-    if start_frame < 0 or stride_frames < 1 or (num_frames is not None and num_frames < 1):
-        raise ValueError(
-            f"start_frame {start_frame}, stride_frames {stride_frames}, num_frames {num_frames}: "
-            "the window must start at 0 or later and hold at least one frame"
-        )
-    fps = probe(path).fps
-    stop = None if num_frames is None else start_frame + (num_frames - 1) * stride_frames + 1
-    frames = list(islice(iter_frames(path), start_frame, stop, stride_frames))
-    if not frames or (num_frames is not None and len(frames) < num_frames):
-        raise ClipError("fewer frames than asked for")
-    return Clip(np.stack(frames), fps)
+    window = Window(start_frame, stride_frames, num_frames)
+    frames, times_sec = [], []
+    with _opened(source) as cine:
+        for frame, time_sec in _checked(cine, window):
+            frames.append(frame)
+            times_sec.append(time_sec)
+            if len(frames) * frame.nbytes > MAX_CLIP_BYTES:
+                raise ClipError("too long to be read at once")
+        fps = cine.fps
+    if not frames:
+        raise ClipError(_TOO_SHORT if start_frame else "no frame can be decoded")
+    known = [each for each in times_sec if each is not None]
+    timed = len(known) == len(frames)
+    return Clip(np.stack(frames), fps, np.array(known) if timed else None)
 
 
-def iter_frames(path: Path) -> Iterator[Frame]:
+def iter_frames(
+    source: Path | Source,
+    *,
+    start_frame: int = 0,
+    stride_frames: int = 1,
+    num_frames: int | None = None,
+) -> Iterator[Frame]:
     """Decode one frame, (H, W, 3) uint8 RGB, after the other; the memory holds one at a time.
+
+    The parameters are those of :func:`read_clip`.
 
     Raises
     ------
     ClipError
-        When the file cannot be decoded, on the way or at once.
+        When the source cannot be decoded, on the way or at once, or is shorter than asked for.
+    ValueError
+        When the window itself makes no sense.
     """
-    shape = None
-    for frame in _backend(path).iter_frames(path):
-        if frame.shape != (shape or frame.shape):
-            raise ClipError("frame size changes within the clip")
-        shape = frame.shape
-        yield frame
+    window = Window(start_frame, stride_frames, num_frames)
+    with _opened(source) as cine:
+        for frame, _ in _checked(cine, window):
+            yield frame
 
 
-def probe(path: Path) -> ClipInfo:
+def probe(source: Path | Source) -> ClipInfo:
     """Return what the header tells, and make sure that the first frame can be decoded.
 
     Raises
@@ -89,8 +115,8 @@ def probe(path: Path) -> ClipInfo:
     ClipError
         When it cannot.
     """
-    info: ClipInfo = _backend(path).probe(path)
-    return info
+    with _opened(source) as cine:
+        return cine.info()
 
 
 def is_dicom(path: Path) -> bool:
@@ -100,13 +126,30 @@ def is_dicom(path: Path) -> bool:
         return file.read(4) == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
 
 
-def _backend(path: Path) -> ModuleType:
-    if not is_dicom(path):
-        return video
+def _checked(cine: Cine, window: Window) -> Iterator[TimedFrame]:
+    """Make sure that all frames are of one size and as many as asked for."""
+    shape, count = None, 0
+    for frame, time_sec in cine.frames(window):
+        if frame.shape != (shape or frame.shape):
+            raise ClipError("frame size changes within the clip")
+        shape, count = frame.shape, count + 1
+        yield frame, time_sec
+    if window.num_frames is not None and count < window.num_frames:
+        raise ClipError(_TOO_SHORT)
+
+
+def _opened(source: Path | Source) -> AbstractContextManager[Cine]:
+    files = (source,) if isinstance(source, Path) else tuple(source)
+    if not files:
+        raise ValueError("a source has one file at least")
+    if not is_dicom(files[0]):
+        if len(files) > 1 or files[0].suffix.lower() in pictures.PICTURE_SUFFIXES:
+            return pictures.opened(files)
+        return video.opened(files[0])
     try:
-        from feat_fed.data.reading import dicom
+        from feat_fed.data.reading import dicom, series
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"reading DICOM needs {error.name}; install it with: pip install 'feat-fed[client]'"
         ) from None
-    return dicom
+    return dicom.opened(files[0]) if len(files) == 1 else series.opened(files)
