@@ -10,33 +10,38 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Lend a hidden path beside ``path``; what was written there becomes ``path`` at the end.
 
     The lent name keeps the suffix, for libraries that choose a format by it. An
     exception inside leaves ``path`` as it was and removes the part. The file and its
     folder are flushed to disk, so the new content survives a power cut once the block
-    has ended.
+    has ended; without ``durable`` that wait is saved, for what can be made again.
     """
     token = f"{os.getpid()}-{secrets.token_hex(4)}"
     part = path.with_name(f".{path.stem}.{token}{path.suffix}")
     try:
         yield part
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
-def write_bytes_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_bytes_atomically(
+    path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True
+) -> None:
     """Make ``data`` the content of ``path``; a reader sees the old file or the new one.
 
     ``mode`` holds from the first byte on, so a secret is never readable for a moment.
+    ``durable`` is that of :func:`atomic_path`.
     """
-    with atomic_path(path) as part:
+    with atomic_path(path, durable=durable) as part:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -144,12 +144,13 @@ def fix_pseudonyms(consortium: Consortium, seed: int) -> None:
     """Give the sites keys that follow from the seed, since nobody is on generated clips.
 
     The key decides which patients are held out, so the demonstration repeats its numbers on
-    one machine. A site with real clips makes a random key for itself.
+    one machine; with these keys both kinds of examination are on both sides of the whole.
+    A site with real clips makes a random key for itself.
     """
     for name, file in consortium.site_files.items():
         path = load_site(file).store / KEY_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        key = hashlib.sha256(f"demonstration {seed} {name}".encode()).digest()
+        key = hashlib.sha256(f"demonstration site {seed} {name}".encode()).digest()
         write_bytes_atomically(path, key, mode=0o600)
 
 

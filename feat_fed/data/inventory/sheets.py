@@ -32,7 +32,7 @@ def write_sheet(store: Path, clip_id: str, pictures: tuple[bytes, bytes]) -> Non
     try:
         (store / FOLDER).mkdir(mode=0o700, exist_ok=True)
         for path, data in zip(sheet_paths(store, clip_id), pictures, strict=True):
-            write_bytes_atomically(path, data, mode=0o600)
+            write_bytes_atomically(path, data, mode=0o600, durable=False)
     except OSError as error:
         raise DataError(f"{store / FOLDER} cannot be written: {error.strerror}") from error
 
