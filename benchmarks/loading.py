@@ -42,7 +42,7 @@ from feat_fed.data.synthetic import write_dicom_jpeg, write_mp4
 Reader = Callable[[Path, int, int], np.ndarray]
 """A file, the first frame and how many, to (T, H, W, C)."""
 
-WORKERS = (1, 2, 4)
+WORKERS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)

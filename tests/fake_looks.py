@@ -14,7 +14,7 @@ from feat_fed.data.reading.clip import Box, ClipInfo, Source
 
 
 def look(source: Source, role: str, rules: RulesConfig) -> Seen:
-    """Do what the file's words say: "crash", "hang", "slow", "eat", or an id and a fingerprint."""
+    """Do what the file's words say: "crash", "hang", "eat", ...; or an id and a fingerprint."""
     text = source[0].read_text()
     verb, *rest = text.split()
     if verb == "crash":
@@ -29,6 +29,11 @@ def look(source: Source, role: str, rules: RulesConfig) -> Seen:
         raise ValueError(f"{text} in {source[0]}")
     if verb == "slow":
         time.sleep(0.2)
+    if verb == "pid":
+        (source[0].parent.parent / f"pid-{os.getpid()}").touch()
+        time.sleep(0.2)
+    while verb == "hold" and not (source[0].parent.parent / "go").exists():
+        time.sleep(0.05)
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     shown = Look(
         num_frames=30,

@@ -15,7 +15,6 @@ import gc
 import hashlib
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -202,7 +201,7 @@ def _forked(work: Callable[[], None], meanwhile: Callable[[], None] | None = Non
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run as ``python -m feat_fed_client.executor HOST:PORT SECRET_FILE``."""
+    """Run as ``python -m feat_fed_client HOST:PORT SECRET_FILE``."""
     address, secret_file = arguments
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("flwr").propagate = False  # it has a handler of its own
@@ -210,7 +209,3 @@ def main(arguments: Sequence[str]) -> None:
     trusted = trusted_bundles(load_site(Path(os.environ[SITE_CONFIG])))
     preload()
     Executor(address, Path(secret_file).read_bytes(), trusted, app).run()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

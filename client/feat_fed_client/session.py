@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from feat_fed.codec import LatentStore, LatentWindows, build_codec, prepare
+from feat_fed.codec import LatentWindows, build_codec, finish_erasing, prepare_at_site
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data import Manifest, scan, split_site
 from feat_fed.errors import ConfigError, DataError
@@ -69,16 +69,23 @@ class SiteSession:
         study, site = assignment.study, self._site
         device = resolve_device(site.device)
         codec = build_codec(study.codec, weights=site.codec_weights, device=device)
-        store = LatentStore(site.store / "latents", site.latents)
-        with Manifest(site.store, alone="wait") as manifest:  # nobody is erased meanwhile
+        with Manifest(site.store, alone="wait") as manifest:
             inventory = scan(site.data, manifest=manifest, clips=study.clips)
+            finish_erasing(site, manifest)
             inventory.require_clips()
             split = split_site(
                 inventory.clips,
                 heldout_fraction=study.clips.heldout_fraction,
                 manifest=manifest,
             )
-            prepared = prepare(inventory.clips, store=store, codec=codec, clips=study.clips)
+        prepared = prepare_at_site(
+            site,
+            inventory.clips,
+            clips=study.clips,
+            codec=codec,
+            device=device,
+            progress=lambda done, total: self._encoded(assignment.round, done, total),
+        )
         train, heldout = (
             prepared.of_patients(entry.patient for entry in side)
             for side in (split.train, split.heldout)
@@ -163,6 +170,12 @@ class SiteSession:
             heldout_loss=evaluate_round(job, heldout=clips.heldout) if clips.heldout else None,
         )
         return report, {}
+
+    def _encoded(self, round_number: int, clips: int, of_clips: int) -> None:
+        self._tell(
+            SiteLive(phase="preparing", round=round_number, clips=clips, of_clips=of_clips),
+            now=clips == of_clips,
+        )
 
     def _step(self, round_number: int, step: StepProgress) -> None:
         self._tell(

@@ -168,7 +168,7 @@ class SiteLauncher:
         children.start(
             "the executor",
             [
-                *(sys.executable, "-m", "feat_fed_client.executor"),
+                *(sys.executable, "-m", "feat_fed_client"),
                 *(f"127.0.0.1:{port}", str(self._secret)),
             ],
             log_file=self.logs / "executor.log",

@@ -23,9 +23,9 @@ from feat_fed.config import SiteConfig, load_site, load_study
 from feat_fed.errors import ConfigError
 
 if TYPE_CHECKING:
-    from feat_fed.data import Exclusion, Inventory
+    from feat_fed.data import Exclusion, Inventory, Manifest
+    from feat_fed.data.inventory.decide import Decision
     from feat_fed.data.inventory.entries import Progress as TellProgress
-    from feat_fed.data.inventory.settle import Decision
 
 app = typer.Typer(help="See, approve, encode and erase a hospital's clips.", no_args_is_help=True)
 
@@ -64,9 +64,10 @@ def scan(
     with Manifest(site.store, alone="refuse") as manifest:
         with files_bar("looking at files") as bar:
             inventory = scan_site(site.data, manifest=manifest, progress=bar, rescan=rescan)
+        _finish_erasing(site, manifest)
         if as_json:
             rows = [dataclasses.asdict(each) for each in manifest.records().values()]
-            hidden = ("stamp", "looked_by", "unreadable")
+            hidden = ("stamp", "looked_by", "unreadable", "attempts")
             clips = [{k: v for k, v in row.items() if k not in hidden} for row in rows]
             counts = {"skipped": inventory.skipped, "refused": inventory.refused}
             typer.echo(json.dumps({"site": site.name, **counts, "clips": clips}, indent=1))
@@ -97,7 +98,8 @@ def report(
     from feat_fed.cli.data_report import default_page, site_facts
     from feat_fed.data import Manifest
     from feat_fed.data import scan as scan_site
-    from feat_fed.data.inventory.split import known_sides
+    from feat_fed.data.inventory.decide import note_paged
+    from feat_fed.data.inventory.split import sides_of
     from feat_fed.report.data_page import write_data_page
 
     site, config = _site(site_config), load_study(study) if study else None
@@ -105,16 +107,16 @@ def report(
     with Manifest(site.store, alone="refuse") as manifest:
         with files_bar("looking at files") as bar:
             inventory = scan_site(site.data, manifest=manifest, progress=bar)
-        sides = (
-            known_sides(manifest, heldout_fraction=config.clips.heldout_fraction) if config else {}
-        )
+        _finish_erasing(site, manifest)
+        sides = sides_of(inventory.clips, config.clips, manifest) if config else {}
         facts = site_facts(site, manifest.records(), inventory, sides=sides, show_paths=show_paths)
-    try:
-        write_data_page(facts, page)
-    except OSError as error:
-        raise ConfigError(
-            f"{page} cannot be written: {error.strerror}; name another --out"
-        ) from None
+        try:
+            paged = write_data_page(facts, page)
+        except OSError as error:
+            raise ConfigError(
+                f"{page} cannot be written: {error.strerror}; name another --out"
+            ) from None
+        note_paged(manifest, paged, site.data.rules)
     tell_counts(site.name, inventory)
     say(f"report: {page}")
 
@@ -125,8 +127,7 @@ def prepare(
     study: Annotated[str, typer.Option(help="A YAML file or the name of a built-in study.")],
 ) -> None:
     """Encode the clips for a study now, so that its first round need not."""
-    from feat_fed.codec import LatentStore, build_codec
-    from feat_fed.codec import prepare as encode
+    from feat_fed.codec import build_codec, prepare_at_site
     from feat_fed.data import Manifest
     from feat_fed.data import scan as scan_site
     from feat_fed.train import resolve_device
@@ -134,22 +135,21 @@ def prepare(
     site, config = _site(site_config), load_study(study)
     device = resolve_device(site.device)
     codec = build_codec(config.codec, weights=site.codec_weights, device=device)
-    workers = (site.data.workers or os.cpu_count() or 1) if device.type == "cpu" else 0
-    latents = LatentStore(site.store / "latents", site.latents)
     with Manifest(site.store, alone="refuse") as manifest:
         with files_bar("looking at files") as bar:
             inventory = scan_site(site.data, manifest=manifest, clips=config.clips, progress=bar)
+        _finish_erasing(site, manifest)
         tell_counts(site.name, inventory)
         inventory.require_clips()
-        with files_bar("encoding clips") as bar:
-            made = encode(
-                inventory.clips,
-                store=latents,
-                codec=codec,
-                clips=config.clips,
-                progress=bar,
-                workers=workers,
-            )
+    with files_bar("encoding clips") as bar:
+        made = prepare_at_site(
+            site,
+            inventory.clips,
+            clips=config.clips,
+            codec=codec,
+            device=device,
+            progress=bar,
+        )
     say(f"{len(made.clips)} clips are encoded ({made.num_bytes / 1e6:.1f} MB)")
     if made.stats:
         say(
@@ -164,7 +164,9 @@ def prepare(
 def approve(
     site_config: SiteFile,
     clip_ids: ClipIds = None,
-    everything: Annotated[bool, typer.Option("--all", help="Every clip that awaits it.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every clip that the last page of `data report` showed.")
+    ] = False,
 ) -> None:
     """Let clips in that a person has looked at."""
     if bool(clip_ids) == everything:
@@ -219,7 +221,10 @@ def erase(
         f"{latents} latents, and the patient's approvals and side of the split"
     )
     if traces.shared:
-        say(f"{traces.shared} clips with the same content lie under other patients, and stay")
+        say(
+            f"{traces.shared} clips under other patients show the same: they stay, and from the "
+            "next scan on are not used until a person has approved them; see `data report`"
+        )
     say("kept: a keyed hash of the patient and the files, so that they are not read again")
     say(
         "not removed: the files themselves, which feat-fed never touches; models that were "
@@ -242,11 +247,16 @@ def tell_counts(name: str, inventory: Inventory) -> None:
     patients = len({entry.patient for entry in inventory.clips})
     say(
         f"{name}: {len(inventory.clips)} usable clips of {patients} patients; "
-        f"{inventory.looked} files were new or changed"
+        f"{inventory.looked} files were read anew"
     )
     for verdict, clips in _unused(inventory):
         for reason, count in Counter(each.reason for each in clips).most_common():
             say(f"  {count} {verdict}: {reason}")
+    if inventory.unmatched:
+        say(
+            f"  data.patient_pattern does not match {inventory.unmatched} clips that name no "
+            "patient themselves: their first folder, or the file alone, counts as the patient"
+        )
     if inventory.refused:
         say(f"  {inventory.refused} files of patients who were erased are not read")
 
@@ -266,12 +276,23 @@ def _unused(inventory: Inventory) -> tuple[tuple[str, tuple[Exclusion, ...]], ..
 
 def _decide(site_config: Path, clip_ids: list[str] | None, decision: Decision) -> None:
     from feat_fed.data import Manifest
-    from feat_fed.data.inventory.settle import decide
+    from feat_fed.data.inventory.decide import count_waiting, decide
 
     site = _site(site_config)
     with Manifest(site.store, alone=None) as manifest:
         count = decide(manifest, tuple(clip_ids or ()), decision, site.data.rules)
-    say(f"{count} clips {decision}")
+        waiting = count_waiting(manifest)
+    say(f"{count} clips {decision}; {waiting} await approval")
+
+
+def _finish_erasing(site: SiteConfig, manifest: Manifest) -> None:
+    """Remove latents of clips that this scan found to be of somebody who was erased."""
+    from feat_fed.data.inventory.erase import left_behind
+
+    if left_behind(manifest):
+        from feat_fed.codec import finish_erasing  # torch, which a scan does without
+
+        finish_erasing(site, manifest)
 
 
 def _site(site_config: Path) -> SiteConfig:

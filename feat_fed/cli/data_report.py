@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -34,15 +35,13 @@ def site_facts(
         if (record := records.get(clip_id)) is None:
             continue
         side = sides.get(record.patient)
-        before, after = (_read(picture) for picture in sheet_paths(site.store, clip_id))
         clips.append(
             ClipFacts(
                 record,
                 encoding=_syntax_name(record.transfer_syntax),
                 side=_SIDES[side] if side else None,
-                before=before,
-                after=after,
-                path=str(path) if show_paths else None,
+                sheet=sheet_paths(site.store, clip_id),
+                path=_readable(path) if show_paths else None,
             )
         )
     return SiteDataFacts(site.name, site.data.rules, tuple(clips), inventory.skipped)
@@ -59,8 +58,9 @@ def drop_page(site: SiteConfig) -> None:
         path.unlink(missing_ok=True)
 
 
-def _read(picture: Path) -> bytes | None:
-    return picture.read_bytes() if picture.exists() else None
+def _readable(path: Path) -> str:
+    """Return a path as text, also where its bytes are no UTF-8, as old Windows shares leave it."""
+    return os.fsencode(path).decode("utf-8", errors="replace")
 
 
 def _syntax_name(uid: str | None) -> str | None:

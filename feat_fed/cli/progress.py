@@ -142,6 +142,8 @@ def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
         return "connected"
     if local.phase == "idle":
         return "sending"
+    if local.of_clips:
+        return f"{local.phase}, {local.clips} of {local.of_clips} clips"
     return local.phase if local.loss is None else f"{local.phase}, loss {local.loss:.3f}"
 
 

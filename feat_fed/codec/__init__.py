@@ -4,6 +4,7 @@ Training never sees a codec at work: :func:`prepare` encodes each clip once, and
 :class:`LatentWindows` cuts training clips out of what it stored.
 """
 
+from feat_fed.codec.at_site import finish_erasing, prepare_at_site
 from feat_fed.codec.base import Latent, VideoCodec, flip_latent
 from feat_fed.codec.build import build_codec
 from feat_fed.codec.prepare import LatentClip, LatentClips, prepare
@@ -22,6 +23,8 @@ __all__ = [
     "VideoCodec",
     "WaveletCodec",
     "build_codec",
+    "finish_erasing",
     "flip_latent",
     "prepare",
+    "prepare_at_site",
 ]

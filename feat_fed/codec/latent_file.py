@@ -19,10 +19,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from feat_fed.codec.encoded import MIRRORED, EncodedClip
+from feat_fed.codec.encoded import MIRRORED, EncodedClip, raw_bytes
 from feat_fed.codec.stats import LatentStats
 from feat_fed.errors import DataError
 
@@ -83,6 +82,11 @@ class StoredLatent:
                 names = [name for name in _moments(prefix) if name in set(file.keys())]
                 parts = [file.get_slice(name)[start_frame:stop_frame] for name in names]
                 written = file.get_slice("digests")[int(mirrored), start_frame:stop_frame]
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{self.path} can no longer be read: it has gone, perhaps as its patient was "
+                "erased; start again, without that patient"
+            ) from error
         except (OSError, SafetensorError, IndexError) as error:
             raise DataError(
                 f"{self.path} can no longer be read ({error}); start again, and it is encoded anew"
@@ -110,7 +114,7 @@ def write_latent(path: Path, recipe: Recipe, encoded: EncodedClip) -> None:
     stats, digests = json.dumps(asdict(encoded.stats)), torch.stack(views)
     seal = _seal(recipe.digest, stats, digests, _layout(tensors))
     # One entry, as several come in any order: equal latents make equal files.
-    save_file({**tensors, "digests": digests}, path, {_METADATA: json.dumps([seal, stats])})
+    _save({**tensors, "digests": digests}, path, {_METADATA: json.dumps([seal, stats])})
 
 
 def find_latent(path: Path, recipe: Recipe) -> StoredLatent | None:
@@ -130,6 +134,26 @@ def find_latent(path: Path, recipe: Recipe) -> StoredLatent | None:
     except (OSError, SafetensorError, ValueError):
         return None
     return StoredLatent(path, recipe.digest, digests.shape[1], size, LatentStats(**fields))
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write safetensors' form, for which the library wants all bytes in memory.
+
+    The length of the header (8 bytes, little endian), the header (JSON, filled up with spaces to
+    8 bytes), the tensors' bytes one after the other (huggingface/safetensors, README, "Format").
+    """
+    header: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, each in tensors.items():
+        start, end = end, end + each.nbytes
+        dtype, shape = _TORCH_NAMES[each.dtype], list(each.shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for each in tensors.values():
+            file.write(raw_bytes(each))
 
 
 @dataclass(frozen=True)
@@ -160,7 +184,7 @@ def _moments(prefix: str) -> tuple[str, str]:
     return f"{prefix}mean", f"{prefix}logvar"
 
 
-_TORCH_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16"}
+_TORCH_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8"}
 
 
 def _layout(tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, list[int]]]:

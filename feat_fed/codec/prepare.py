@@ -9,13 +9,12 @@ Legend: F frames, C channels, H and W of pixels, h and w of the latent.
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from functools import reduce
 from itertools import islice
 from operator import add
@@ -24,27 +23,35 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from feat_fed.child import end_with_parent
 from feat_fed.codec.base import VideoCodec
 from feat_fed.codec.encoded import EncodedClip
+from feat_fed.codec.encoders import Encode, encoders
 from feat_fed.codec.latent_file import Recipe, StoredLatent
 from feat_fed.codec.stats import LatentStats
 from feat_fed.codec.store import LatentStore
 from feat_fed.config import ClipConfig
 from feat_fed.data.frames import SQUARE_VERSION, square_video
+from feat_fed.data.inventory.look import CHANGED, content_sha256
 from feat_fed.data.inventory.scan import TOO_SHORT, ClipEntry, Exclusion, Progress, window_frames
 from feat_fed.data.quality import QUALITY_VERSION, cleaned
 from feat_fed.data.reading.clip import contained
 from feat_fed.data.reading.reader import READER_VERSION, iter_frames
-from feat_fed.errors import ClipError, DataError
+from feat_fed.errors import ClipError
 
 _CHUNK_FRAMES = 32  # decoded frames in memory at a time, however long the file
 _MOMENT_BYTES = 2
 _DIGEST_BYTES = 16
 _HEADER_BYTES = 4096
 
+ERASED = "its patient was erased"
+TURN_SEC = 5.0
+"""Nothing new is begun in a turn after this; it ends with the clips that are being encoded."""
+
 Made = StoredLatent | str
 """A latent, or the reason why there is none."""
+
+Turn = Callable[[], AbstractContextManager[Collection[str]]]
+"""A block in which nobody is erased; it lends the pseudonyms of those who were."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class LatentClips:
 
     clips: tuple[LatentClip, ...]
     excluded: tuple[Exclusion, ...]
+    store: LatentStore | None = field(default=None, compare=False, repr=False)
+    """Held, since what it found stays on the disk while it is there."""
 
     @property
     def num_bytes(self) -> int:
@@ -81,7 +90,7 @@ class LatentClips:
         """Return the clips of some patients alone."""
         wanted = set(patients)
         return LatentClips(
-            tuple(clip for clip in self.clips if clip.patient in wanted), self.excluded
+            tuple(clip for clip in self.clips if clip.patient in wanted), self.excluded, self.store
         )
 
 
@@ -93,15 +102,19 @@ def prepare(
     clips: ClipConfig,
     progress: Progress | None = None,
     workers: int = 0,
+    turn: Turn = lambda: nullcontext(frozenset()),
 ) -> LatentClips:
     """Encode what the store does not hold yet, whole files at their own frame rate.
 
-    A clip that turns out damaged or too short on the way costs an exclusion.
+    A clip that turns out damaged, changed or too short on the way costs an exclusion.
 
     Parameters
     ----------
     workers
         Processes that encode, for a codec on the CPU; 0: this one alone.
+    turn
+        Entered for some seconds of encoding, again and again: nobody is erased meanwhile, and it
+        lends the patients who were. In between, others have theirs.
 
     Raises
     ------
@@ -111,20 +124,27 @@ def prepare(
     ConfigError
         When the codec's latents do not fit the store's numbers.
     """
-    entries = tuple(entries)
     jobs = [_Job(entry, _recipe(entry, codec, clips, store.config.dtype)) for entry in entries]
-    with store.writing():
-        found = [store.find(job.recipe) for job in jobs]
-        missing = [job for job, latent in zip(jobs, found, strict=True) if latent is None]
-        store.make_room(sum(latent_bytes(job.entry, codec, clips) for job in missing))
-        made: list[Made] = []
-        with _mapped(_Encoder(store, codec, clips), missing, workers) as fresh:
-            for latent in found:
-                made.append(latent or next(fresh))
-                if progress:
-                    progress(len(made), len(jobs))
-        store.keep(each.path for each in made if isinstance(each, StoredLatent))
-    return _sorted_out(jobs, made, window_frames(clips))
+    found = {place: store.find(job.recipe) for place, job in enumerate(jobs)}
+    made: dict[int, Made] = {place: latent for place, latent in found.items() if latent}
+    missing = deque(place for place in found if place not in made)
+    store.make_room(sum(latent_bytes(jobs[place].entry, codec, clips) for place in missing))
+    if progress and made:
+        progress(len(made), len(jobs))
+    erased: Collection[str] = frozenset()
+    with encoders(_Encoder(store, codec, clips), min(workers, len(missing))) as encode:
+        while missing:
+            with turn() as erased, store.writing():
+                stop_at = time.monotonic() + TURN_SEC
+                for place, latent in _taken(jobs, missing, encode, erased, workers, stop_at):
+                    made[place] = latent
+                    if isinstance(latent, StoredLatent):
+                        store.use(latent.path)  # before the worker that put it ends
+                    if progress:
+                        progress(len(made), len(jobs))
+    store.keep_to_bound()
+    done, excluded = _sorted_out(jobs, made, erased, window_frames(clips))
+    return LatentClips(done, excluded, store)
 
 
 def latent_bytes(entry: ClipEntry, codec: VideoCodec, clips: ClipConfig) -> int:
@@ -151,13 +171,14 @@ class _Encoder:
 
     def __call__(self, job: _Job) -> Made:
         try:
-            return self.store.put(job.recipe, self._encoded(job.entry))
+            with EncodedClip(self.store.config.dtype, self.store.folder) as encoded:
+                self._encode(job.entry, encoded)
+                return self.store.put(job.recipe, encoded)
         except ClipError as error:
             return error.reason
 
     @torch.no_grad()
-    def _encoded(self, entry: ClipEntry) -> EncodedClip:
-        encoded = EncodedClip(self.store.config.dtype)
+    def _encode(self, entry: ClipEntry, encoded: EncodedClip) -> None:
         mirrors = _encodes_mirrored(self.codec, self.clips)
         for frames_FhwC in _chunks(entry):
             video_FCHW = square_video(frames_FhwC, size_px=self.clips.size_px, fit=self.clips.fit)
@@ -168,7 +189,8 @@ class _Encoder:
             )
         if not encoded.num_frames:
             raise ClipError(TOO_SHORT)
-        return encoded
+        if content_sha256(entry.source) != entry.sha256:
+            raise ClipError(CHANGED)  # what was just read may be of another patient
 
 
 def _recipe(entry: ClipEntry, codec: VideoCodec, clips: ClipConfig, dtype: str) -> Recipe:
@@ -197,54 +219,40 @@ def _chunks(entry: ClipEntry) -> Iterator[npt.NDArray[np.uint8]]:
         yield frames_FhwC
 
 
-def _sorted_out(jobs: Sequence[_Job], made: Sequence[Made], shortest: int) -> LatentClips:
+def _taken(
+    jobs: Sequence[_Job],
+    missing: deque[int],
+    encode: Encode[_Job, Made],
+    erased: Collection[str],
+    workers: int,
+    stop_at: float,
+) -> Iterator[tuple[int, Made]]:
+    """Take clips off the queue until it is time, and yield what came of each."""
+    running: deque[tuple[int, Future[Made]]] = deque()
+    while True:
+        while missing and len(running) <= workers and time.monotonic() < stop_at:
+            place = missing.popleft()
+            if jobs[place].entry.patient in erased:
+                yield place, ERASED
+            else:
+                running.append((place, encode(jobs[place])))
+        if not running:
+            return
+        place, future = running.popleft()
+        yield place, future.result()
+
+
+def _sorted_out(
+    jobs: Sequence[_Job], made: Mapping[int, Made], erased: Collection[str], shortest: int
+) -> tuple[tuple[LatentClip, ...], tuple[Exclusion, ...]]:
     done: list[LatentClip] = []
     excluded: list[Exclusion] = []
-    for job, latent in zip(jobs, made, strict=True):
+    for place, job in enumerate(jobs):
+        latent = ERASED if job.entry.patient in erased else made[place]
+        if isinstance(latent, StoredLatent) and latent.num_frames < shortest:
+            latent = TOO_SHORT
         if isinstance(latent, str):
             excluded.append(Exclusion(job.entry.source[0], latent))
-        elif latent.num_frames < shortest:
-            excluded.append(Exclusion(job.entry.source[0], TOO_SHORT))
         else:
             done.append(LatentClip(latent, job.entry.patient))
-    return LatentClips(tuple(done), tuple(excluded))
-
-
-@contextmanager
-def _mapped(
-    encode: Callable[[_Job], Made], jobs: Sequence[_Job], workers: int
-) -> Iterator[Iterator[Made]]:
-    """Lend the results in order, as they come."""
-    if not workers or len(jobs) < 2:
-        yield map(encode, jobs)
-        return
-    workers = min(workers, len(jobs))
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(os.getpid(), encode, max(1, (os.cpu_count() or 1) // workers)),
-    )
-    try:
-        yield pool.map(_work, jobs)
-    except BrokenProcessPool as error:
-        raise DataError(
-            "a process that encoded clips was killed, perhaps for want of memory; take fewer "
-            "workers, and what is done stays done"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_encode_here: Callable[[_Job], Made]
-
-
-def _start_worker(parent_pid: int, encode: Callable[[_Job], Made], threads: int) -> None:
-    global _encode_here
-    end_with_parent(parent_pid)
-    torch.set_num_threads(threads)
-    _encode_here = encode
-
-
-def _work(job: _Job) -> Made:
-    return _encode_here(job)
+    return tuple(done), tuple(excluded)

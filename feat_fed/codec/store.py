@@ -2,14 +2,16 @@
 
 A file a clip (:mod:`.latent_file`), named by its source's hash and by all else that decides its
 content, so that nothing stale can be read and a patient's latents can be found. Several processes
-may share a store: each writes whole files, and equal names hold equal latents. When a file was
-last used is its time of modification.
+may share a store: each writes whole files, equal names hold equal latents, and what one uses
+(:mod:`.in_use`) no other takes away to make room. When a file was last used is its time of
+modification.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ from safetensors import SafetensorError
 
 from feat_fed.atomic import atomic_path, sync_folder
 from feat_fed.codec.encoded import EncodedClip
+from feat_fed.codec.in_use import InUse, is_named
 from feat_fed.codec.latent_file import Recipe, StoredLatent, find_latent, write_latent
 from feat_fed.config import LatentsConfig
 from feat_fed.errors import DataError
@@ -32,7 +35,8 @@ _RETRY_SEC = 0.1
 class LatentStore:
     """A folder of latents.
 
-    What one object has found or put stays until the object goes, whatever the bound.
+    What one object has found or put stays until the object goes, whatever the bound and whoever
+    else makes room; only :meth:`erase` takes it.
 
     Parameters
     ----------
@@ -49,7 +53,7 @@ class LatentStore:
     def __init__(self, folder: Path, config: LatentsConfig | None = None) -> None:
         self.folder = folder
         self.config = config or LatentsConfig()
-        self._used: set[Path] = set()
+        self._used = InUse(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._tidy()
@@ -69,12 +73,25 @@ class LatentStore:
         frames are read): it will be replaced.
         """
         path = self.folder / recipe.file_name
+        self.use(path)  # before it is looked for: whoever makes room may be faster
         latent = find_latent(path, recipe)
         if latent is not None:
-            self._used.add(path)
             with contextlib.suppress(OSError):  # removed meanwhile: reading will tell
                 os.utime(path)
         return latent
+
+    def use(self, path: Path) -> None:
+        """Note that a latent of this store is used by this object.
+
+        Raises
+        ------
+        DataError
+            When the note cannot be written.
+        """
+        try:
+            self._used.add(path)
+        except OSError as error:
+            raise DataError(f"{self.folder} cannot be written: {error.strerror}") from error
 
     def put(self, recipe: Recipe, encoded: EncodedClip) -> StoredLatent:
         """Write a clip's moments.
@@ -103,37 +120,46 @@ class LatentStore:
         Raises
         ------
         DataError
-            When it cannot fit beside what this object uses.
+            When it cannot fit beside what this object and other processes use.
         """
         if self.config.max_gb is None:
             return
-        needed_bytes += sum(stat.st_size for path, stat in self._files() if path in self._used)
-        if needed_bytes > self.config.max_gb * GB:
-            raise DataError(
-                f"the latents of these clips need about {needed_bytes / GB:.3g} GB and "
-                f"latents.max_gb is {self.config.max_gb:g}; raise it, or take fewer clips"
-            )
-        self._evict(needed_bytes)
+        with self._used.of_others() as theirs:
+            files = self._files()
+            mine = sum(stat.st_size for path, stat in files if path in self._used)
+            kept = sum(stat.st_size for path, stat in files if self._stays(path, theirs))
+            if needed_bytes + kept > self.config.max_gb * GB:
+                raise DataError(
+                    f"the latents of these clips need about {(needed_bytes + mine) / GB:.3g} GB "
+                    f"and latents.max_gb is {self.config.max_gb:g}; raise it, or take fewer clips"
+                    + (f" ({(kept - mine) / GB:.3g} GB are in use elsewhere)" * (kept > mine))
+                )
+            self._evict(needed_bytes, theirs)
 
-    def keep(self, paths: Iterable[Path]) -> None:
-        """Note what is used of the files that other processes put, and keep to the bound."""
-        self._used.update(paths)
-        self._evict(sum(stat.st_size for path, stat in self._files() if path in self._used))
+    def keep_to_bound(self) -> None:
+        """Remove what was unused for longest where latents came out larger than was thought."""
+        with self._used.of_others() as theirs:
+            self._evict(0, theirs)
 
-    def _evict(self, wanted_bytes: int) -> None:
-        """Let what is not used, the oldest first, make way for ``wanted_bytes`` in all."""
+    def _evict(self, needed_bytes: int, theirs: frozenset[str]) -> None:
         if self.config.max_gb is None:
             return
-        others = [each for each in self._files() if each[0] not in self._used]
-        excess = wanted_bytes + sum(stat.st_size for _, stat in others) - self.config.max_gb * GB
-        for path, stat in sorted(others, key=lambda each: each[1].st_mtime):
+        files = self._files()
+        excess = needed_bytes + sum(stat.st_size for _, stat in files) - self.config.max_gb * GB
+        for path, stat in sorted(files, key=lambda each: each[1].st_mtime):
             if excess <= 0:
                 return
-            path.unlink(missing_ok=True)
-            excess -= stat.st_size
+            if not self._stays(path, theirs):
+                path.unlink(missing_ok=True)
+                excess -= stat.st_size
+
+    def _stays(self, path: Path, theirs: frozenset[str]) -> bool:
+        return path in self._used or is_named(path, theirs)
 
     def erase(self, sha256s: Iterable[str], *, wait_sec: float = 10.0) -> int:
         """Remove every latent of these sources, whatever the recipe; return how many files.
+
+        Also those in use: who reads one after that is told that it has gone.
 
         Raises
         ------
@@ -162,10 +188,10 @@ class LatentStore:
         with contextlib.suppress(BlockingIOError), self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB):
             for part in self.folder.glob(".*.safetensors"):
                 part.unlink(missing_ok=True)
-        if self.config.keep_days is not None:
-            oldest = time.time() - self.config.keep_days * _DAY_SEC
+        with self._used.of_others() as theirs:
+            oldest = time.time() - (self.config.keep_days or math.inf) * _DAY_SEC
             for path, stat in self._files():
-                if stat.st_mtime < oldest:
+                if stat.st_mtime < oldest and not self._stays(path, theirs):
                     path.unlink(missing_ok=True)
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:

@@ -36,6 +36,7 @@ class LatentWindows(Dataset[Tensor]):
     def __init__(self, prepared: LatentClips, *, codec: VideoCodec, clips: ClipConfig) -> None:
         if not prepared.clips:
             raise DataError("there is no clip to take windows from")
+        self._prepared = prepared  # all of it: what it holds keeps the files from being removed
         self._clips = prepared.clips
         self._flip_signs = codec.flip_signs
         self._config = clips

@@ -22,7 +22,10 @@ class RulesConfig(StrictModel):
 
     min_frames: int = Field(16, ge=1, description="frames that a clip must decode to")
     modalities: tuple[str, ...] | None = Field(
-        None, description="DICOM modalities to take, such as [US, ES]; null: all"
+        ("US", "IVUS", "ES", "XA", "RF", "XC", "GM", "OT"),
+        description="DICOM modalities to take, by default those whose frames follow each other in "
+        "time (PS3.3 C.7.3.1.1.1): ultrasound, endoscopy, fluoroscopy, cameras and, with OT, what "
+        "was captured from elsewhere; null: all. Files that are no DICOM are taken in any case",
     )
     max_dark_share: float = Field(
         0.98, gt=0, le=1, description="a clip with more nearly black pixels than this is left out"
@@ -47,12 +50,15 @@ class RulesConfig(StrictModel):
     overlays: Literal["mask", "exclude", "keep"] = Field(
         "mask",
         description="what is done with text and marks that stand still on the pictures, inside "
-        "what the crop leaves: blackened, or the clip is left out, or kept as it is",
+        "what the crop leaves: blackened, or the clip is left out, or kept as it is: with `review: "
+        "waived` such clips are trained on with their text",
     )
     review: Literal["required", "waived"] = Field(
         "required",
         description="whether a person must approve a clip in which text was found or that says it "
-        "has some (BurnedInAnnotation), by `feat-fed data approve`, before it is trained on",
+        "has some (BurnedInAnnotation), by `feat-fed data approve`, before it is trained on; "
+        "where it is waived, nobody is asked, and such clips are trained on with the masks that "
+        "were found, or none",
     )
 
 

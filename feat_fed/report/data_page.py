@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -39,8 +39,9 @@ class ClipFacts:
         The transfer syntax as people call it; ``None`` for a video file.
     side
         Of the split by patient; ``None`` where no study has split the site's patients yet.
-    before, after
-        JPEG: a frame as it is stored, and as training sees it.
+    sheet
+        JPEG files, read when they are shown and perhaps absent: a frame as it is stored, and as
+        training sees it.
     path
         Where the file lies, if the reader of the page shall see that.
     """
@@ -48,9 +49,12 @@ class ClipFacts:
     record: ClipRecord
     encoding: str | None = None
     side: Literal["training", "held out"] | None = None
-    before: bytes | None = None
-    after: bytes | None = None
+    sheet: tuple[Path, Path] | None = None
     path: str | None = None
+
+
+Shown = tuple[ClipFacts, list[str]]
+"""A clip and its pictures as addresses for a page: before and after, or none."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +77,19 @@ class Bar:
     share: float
 
 
-def write_data_page(facts: SiteDataFacts, path: Path) -> None:
-    """Write the page, and the counts beside it as JSON."""
-    write_bytes_atomically(path, render("data.html.j2", _page(facts)).encode())
+def write_data_page(facts: SiteDataFacts, path: Path) -> tuple[str, ...]:
+    """Write the page, and the counts beside it as JSON.
+
+    Returns
+    -------
+    tuple of str
+        Ids of the clips that wait for a person and whose pictures are on the page.
+    """
+    waiting = [_pictures(each) for each in _with(facts, "review")[:_MOST_PICTURES]]
+    write_bytes_atomically(path, render("data.html.j2", _page(facts, waiting)).encode())
     counts = json.dumps(data_counts(facts), indent=2) + "\n"
     write_bytes_atomically(path.with_suffix(".json"), counts.encode())
+    return tuple(clip.record.clip_id for clip, pair in waiting if pair)
 
 
 def data_counts(facts: SiteDataFacts) -> dict[str, object]:
@@ -97,15 +109,15 @@ def _reasons(clips: Iterable[ClipFacts]) -> dict[str, int]:
     return dict(Counter(each.record.reason for each in clips).most_common())
 
 
-def _page(facts: SiteDataFacts) -> dict[str, object]:
+def _page(facts: SiteDataFacts, pictures: list[Shown]) -> dict[str, object]:
     usable, waiting = _with(facts, "usable"), _with(facts, "review")
     return {
         "site": facts.site,
         "counts": data_counts(facts),
         "usable": usable,
         "waiting": waiting,
-        "pictures": [_pictures(each) for each in waiting[:_MOST_PICTURES]],
-        "examples": [_pictures(each) for each in _one_a_patient(usable)],
+        "pictures": pictures,
+        "examples": _examples(usable),
         "excluded": sorted(_with(facts, "excluded"), key=lambda each: each.record.reason),
         "sides": Counter(side for side, _ in {(each.side, each.record.patient) for each in usable}),
         "with_paths": any(each.path for each in facts.clips),
@@ -123,20 +135,24 @@ def _with(facts: SiteDataFacts, outcome: Outcome) -> list[ClipFacts]:
     return [each for each in facts.clips if each.record.outcome == outcome]
 
 
-def _one_a_patient(clips: Iterable[ClipFacts]) -> list[ClipFacts]:
+def _examples(clips: Iterable[ClipFacts]) -> list[Shown]:
     """Return up to :data:`_MOST_EXAMPLES` clips with pictures, of as many patients as can be."""
     turns: Counter[str] = Counter()
     ordered: list[tuple[int, int, ClipFacts]] = []
     for clip in clips:
-        if clip.before and clip.after:
-            ordered.append((turns[clip.record.patient], len(ordered), clip))
-            turns[clip.record.patient] += 1
-    return [clip for _, _, clip in sorted(ordered, key=lambda each: each[:2])[:_MOST_EXAMPLES]]
+        ordered.append((turns[clip.record.patient], len(ordered), clip))
+        turns[clip.record.patient] += 1
+    shown = (_pictures(clip) for _, _, clip in sorted(ordered, key=lambda each: each[:2]))
+    return list(islice((each for each in shown if each[1]), _MOST_EXAMPLES))
 
 
-def _pictures(clip: ClipFacts) -> tuple[ClipFacts, list[str]]:
-    there = [each for each in (clip.before, clip.after) if each]
-    return clip, [data_url(each, "image/jpeg") for each in there]
+def _pictures(clip: ClipFacts) -> Shown:
+    """Read both pictures of a clip, or none."""
+    try:
+        pair = [path.read_bytes() for path in clip.sheet or ()]
+    except OSError:
+        pair = []
+    return clip, [data_url(each, "image/jpeg") for each in pair]
 
 
 def _distributions(clips: Sequence[ClipFacts]) -> dict[str, list[Bar]]:

@@ -55,3 +55,6 @@ class SiteLive(Live):
     steps: int = 0
     loss: float | None = None
     clips_per_sec: float | None = None
+    clips: int = 0
+    """Encoded so far, of ``of_clips``, while the phase is ``preparing``."""
+    of_clips: int = 0

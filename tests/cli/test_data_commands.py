@@ -79,7 +79,7 @@ def site(tmp_path: Path) -> Path:
         Image.fromarray(frame).save(folder / f"{WORD}_{number}.png")
     tree = {
         "name": "hospital-a",
-        "data": {"paths": ["data"], "rules": {"min_frames": 4}, "workers": 1},
+        "data": {"paths": ["data"], "rules": {"min_frames": 4, "modalities": None}, "workers": 1},
         "store": "store",
         "device": "cpu",
     }
@@ -153,6 +153,8 @@ def test_no_name_date_path_or_text_gets_out(
 def test_no_file_of_the_store_tells_who_it_is_of(site: Path) -> None:
     study, store = str(site.with_name("study.yaml")), site.with_name("store")
     assert run_app(["data", "scan", str(site)]) == 0
+    assert run_app(["data", "approve", str(site), "--all"]) == 1  # nobody has seen a page
+    assert run_app(["data", "report", str(site)]) == 0
     assert run_app(["data", "approve", str(site), "--all"]) == 0
     assert run_app(["data", "prepare", str(site), "--study", study]) == 0
     assert run_app(["data", "report", str(site), "--study", study]) == 0
@@ -185,3 +187,19 @@ def test_the_page_names_files_for_who_asks(site: Path) -> None:
     assert run_app(["data", "report", str(site), "--show-paths", "--out", str(page)]) == 0
     assert f"{WORD}-noise.mp4" in page.read_text()
     assert_silent(page.with_suffix(".json").read_bytes(), "the counts")
+
+
+def test_another_pattern_takes_the_latents_of_the_erased(site: Path) -> None:
+    store = site.with_name("store")
+    assert run_app(["data", "scan", str(site)]) == 0
+    contents = {row.sha256 for row in records(store) if row.kind == "video" and not row.unreadable}
+    (store / "latents").mkdir()
+    for each in contents:
+        (store / "latents" / f"{each}-0.safetensors").touch()
+    assert run_app(["data", "erase", str(site), "--patient", "m"]) == 0
+    assert len(list((store / "latents").glob("*.safetensors"))) == len(contents) > 1
+    tree = yaml.safe_load(site.read_text())
+    tree["data"]["patient_pattern"] = r"-(m)\.mp4$"
+    site.write_text(yaml.safe_dump(tree))
+    assert run_app(["data", "scan", str(site)]) == 0
+    assert len(list((store / "latents").glob("*.safetensors"))) == len(contents) - 1

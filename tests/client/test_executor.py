@@ -2,6 +2,8 @@ import hashlib
 import io
 import os
 import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -79,3 +81,32 @@ def test_how_a_child_ended_is_told() -> None:
     assert _forked(lambda: None) == ""
     assert _forked(fail) == "exit status 1"
     assert _forked(lambda: os.kill(os.getpid(), signal.SIGKILL)) == "signal 9"
+
+
+_LIKE_THE_EXECUTOR = """
+import runpy, sys
+import feat_fed_client.executor
+from feat_fed.data.inventory.pool import Limits, Task, work_on
+from loaded_modules import loaded
+def main(arguments):
+    task = Task("x", (arguments,), 0)
+    print([each for _, each in work_on([task], loaded, workers=1, limits=Limits())])
+feat_fed_client.executor.main = main
+sys.argv[1:] = ["torch", "flwr", "feat_fed_client.executor", "feat_fed.data.inventory.pool"]
+runpy.run_module("feat_fed_client", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_processes_that_it_spawns_do_not_import_it_again(tmp_path: Path) -> None:
+    (tmp_path / "loaded_modules.py").write_text(
+        "import sys\ndef loaded(names):\n    return [each for each in names if each in sys.modules]"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", _LIKE_THE_EXECUTOR],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert told.stdout.strip() == "[['feat_fed.data.inventory.pool']]"

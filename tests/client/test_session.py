@@ -1,11 +1,18 @@
 """Where the study and the site meet."""
 
+import importlib
 from pathlib import Path
 
 import pytest
 
-from feat_fed.config import SiteConfig, SiteDataConfig, StudyConfig, load_study
-from feat_fed.errors import ConfigError
+from clip_files import moving_frames, write_dicom
+from feat_fed.codec import LatentStore
+from feat_fed.config import RulesConfig, SiteConfig, SiteDataConfig, StudyConfig, load_study
+from feat_fed.data import Manifest
+from feat_fed.data.inventory.erase import erase_patient, find_patient
+from feat_fed.errors import ConfigError, DataError
+from feat_fed.protocol import Assignment
+from feat_fed.report.live import SiteLive
 from feat_fed_client.session import SiteSession
 
 
@@ -33,3 +40,62 @@ def test_a_study_with_classes_takes_the_sites(tmp_path: Path) -> None:
 def test_a_site_must_say_its_class(label: int | None, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.label is .* classes 0 to 1"):
         label_of(with_classes(2), label, tmp_path)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteConfig:
+    for patient in "abcd":
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        write_dicom(tmp_path / "clips" / f"{patient}.dcm", moving_frames(20), PatientID=patient)
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "patients.key").write_bytes(bytes(32))  # who is held out is known
+    rules = RulesConfig(duplicate_bits=None, review="waived")
+    data = SiteDataConfig(paths=(tmp_path / "clips",), rules=rules, workers=1)
+    return SiteConfig(name="a", data=data, store=tmp_path / "store", device="cpu")
+
+
+def assignment() -> Assignment:
+    study = load_study("demo")
+    clips = study.clips.model_copy(update={"frames": 8, "size_px": 32})
+    study = study.model_copy(update={"clips": clips})
+    return Assignment(study_id="0" * 32, round=3, task="train", first_step=0, study=study)
+
+
+def test_clips_are_found_split_and_encoded_and_it_is_told_how_many(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[SiteLive] = []
+    monkeypatch.setattr(SiteLive, "write", lambda live, path: told.append(live))
+    clips = SiteSession(site).clips(assignment())
+    assert clips.heldout is not None
+    assert (clips.train.num_clips + clips.heldout.num_clips, clips.heldout.num_patients) == (4, 1)
+    assert clips.train.batch(0, 0, 3).shape == (3, 8, 6, 8, 8)
+    assert {(each.phase, each.round, each.of_clips) for each in told} == {("preparing", 3, 4)}
+    assert told[-1].clips == 4
+
+
+def test_a_patient_can_be_erased_while_clips_are_encoded(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("feat_fed.codec.prepare"), "TURN_SEC", 1e-3)
+    erased: list[str] = []
+
+    def erase(_: float) -> None:
+        if not erased:
+            with Manifest(site.store, alone="refuse") as manifest:  # between two turns
+                found = find_patient(manifest, "b").sha256s
+                LatentStore(site.store / "latents").erase(found, wait_sec=0)
+                erase_patient(manifest, "b")
+                erased.extend(found)
+
+    monkeypatch.setattr("feat_fed.codec.at_site.sleep", erase)
+    clips = SiteSession(site).clips(assignment())
+    assert clips.heldout is not None and erased
+    assert clips.train.num_clips + clips.heldout.num_clips == 3
+    assert not list((site.store / "latents").glob(f"*{erased[0]}*"))
+
+
+def test_a_site_without_clips_is_told_so(site: SiteConfig) -> None:
+    alone = site.model_copy(update={"data": site.data.model_copy(update={"paths": ()})})
+    with pytest.raises(DataError, match=r"no usable clip below data\.paths"):
+        SiteSession(alone).clips(assignment())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from feat_fed.codec import (
     Latent,
     LatentClips,
     LatentStore,
+    LatentWindows,
     VideoCodec,
     WaveletCodec,
     build_codec,
@@ -125,16 +129,69 @@ def test_a_bound_that_cannot_hold_the_clips_is_told_before(tmp_path: Path, clip:
     assert not list((tmp_path / "store").glob("*.safetensors"))
 
 
-def test_what_is_unused_for_longest_makes_room(tmp_path: Path, clip: ClipEntry) -> None:
-    others = [dataclasses.replace(clip, sha256=f"{n}" * 64) for n in range(3)]
-    size = latent_bytes(clip, CODEC, CLIPS)
-    bound = LatentsConfig(max_gb=2.5 * size / 1e9)
-    paths = [run(tmp_path, each, latents=bound).clips[0].latent.path for each in others[:2]]
+def test_what_is_unused_for_longest_makes_room(tmp_path: Path) -> None:
+    clips = [
+        entry(write_dicom(tmp_path / f"{n}.dcm", moving_frames(40), PatientID=f"{n}"))
+        for n in range(3)
+    ]
+    bound = LatentsConfig(max_gb=2.5 * latent_bytes(clips[0], CODEC, CLIPS) / 1e9)
+    store = tmp_path / "store"
+    paths = [run(store, each, latents=bound).clips[0].latent.path for each in clips[:2]]
     for path, age_sec in zip(paths, (100, 200), strict=True):
         os.utime(path, (0, time.time() - age_sec))
-    run(tmp_path, others[1], latents=bound)  # used again
-    run(tmp_path, others[2], latents=bound)
+    run(store, clips[1], latents=bound)  # used again
+    run(store, clips[2], latents=bound)
     assert [path.exists() for path in paths] == [False, True]
+
+
+def test_what_another_session_trains_on_does_not_make_room(tmp_path: Path) -> None:
+    one, other = (
+        entry(write_dicom(tmp_path / f"{n}.dcm", moving_frames(40), PatientID=n)) for n in "ab"
+    )
+    bound = LatentsConfig(max_gb=1.5 * latent_bytes(one, CODEC, CLIPS) / 1e9)
+    store = tmp_path / "store"
+    windows = LatentWindows(run(store, one, latents=bound), codec=CODEC, clips=CLIPS)
+    with pytest.raises(DataError, match=r"or take fewer clips \([\d.e-]+ GB are in use elsewhere"):
+        run(store, other, latents=bound)
+    assert windows.sample(0).shape[0] == 8
+    del windows
+    assert len(run(store, other, latents=bound).clips) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_is_another_s_by_now_is_left_out(
+    tmp_path: Path, clip: ClipEntry, workers: int
+) -> None:
+    good = entry(write_dicom(tmp_path / "good.dcm", moving_frames(20)))
+    write_dicom(clip.source[0], moving_frames(30), PatientName="Berta")
+    made = run(tmp_path / "store", clip, good, workers=workers)
+    assert [each.reason for each in made.excluded] == ["file changed while it was read"]
+    assert [each.num_frames for each in made.clips] == [20]
+    assert not list((tmp_path / "store").glob(f"*{clip.sha256}*"))
+
+
+def test_others_have_their_turn_and_who_is_erased_in_between_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        importlib.import_module("feat_fed.codec.prepare"), "TURN_SEC", 1e-3
+    )  # one clip a turn
+    clips = [
+        entry(write_dicom(tmp_path / f"{n}.dcm", moving_frames(10 + n)), f"{n}") for n in range(4)
+    ]
+    store, turns = LatentStore(tmp_path / "store"), 0
+
+    @contextlib.contextmanager
+    def turn() -> Iterator[set[str]]:
+        nonlocal turns
+        turns += 1
+        yield {"0", "2"} if turns > 2 else set()
+        LatentStore(tmp_path / "store").erase([clips[3].sha256], wait_sec=0)  # nobody writes now
+
+    made = prepare(clips, store=store, codec=CODEC, clips=CLIPS, turn=turn)
+    assert turns > 2
+    assert [each.patient for each in made.clips] == ["1", "3"]
+    assert {each.reason for each in made.excluded} == {"its patient was erased"}
 
 
 @pytest.mark.parametrize(
@@ -174,7 +231,7 @@ def test_other_recipes_get_other_files(tmp_path: Path, clip: ClipEntry) -> None:
         run(store, clip),
         run(store, clip, clips=ClipConfig(frames=8, size_px=16)),
         run(store, clip, codec=build_codec(CodecConfig(detail_channels=0))),
-        run(store, dataclasses.replace(clip, sha256="0" * 64)),
+        run(store, entry(write_dicom(tmp_path / "b.dcm", moving_frames(40), PatientID="b"))),
         run(store, dataclasses.replace(clip, field=Box(0, 0, 48, 48))),
         run(store, dataclasses.replace(clip, overlays=(Box(0, 0, 8, 8),))),
         run(store, clip, latents=LatentsConfig(dtype="bfloat16")),
@@ -182,6 +239,31 @@ def test_other_recipes_get_other_files(tmp_path: Path, clip: ClipEntry) -> None:
     ]
     assert len({each.clips[0].latent.path for each in latents}) == 8
     assert run(store, clip, clips=ClipConfig(frames=4, size_px=32)).clips == latents[0].clips
+
+
+_LONG = """
+import resource, sys
+from pathlib import Path
+import psutil, torch
+from feat_fed.codec import Latent
+from feat_fed.codec.encoded import EncodedClip
+from feat_fed.codec.latent_file import Recipe, write_latent
+torch.set_num_threads(1)
+folder, chunk = Path(sys.argv[1]), torch.ones(1, 4, 32, 64, 64)
+limit = psutil.Process().memory_info().data + 48 * 2**20
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+with EncodedClip("float16", folder) as clip:
+    for _ in range(96):
+        clip.add(Latent(chunk))
+    write_latent(folder / "a.safetensors", Recipe("a" * 64, ()), clip)
+"""
+
+
+def test_a_latent_may_be_larger_than_the_memory(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _LONG, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 0, told.stderr[-500:]
+    assert (tmp_path / "a.safetensors").stat().st_size > 96 * 2**20
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "empty", "foreign"])

@@ -32,20 +32,22 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def encoded(dtype: str = "float16", frames: int = FRAMES, *, views: int = 2) -> EncodedClip:
-    clip = EncodedClip(dtype)
+def encoded(folder: Path, dtype: str = "float16", frames: int = FRAMES) -> EncodedClip:
+    clip = EncodedClip(dtype, folder)
     for frame in range(frames):
         clip.add(
             *(
                 Latent(noise(1, 1, 2, 3, 4, seed=frame + 50 * n), noise(1, 1, 2, 3, 4, seed=n))
-                for n in range(views)
+                for n in range(2)
             )
         )
     return clip
 
 
 def put(folder: Path, sha256: str = A, step: str = "x") -> StoredLatent:
-    return LatentStore(folder).put(Recipe(sha256, (step,)), encoded())
+    store = LatentStore(folder)
+    with encoded(folder) as clip:
+        return store.put(Recipe(sha256, (step,)), clip)
 
 
 @TINY
@@ -61,8 +63,8 @@ def test_any_window_is_what_was_encoded(
     start = data.draw(st.integers(0, frames))
     stop = data.draw(st.integers(start, frames))
     store = LatentStore(tmp_path, LatentsConfig(dtype=dtype))
-    clip = encoded(dtype, frames)
-    latent = store.put(Recipe(A, (f"{frames} {dtype}",)), clip)
+    with encoded(tmp_path, dtype, frames) as clip:
+        latent = store.put(Recipe(A, (f"{frames} {dtype}",)), clip)
     mean, logvar = latent.read(start, stop, mirrored=mirrored)
     exact = torch.cat(
         [noise(1, 2, 3, 4, seed=n + 50 * mirrored) for n in range(start, stop)]
@@ -157,6 +159,47 @@ def test_what_nobody_uses_is_not_kept_for_ever(tmp_path: Path) -> None:
     assert not old.path.exists() and used.path.exists()
 
 
+_USER = """
+import sys
+from pathlib import Path
+from feat_fed.codec import LatentStore
+from feat_fed.codec.latent_file import Recipe
+store = LatentStore(Path(sys.argv[1]))
+latent = store.find(Recipe("a" * 64, ("used",)))
+print("ready", flush=True)
+for _ in sys.stdin:
+    print(latent.read(0, 1)[0].isfinite().all().item(), flush=True)
+"""
+
+
+def test_what_another_process_uses_stays_until_that_ends(tmp_path: Path) -> None:
+    latent, tight = put(tmp_path, step="used"), LatentsConfig(max_gb=1e-9)
+    with subprocess.Popen(
+        [sys.executable, "-c", _USER, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as user:
+        assert user.stdin and user.stdout and user.stdout.readline() == "ready\n"
+        os.utime(latent.path, (0, 0))
+        LatentStore(tmp_path, LatentsConfig(keep_days=1))
+        LatentStore(tmp_path, tight).keep_to_bound()
+        print("read", file=user.stdin, flush=True)
+        assert user.stdout.readline() == "True\n"
+        user.kill()
+    LatentStore(tmp_path, tight).keep_to_bound()
+    assert not latent.path.exists() and not list(tmp_path.glob(".in-use-*"))
+
+
+def test_erase_takes_what_is_in_use_and_the_reader_is_told(tmp_path: Path) -> None:
+    store, latent = LatentStore(tmp_path), put(tmp_path)
+    assert store.find(Recipe(A, ("x",))) == latent
+    assert LatentStore(tmp_path).erase([A]) == 1
+    with pytest.raises(DataError, match="it has gone, perhaps as its patient was erased"):
+        latent.read(0, 1)
+    assert not any(A.encode() in path.read_bytes() for path in tmp_path.iterdir())
+
+
 def test_files_are_the_owner_s_alone(tmp_path: Path) -> None:
     latent = put(tmp_path / "store")
     assert latent.path.stat().st_mode & 0o777 == 0o600
@@ -185,9 +228,9 @@ store = LatentStore(Path(sys.argv[1]))
 print("ready", flush=True)
 while True:
     for number in range(4):
-        clip = EncodedClip("float16")
-        clip.add(Latent(torch.full((1, 64, 6, 16, 16), float(number))))
-        store.put(Recipe(f"{number}" * 64, ()), clip)
+        with EncodedClip("float16", store.folder) as clip:
+            clip.add(Latent(torch.full((1, 64, 6, 16, 16), float(number))))
+            store.put(Recipe(f"{number}" * 64, ()), clip)
 """
 
 

@@ -34,11 +34,11 @@ def ramp(clip: int, frames: int) -> Tensor:
 
 
 def put(store: LatentStore, name: str, *views: Latent) -> StoredLatent:
-    encoded = EncodedClip(store.config.dtype)
-    encoded.add(
-        *(Latent(*(m if m is None else m[None] for m in (v.mean, v.logvar))) for v in views)
-    )
-    return store.put(Recipe(name, ("test",)), encoded)
+    with EncodedClip(store.config.dtype, store.folder) as encoded:
+        encoded.add(
+            *(Latent(*(m if m is None else m[None] for m in (v.mean, v.logvar))) for v in views)
+        )
+        return store.put(Recipe(name, ("test",)), encoded)
 
 
 @pytest.fixture

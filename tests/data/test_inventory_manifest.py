@@ -42,6 +42,7 @@ RECORD = ClipRecord(
     outcome="review",
     reason="because",
     twin="",
+    attempts=3,
 )
 
 
@@ -109,7 +110,7 @@ def test_a_damaged_file_says_how_to_mend_it(tmp_path: Path, damage: str) -> None
 @pytest.mark.parametrize(
     ("pragma", "message"),
     [
-        ("user_version = 2", "written by another version of feat-fed .its form is 2"),
+        ("user_version = 1", "written by another version of feat-fed .its form is 1"),
         ("application_id = 5", "is no manifest of feat-fed"),
     ],
 )

@@ -12,10 +12,25 @@ import pytest
 import fake_looks
 from feat_fed.config import RulesConfig, SiteDataConfig
 from feat_fed.data import ClipRecord, Inventory, Manifest, records, scan, split_site
+from feat_fed.data.inventory.again import MOST_ATTEMPTS
+from feat_fed.data.inventory.decide import count_waiting, decide, note_paged
 from feat_fed.data.inventory.duplicates import find_twins
-from feat_fed.data.inventory.erase import allow_again, erase_patient, find_patient
+from feat_fed.data.inventory.erase import (
+    allow_again,
+    erase_patient,
+    find_patient,
+    forget_left_behind,
+    left_behind,
+)
 from feat_fed.data.inventory.look import Seen
-from feat_fed.data.inventory.settle import OTHER_PATIENT, SAME_CLIP, SAME_FILE, decide
+from feat_fed.data.inventory.pool import TOO_SLOW
+from feat_fed.data.inventory.settle import (
+    DOUBTED,
+    OTHER_PATIENT,
+    REJECTED,
+    SAME_CLIP,
+    SAME_FILE,
+)
 from feat_fed.data.quality import bits_apart
 from feat_fed.data.reading.clip import Source
 from feat_fed.errors import DataError
@@ -144,7 +159,7 @@ def test_nobody_trains_on_what_nobody_approved(tmp_path: Path, manifest: Manifes
     found = scanned(manifest, folder)
     assert names(found) == ["a"] and len(found.waiting) == 1 and found.looked == 0
     assert [each.reason for each in found.excluded] == ["rejected by a person"]
-    assert decide(manifest, (), "approved", RULES) == 1
+    assert decide(manifest, (found.waiting[0].clip_id,), "approved", RULES) == 1
     assert decide(manifest, (second,), "approved", RULES) == 1
     assert names(scanned(manifest, folder)) == ["a", "b", "c"]
     kept = scanned(manifest, folder, RULES.model_copy(update={"overlays": "keep"}))
@@ -160,6 +175,43 @@ def test_a_decision_needs_a_clip(tmp_path: Path, manifest: Manifest) -> None:
         decide(manifest, ("zz",), "approved", RULES)
     with pytest.raises(DataError, match=r"left out for another reason \(same content"):
         decide(manifest, (found.excluded[0].clip_id,), "approved", RULES)
+
+
+def test_all_are_those_that_a_page_showed(tmp_path: Path, manifest: Manifest) -> None:
+    files(tmp_path, p__a=f"1 {print_of(1)} p text", p__b=f"2 {print_of(*range(9, 99, 9))} p text")
+    folder = tmp_path / "data"
+    first, _ = scanned(manifest, folder).waiting
+    with pytest.raises(DataError, match="2 clips await approval, and no page has shown them"):
+        decide(manifest, (), "approved", RULES)
+    note_paged(manifest, [first.clip_id], RULES)
+    files(tmp_path, p__c=f"3 {print_of(*range(0, 250, 5))} p text")
+    assert len(scanned(manifest, folder).waiting) == 3
+    assert decide(manifest, (), "approved", RULES) == 1
+    assert names(scanned(manifest, folder)) == ["a"] and count_waiting(manifest) == 2
+    note_paged(manifest, [each.clip_id for each in scanned(manifest, folder).waiting], RULES)
+    keep = RULES.model_copy(update={"overlays": "keep"})
+    scanned(manifest, folder, keep)
+    with pytest.raises(DataError, match="as they are now"):
+        decide(manifest, (), "approved", keep)  # the page showed them masked
+    assert decide(manifest, (), "approved", RULES) == 2
+
+
+def test_a_look_that_failed_for_the_moment_is_repeated(tmp_path: Path, manifest: Manifest) -> None:
+    reasons = {"a": "file cannot be opened", "b": TOO_SLOW, "c": "not a readable video"}
+    data = SiteDataConfig(paths=(files(tmp_path, p__a="1", p__b="2", p__c="3"),), rules=RULES)
+
+    def look(source: Source, role: str, rules: RulesConfig) -> Seen:
+        return Seen(source, reason=reasons[source[0].stem])
+
+    def looked(rescan: bool = False) -> int:
+        return scan(data, manifest=manifest, look=look, rescan=rescan).looked
+
+    assert looked() == 3
+    assert [looked() for _ in range(MOST_ATTEMPTS)] == [2, 2, 2, 1]
+    assert looked(rescan=True) == 3 and looked() == 1
+    (tmp_path / "data" / "p" / "b.mp4").write_text("another")
+    assert [looked() for _ in range(MOST_ATTEMPTS + 1)] == [2, 2, 2, 2, 1]
+    assert len(scan(data, manifest=manifest, look=fake_looks.look).clips) == 1  # "a" is there now
 
 
 def test_patients_keep_their_side(tmp_path: Path, manifest: Manifest) -> None:
@@ -186,7 +238,7 @@ def test_erasing_leaves_nothing_but_a_refusal(tmp_path: Path, manifest: Manifest
     folder = files(tmp_path, anna__a="1", anna__b="2", berta__c="1", berta__d="3")
     files(tmp_path, anna__e="4 " + print_of(3) + " anna text")
     found = scanned(manifest, folder)
-    decide(manifest, (), "approved", RULES)
+    decide(manifest, (found.waiting[0].clip_id,), "approved", RULES)
     split_site(found.clips, heldout_fraction=0.2, manifest=manifest)
     gone = folder / "anna" / "b.mp4"
     gone.unlink()
@@ -210,7 +262,8 @@ def test_erasing_leaves_nothing_but_a_refusal(tmp_path: Path, manifest: Manifest
     data = SiteDataConfig(paths=(folder,), rules=RULES)
     after = scan(data, manifest=manifest, look=look)
     assert (after.refused, opened) == (2, [])
-    assert sorted(names(after)) == ["c", "d"]
+    assert names(after) == ["d"]
+    assert [each.reason for each in after.waiting] == [DOUBTED]
     gone.write_text("2")  # a new file of the same patient: read once, and nothing of it kept
     assert scan(data, manifest=manifest, look=look).refused == 2
     assert scan(data, manifest=manifest, look=look).refused == 3
@@ -219,3 +272,53 @@ def test_erasing_leaves_nothing_but_a_refusal(tmp_path: Path, manifest: Manifest
     assert allow_again(manifest, "anna") and not allow_again(manifest, "anna")
     back = scan(data, manifest=manifest, look=look)
     assert back.refused == 0 and len(back.clips) + len(back.excluded) + len(back.waiting) == 5
+
+
+def test_erasing_one_leaves_what_was_decided_on_another(tmp_path: Path, manifest: Manifest) -> None:
+    folder = files(tmp_path, anna__a="1 " + print_of(1), berta__b="1 " + print_of(1))
+    (clip,) = scanned(manifest, folder).clips
+    decide(manifest, (clip.clip_id,), "rejected", RULES)
+    erase_patient(manifest, "anna")
+    found = scanned(manifest, folder)
+    assert [each.reason for each in found.excluded] == [REJECTED]
+    assert not found.clips and not found.waiting
+    erase_patient(manifest, "berta")
+    for table in ("decisions", "contents", "clips", "doubted"):
+        assert not manifest.select(f"SELECT * FROM {table}")
+
+
+@pytest.mark.parametrize("erased", ["anna", "berta"])
+def test_what_shows_the_same_as_an_erased_clip_waits(
+    tmp_path: Path, manifest: Manifest, erased: str
+) -> None:
+    waived = RULES.model_copy(update={"review": "waived"})
+    folder = files(tmp_path, anna__a=f"1 {print_of()} anna text")
+    files(tmp_path, berta__b=f"2 {print_of(1)} berta text", dora__d=f"3 {print_of(2)} dora")
+    files(tmp_path, dora__other=f"4 {print_of(*range(0, 200, 4))} dora")
+    found = scanned(manifest, folder, waived)
+    assert sorted(names(found)) == ["a", "other"]
+    decide(manifest, tuple(clip.clip_id for clip in found.clips), "approved", waived)
+    assert find_patient(manifest, erased).shared == 2
+    erase_patient(manifest, erased)
+    found = scanned(manifest, folder, waived)
+    assert names(found) == ["other"] and [each.reason for each in found.waiting] == [DOUBTED]
+    decide(manifest, (found.waiting[0].clip_id,), "approved", waived)
+    assert len(scanned(manifest, folder, waived).clips) == 2
+    other = {"anna": "dora", "berta": "anna"}[erased]
+    assert allow_again(manifest, erased) and find_patient(manifest, other).clip_ids
+    assert not manifest.select("SELECT * FROM doubted")
+
+
+def test_latents_of_a_clip_that_turns_out_to_be_refused(tmp_path: Path, manifest: Manifest) -> None:
+    folder = files(tmp_path, ward__x_P7="1", ward__y="2")
+    (clip, _) = scanned(manifest, folder).clips
+    erase_patient(manifest, "P7")
+    assert left_behind(manifest) == ()
+    data = SiteDataConfig(paths=(folder,), rules=RULES, patient_pattern=r"_(P\d)")
+    after = scan(data, manifest=manifest, look=fake_looks.look)
+    assert names(after) == ["y"]
+    assert left_behind(manifest) == find_patient(manifest, "P7").sha256s == (clip.sha256,)
+    forget_left_behind(manifest)
+    assert left_behind(manifest) == ()
+    assert clip.sha256 not in {row["sha256"] for row in manifest.select("SELECT * FROM contents")}
+    assert len(manifest.select("SELECT * FROM contents")) == 1

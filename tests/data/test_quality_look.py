@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
+from clip_files import write_dicom
 from feat_fed.config.site import RulesConfig
 from feat_fed.data.phantoms import Shape, echo_clip, endoscopy_clip
 from feat_fed.data.quality import Look, Sheet, look_at
+from feat_fed.data.quality.look import SINGLE_PICTURES
 from feat_fed.data.reading.clip import Box
 from feat_fed.errors import ClipError
 from shared_files import media
@@ -160,9 +163,70 @@ def test_the_sheet_is_small_and_shows_field_and_crop() -> None:
     screen = on_black(moving_square(size_px=300), left=200, top=100, height=500, width=960)
     found, sheet = look_at(screen, regions=(), rules=RULES)
     assert isinstance(sheet, Sheet)
-    assert sheet.before.shape == (250, 480, 3)
-    assert sheet.after.shape == (found.field.bottom - found.field.top,) * 2 + (3,)
+    side = found.field.bottom - found.field.top
+    assert sheet.before.shape == (3 * 250 + 8, 480, 3)
+    assert sheet.after.shape == (3 * side + 8, side, 3)
     assert (sheet.before == (64, 255, 64)).all(axis=-1).any()
+
+
+@pytest.mark.parametrize(
+    ("frames", "shown"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (21, [0, 10, 20]), (200, None)]
+)
+def test_the_sheet_shows_the_first_the_middle_and_the_last_frame(
+    frames: int, shown: list[int] | None
+) -> None:
+    clip = np.broadcast_to(
+        np.arange(frames, dtype=np.uint8)[:, None, None, None], (frames, 6, 6, 3)
+    )
+    rules = RulesConfig(crop=False)
+    _, sheet = look_at(clip, regions=(), rules=rules)
+    stills = [int(sheet.after[row, 0, 0]) for row in range(0, len(sheet.after), 10)]
+    if shown is None:
+        assert stills == pytest.approx([0, 100, 200], abs=13)
+    else:
+        assert stills == pytest.approx(shown, abs=frames // 8)
+
+
+def unrelated(draw, frames: int = 20) -> np.ndarray:
+    one = Shape(1, SIZE, 25.0)
+    seeds = (np.random.default_rng(seed) for seed in range(frames))
+    return np.concatenate([draw(one, gain=1.0, rng=rng) for rng in seeds])
+
+
+@pytest.mark.parametrize("draw", [echo_clip, endoscopy_clip])
+def test_single_pictures_must_follow_from_each_other(draw) -> None:
+    with pytest.raises(ClipError, match="single pictures, not a cine"):
+        look_at(unrelated(draw), regions=(), rules=RULES, must_follow=True)
+    for fps in (10.0, 25.0):
+        cine = draw(Shape(20, SIZE, fps), gain=1.0, rng=np.random.default_rng(1))
+        look_at(cine, regions=(), rules=RULES, must_follow=True)
+    assert look(unrelated(draw)).num_frames == 20  # a video is a cine: its container says so
+
+
+@pytest.mark.parametrize("kind", ["pictures", "series"])
+def test_a_heap_of_files_is_no_clip_and_a_cine_in_files_is(tmp_path: Path, kind: str) -> None:
+    from feat_fed.data.inventory.look import Seen, examine
+
+    cine = endoscopy_clip(Shape(20, SIZE, 25.0), gain=1.0, rng=np.random.default_rng(1))
+    for frames, reason in ((unrelated(endoscopy_clip), SINGLE_PICTURES), (cine, "")):
+        source = tuple(tmp_path / f"{number:04}" for number in range(len(frames)))
+        for number, (path, frame) in enumerate(zip(source, frames, strict=True)):
+            if kind == "series":
+                more = {"SeriesInstanceUID": "1.2", "InstanceNumber": number + 1}
+                write_dicom(path, frame[None], **more)
+            else:
+                Image.fromarray(frame).save(path, format="PNG")
+        seen = examine(source, "series" if kind == "series" else "file", RULES)
+        assert isinstance(seen, Seen)
+        assert seen.reason == reason
+
+
+def test_a_moving_probe_is_no_heap_of_pictures() -> None:
+    from feat_fed.data.reading.reader import iter_frames
+
+    for name in ("endo/rvim_endo.mp4", "lung_us/Reg_Image_181206_crop.mp4"):
+        frames = list(iter_frames(media(name), num_frames=80, stride_frames=2))
+        look_at(frames, regions=(), rules=RULES, must_follow=True)
 
 
 def test_no_frames_is_an_error_and_the_readers_errors_pass() -> None:

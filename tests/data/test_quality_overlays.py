@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from feat_fed.config.site import RulesConfig
 from feat_fed.data.phantoms import Shape, echo_clip, endoscopy_clip
 from feat_fed.data.quality import Look, cleaned, look_at
+from feat_fed.data.quality.shapes import around, merged
 from feat_fed.data.reading.clip import Box
 from feat_fed.data.reading.reader import iter_frames
 from shared_files import media
@@ -76,6 +77,43 @@ def test_clean_clips_get_no_mask(draw, seed: int) -> None:
 def test_white_text_anywhere_is_covered(clip: np.ndarray, size: int, left: int, top: int) -> None:
     with_text, letters = written(clip, "DOE 12975", at=(left, top), size=size)
     assert removed(look(with_text))[letters].mean() > 0.97
+
+
+@pytest.mark.parametrize("start", [0, 31, 90])
+@pytest.mark.parametrize(("draw", "frames"), [(echo_clip, 100), (endoscopy_clip, 300)])
+def test_text_shown_for_a_tenth_of_the_clip_is_covered(draw, frames: int, start: int) -> None:
+    clip = draw(Shape(frames, 160, 25.0), gain=1.0, rng=np.random.default_rng(7))
+    part = slice(start * frames // 100, (start + 10) * frames // 100)
+    clip[part], letters = written(clip[part], "DOE 12975", at=(30, 80), size=22)
+    assert removed(look(clip))[letters].mean() > 0.97
+
+
+@pytest.mark.parametrize("draw", [echo_clip, endoscopy_clip])
+def test_long_clean_clips_get_no_mask(draw) -> None:
+    clip = draw(Shape(140, SIZE, 25.0), gain=1.0, rng=np.random.default_rng(4))
+    assert look(clip).overlays == ()
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda left, top, wide, tall: Box(left, top, left + wide, top + tall),
+            *(st.integers(0, 40), st.integers(0, 40), st.integers(1, 40), st.integers(1, 40)),
+        ),
+        max_size=8,
+    )
+)
+def test_merged_boxes_cover_what_all_covered_and_are_no_more(boxes: list[Box]) -> None:
+    result = merged(boxes)
+    for box in boxes:
+        assert any(around(box, each) == each for each in result)
+    assert len(result) <= len(boxes)
+    assert merged([*boxes, *boxes]) == merged(result) == result
+
+
+def test_near_equal_boxes_are_one_and_others_stay() -> None:
+    words, moved, far = Box(10, 10, 60, 30), Box(11, 9, 61, 30), Box(70, 10, 90, 30)
+    assert merged([words, far, moved, Box(20, 12, 30, 20)]) == (Box(10, 9, 61, 30), far)
 
 
 @pytest.mark.parametrize("draw", [echo_clip, endoscopy_clip])
@@ -149,11 +187,13 @@ def test_nothing_of_a_covered_text_is_left_in_a_cleaned_frame() -> None:
         "lung_us/Reg_Image_18122_crop.mp4",
         "lung_us/Reg_pat3Image_134711.mpeg",
         "lung_us/Reg_pat2Image_134441.mpeg",
+        "lung_us/Reg_pat4Image_140434.mpeg",
     ],
 )
 def test_a_clean_real_clip_keeps_all_of_its_picture(name: str) -> None:
-    found, _ = look_at(islice(iter_frames(media(name)), 48), regions=(), rules=RULES)
-    assert found.overlays == ()
+    for frames in (48, 300):
+        found, _ = look_at(islice(iter_frames(media(name)), frames), regions=(), rules=RULES)
+        assert found.overlays == ()
 
 
 def test_text_on_a_real_clip_is_covered() -> None:

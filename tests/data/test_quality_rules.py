@@ -47,6 +47,14 @@ def test_modalities_are_asked_of_files_that_have_one() -> None:
     assert judge(replace(INFO, modality=None), GOOD, endoscopy_only).outcome == "usable"
 
 
+@pytest.mark.parametrize("modality", ["CT", "MR", "PT", "NM", "MG", "CR", "DX", "unknown"])
+def test_what_is_no_cine_by_its_modality_has_to_be_asked_for(modality: str) -> None:
+    slices = replace(INFO, modality=modality)
+    assert judge(slices, GOOD, RULES) == Verdict("excluded", rules.MODALITY)
+    assert judge(slices, GOOD, RulesConfig(modalities=(modality,))).outcome == "usable"
+    assert judge(slices, GOOD, RulesConfig(modalities=None)).outcome == "usable"
+
+
 @pytest.mark.parametrize(
     ("overlays", "review", "outcome"),
     [

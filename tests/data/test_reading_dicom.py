@@ -406,6 +406,15 @@ def test_signed_grey_and_single_bits(tmp_path: Path) -> None:
         ({"FrameTime": None, "FrameTimeVector": [7, *[10, 20] * 5, 5]}, None),
         ({"FrameIncrementPointer": 0x00181065, "FrameTimeVector": [0, *[10, 20] * 5, 5]}, None),
         ({"FrameTime": None}, "unknown"),
+        ({"FrameTime": "1e-307"}, "unknown"),
+        ({"FrameTime": "20000"}, "unknown"),
+        ({"FrameTime": None, "CineRate": 2000000000}, "unknown"),
+        ({"FrameTime": None, "FrameTimeVector": [0, *["1e-307"] * 11]}, "unknown"),
+        ({"FrameTime": None, "FrameTimeVector": [0, *["1e307"] * 11]}, "unknown"),
+        (
+            {"FrameTime": None, "CineRate": 0, "RecommendedDisplayFrameRate": 20},
+            0.05 * np.arange(12),
+        ),
         ({"FrameTime": None, "FrameTimeVector": [1, 2, 3]}, np.arange(12) * 0.0025),  # too short
     ],
 )

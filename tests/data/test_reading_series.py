@@ -90,6 +90,40 @@ def test_frames_of_two_series_make_no_clip(tmp_path: Path, other: dict[str, obje
         read_clip((one[0], write_dicom(tmp_path / "cine.dcm", FRAMES)))
 
 
+@pytest.mark.parametrize("keyword", ["ImagePositionPatient", "SliceLocation"])
+def test_slices_of_a_volume_make_no_clip(tmp_path: Path, keyword: str) -> None:
+    def at(depth_mm: int) -> object:
+        return depth_mm if keyword == "SliceLocation" else [0, 0, depth_mm]
+
+    for path in (paths := instances(tmp_path, Modality="MR")):
+        dataset = pydicom.dcmread(path)
+        setattr(dataset, keyword, at(5))
+        dataset.save_as(path)
+    assert len(read_clip(in_order(paths)).frames_THWC) == 12  # a cine of one slice
+    for number, path in enumerate(paths):
+        dataset = pydicom.dcmread(path)
+        setattr(dataset, keyword, at(5 * number))
+        dataset.save_as(path)
+    with pytest.raises(ClipError, match="slices of a volume, not a cine"):
+        read_clip(in_order(paths))
+
+
+def test_a_volume_in_one_object_is_no_clip(tmp_path: Path) -> None:
+    def frame(depth_mm: int) -> pydicom.Dataset:
+        plane, group = pydicom.Dataset(), pydicom.Dataset()
+        plane.ImagePositionPatient = [0, 0, depth_mm]
+        group.PlanePositionSequence = [plane]
+        return group
+
+    still = [frame(3) for _ in FRAMES]
+    cine = write_dicom(tmp_path / "c.dcm", FRAMES, PerFrameFunctionalGroupsSequence=still)
+    assert probe(cine).num_frames == 12
+    deeper = [frame(3 * index) for index in range(12)]
+    volume = write_dicom(tmp_path / "v.dcm", FRAMES, PerFrameFunctionalGroupsSequence=deeper)
+    with pytest.raises(ClipError, match="slices of a volume, not a cine"):
+        probe(volume)
+
+
 def test_compressed_instances(tmp_path: Path) -> None:
     paths = instances(tmp_path)
     for path in paths:

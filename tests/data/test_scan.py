@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,9 @@ from pydicom.uid import generate_uid
 from clip_files import moving_frames, write_dicom, write_video
 from feat_fed.config import ClipConfig, RulesConfig, SiteDataConfig
 from feat_fed.data import Inventory, Manifest, records, scan, sheet_paths, window_frames
+from feat_fed.data.inventory.erase import erase_patient, find_patient
 from feat_fed.data.inventory.identity import KEY_FILE
+from feat_fed.data.inventory.pool import Task
 from feat_fed.errors import DataError
 
 KEY = b"k" * 32
@@ -47,6 +51,13 @@ def look(
 def video(path: Path, frames: int = 12, width: int = 64) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return write_video(path, moving_frames(frames, 48, width), "mpeg4")
+
+
+def in_this_process(
+    tasks: list[Task[object]], work: Callable[..., object], **_: object
+) -> Iterator[tuple[Task[object], object]]:
+    for task in tasks:
+        yield task, work(*task.arguments)
 
 
 def pseudonym(text: str) -> str:
@@ -234,4 +245,90 @@ def test_objects_that_are_no_video_are_told_as_such(tmp_path: Path, store: Path)
     dataset.Modality, dataset.SOPClassUID = "SR", "1.2.840.10008.5.1.4.1.1.88.11"
     dataset.save_as(path)
     (excluded,) = look(store, tmp_path).excluded
-    assert "pixel" in excluded.reason or "SR" in excluded.reason or "report" in excluded.reason
+    assert excluded.reason == "DICOM object without pixel data"
+
+
+@pytest.mark.parametrize("damage", ["cut", "no pixels"])
+def test_a_damaged_file_is_still_its_patients(tmp_path: Path, store: Path, damage: str) -> None:
+    (tmp_path / "anna").mkdir()
+    path = write_dicom(tmp_path / "anna" / "c.dcm", PatientID="P1", StudyInstanceUID="1.2.3")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-5000])
+    else:
+        dataset = pydicom.dcmread(path)
+        del dataset.PixelData
+        dataset.save_as(path)
+    assert len(look(store, tmp_path).excluded) == 1
+    (row,) = records(store)
+    assert row.patient == pseudonym("P1") and row.in_header and row.study
+    with Manifest(store, alone="refuse") as manifest:
+        assert find_patient(manifest, "P1").clip_ids == (row.clip_id,)
+        erase_patient(manifest, "P1")
+    assert look(store, tmp_path).refused == 1 and not records(store)
+
+
+def test_one_uid_in_the_files_of_two_patients(tmp_path: Path, store: Path) -> None:
+    """Anonymisers write constants; a clip's frames are of one patient and study all the same."""
+    for name, patient, study in (("a", "P1", "1.2"), ("b", "P2", "1.2"), ("c", "P2", "1.3")):
+        flipped = np.flip(moving_frames(8), axis=1 if name == "a" else 2)
+        frames = moving_frames(8) if name == "c" else flipped
+        uids = {"SeriesInstanceUID": "1.2.3", "StudyInstanceUID": study}
+        write_series(tmp_path / name, frames, PatientID=patient, **uids)
+    found = look(store, tmp_path)
+    assert [len(clip.source) for clip in found.clips] == [8, 8, 8]
+    assert all(len({path.parent for path in clip.source}) == 1 for clip in found.clips)
+    patients = [clip.patient for clip in found.clips]
+    assert patients == [pseudonym("P1"), pseudonym("P2"), pseudonym("P2")]
+
+
+def test_files_that_nobody_may_ask_about_cost_a_row_each(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that may be listed, but not entered."""
+    good = video(tmp_path / "a" / "good.mp4")
+    for name in ("Mustermann.mp4", "IM0001"):
+        video(tmp_path / "b" / "x.mp4", width=80).rename(tmp_path / "b" / name)
+    locked = str(tmp_path / "b") + os.sep
+
+    def denied(call: Callable[..., object]) -> Callable[..., object]:
+        def ask(path: object, *rest: object, **options: object) -> object:
+            if isinstance(path, str | Path) and str(path).startswith(locked):
+                raise PermissionError(13, "Permission denied", str(path))
+            return call(path, *rest, **options)
+
+        return ask
+
+    with monkeypatch.context() as patch:
+        for module, name in ((os, "stat"), (os, "lstat"), (io, "open")):
+            patch.setattr(module, name, denied(getattr(module, name)))
+        patch.setattr("feat_fed.data.inventory.refresh.work_on", in_this_process)
+        for _ in range(2):
+            found = look(store, tmp_path)
+            assert [clip.source[0] for clip in found.clips] == [good]
+            reasons = {each.path.name: each.reason for each in found.excluded}
+            assert reasons == dict.fromkeys(("Mustermann.mp4", "IM0001"), "file cannot be opened")
+    found = look(store, tmp_path)
+    assert (found.looked, found.skipped, len(found.clips)) == (1, 1, 2)  # IM0001 is no DICOM
+
+
+def test_what_the_disk_says_names_no_file(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> Path:
+        raise OSError(5, "Input/output error", str(tmp_path / "Mustermann"))
+
+    monkeypatch.setattr(Path, "resolve", broken)
+    with pytest.raises(DataError, match="cannot be used: Input/output error") as caught:
+        look(store, tmp_path)
+    assert "Mustermann" not in str(caught.value)
+
+
+def test_a_right_that_is_given_later_counts(tmp_path: Path, store: Path) -> None:
+    path = video(tmp_path / "a.mp4")
+    path.chmod(0)
+    look(store, tmp_path)
+    path.chmod(0o644)
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # neither size nor time differs
+    assert look(store, tmp_path).looked == 1
+    assert look(store, tmp_path).looked == 0

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
 from typing import Literal
 
+import pytest
 from PIL import Image
 
 from feat_fed.config import RulesConfig
@@ -25,7 +27,12 @@ def jpeg() -> bytes:
 
 
 def clip(
-    index: int, outcome: Outcome = "usable", reason: str = "", *, path: str | None = None
+    index: int,
+    outcome: Outcome = "usable",
+    reason: str = "",
+    *,
+    path: str | None = None,
+    sheet: tuple[Path, Path] | None = None,
 ) -> ClipFacts:
     record = ClipRecord(
         clip_id=f"{index:064x}"[::-1],
@@ -42,7 +49,16 @@ def clip(
         reason=reason,
     )
     side: Literal["training", "held out"] = "training" if index % 3 else "held out"
-    return ClipFacts(record, "JPEG Baseline", side, jpeg(), jpeg(), path)
+    return ClipFacts(record, "JPEG Baseline", side, sheet, path)
+
+
+@pytest.fixture
+def sheet(tmp_path: Path) -> tuple[Path, Path]:
+    """Return pictures before and after."""
+    pair = (tmp_path / "before.jpg", tmp_path / "after.jpg")
+    for path in pair:
+        path.write_bytes(jpeg())
+    return pair
 
 
 CLIPS = (
@@ -65,9 +81,14 @@ def test_counts_are_numbers_and_fixed_words() -> None:
     }
 
 
-def test_page_shows_every_exclusion_and_every_clip_that_waits(tmp_path: Path) -> None:
+def test_page_shows_every_exclusion_and_every_clip_that_waits(
+    tmp_path: Path, sheet: tuple[Path, Path]
+) -> None:
     page = tmp_path / "report.html"
-    write_data_page(FACTS, page)
+    clips = tuple(dataclasses.replace(each, sheet=sheet) for each in CLIPS)
+    assert write_data_page(dataclasses.replace(FACTS, clips=clips), page) == (
+        CLIPS[7].record.clip_id,
+    )
     text = page.read_text()
     assert all(
         each.record.clip_id[:12] in text for each in CLIPS if each.record.outcome != "usable"
@@ -78,6 +99,22 @@ def test_page_shows_every_exclusion_and_every_clip_that_waits(tmp_path: Path) ->
     assert "2 to train on, 1 held out" in text
     assert "http" not in text.replace("http-equiv", "")
     assert json.loads((tmp_path / "report.json").read_text()) == data_counts(FACTS)
+
+
+def test_only_pictures_that_are_shown_are_read_and_count_as_seen(
+    tmp_path: Path, sheet: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or real(path))
+    gone = (tmp_path / "gone.jpg", sheet[1])
+    waiting = tuple(clip(n, "review", "text", sheet=sheet if n else gone) for n in range(400))
+    usable = tuple(clip(n, sheet=sheet) for n in range(400, 500))
+    page = tmp_path / "report.html"
+    seen = write_data_page(SiteDataFacts("site-a", RulesConfig(), (*waiting, *usable), 0), page)
+    assert seen == tuple(each.record.clip_id for each in waiting[1:300])
+    assert page.read_text().count("data:image/jpeg") == 2 * (299 + 24)
+    assert sum(path in sheet for path in reads) == 2 * (299 + 24)
 
 
 def test_paths_are_there_only_where_they_were_given(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_a_killed_training_process_is_answered_at_once(
         consortium.server("--study", path) as server,
     ):
         wait_until(training, 120, server)
-        executor = next(p for p in client.family() if "feat_fed_client.executor" in p.cmdline())
+        executor = next(p for p in client.family() if "feat_fed_client" in p.cmdline())
         executor.children(recursive=True)[-1].kill()
         killed_at = time.monotonic()
         log = consortium.root / "runs" / "tiny" / "logs" / "serverapp.log"

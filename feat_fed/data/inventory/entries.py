@@ -60,6 +60,8 @@ class Inventory:
         Clips and single frames that were read by this scan, since they were new or changed.
     refused
         Files of patients who were erased; they are not opened.
+    unmatched
+        Clips whose file names no patient, nor does ``patient_pattern`` find one in the path.
     """
 
     clips: tuple[ClipEntry, ...]
@@ -68,6 +70,7 @@ class Inventory:
     skipped: int
     looked: int = 0
     refused: int = 0
+    unmatched: int = 0
 
     def require_clips(self) -> None:
         """Raise :class:`DataError` if nothing can be trained on, with what there is instead."""

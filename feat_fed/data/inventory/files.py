@@ -26,7 +26,8 @@ class FoundClip:
         Path of its first file below the folder that was configured (the name of a file that was
         configured itself).
     state
-        Sizes and times of change of its files, as a text that differs when they do.
+        Sizes and times of change of its files and of their permissions, as a text that differs
+        when they do.
     size_bytes
         Of all its files.
     """
@@ -69,16 +70,17 @@ def find_clips(
     seen: set[tuple[int, int]] = set()
     skipped = 0
     for root in paths:
-        for path in sorted(_files_below(root), key=Path.is_symlink):  # a file before links to it
-            status = _status(path)
+        entries = [_entry(path) for path in _files_below(root)]
+        for entry in sorted(entries, key=lambda each: each.is_link):  # a file before links to it
+            path, status = entry.path, entry.status
             if status and (status.st_dev, status.st_ino) in seen:
                 continue
             if status:
                 seen.add((status.st_dev, status.st_ino))
-            found = _found(path, root, status)
+            found = _found(entry, root)
             if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith("."):
                 pictures[path] = found
-            elif known(found) or may_be_clip(path):
+            elif known(found) or _may_be_clip(entry):
                 candidates.append(found)
             else:
                 skipped += 1
@@ -91,29 +93,55 @@ def find_clips(
 
 
 def may_be_clip(path: Path) -> bool:
-    """Tell by name, and for DICOM by content, whether a file is worth probing."""
-    dangling = path.is_symlink() and not path.exists()
-    if path.name.startswith(".") or path.name == "DICOMDIR" or not (path.is_file() or dangling):
+    """Tell by name, and for DICOM by content, whether a file is worth probing.
+
+    A file that cannot be opened is: nobody knows what is in it, and a person must be told.
+    """
+    return _may_be_clip(_entry(path))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A name in a folder; no ``status`` where nothing is told of what it leads to."""
+
+    path: Path
+    is_link: bool
+    status: os.stat_result | None
+
+
+def _entry(path: Path) -> _Entry:
+    """Ask for a file's status once, and of a link for what it leads to."""
+    is_link, status = False, None
+    try:
+        status = path.lstat()
+        if is_link := stat.S_ISLNK(status.st_mode):
+            status = None
+            status = path.stat()
+    except OSError:  # a folder that may be listed, not entered; a link to nowhere
+        pass
+    return _Entry(path, is_link, status)
+
+
+def _may_be_clip(entry: _Entry) -> bool:
+    path, status = entry.path, entry.status
+    if path.name.startswith(".") or path.name == "DICOMDIR":
+        return False
+    if status and not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
         return False
     try:
         return path.suffix.lower() in VIDEO_SUFFIXES or is_dicom(path)
     except ClipError:
-        return False
+        return True
 
 
-def _found(path: Path, root: Path, status: os.stat_result | None) -> FoundClip:
+def _found(entry: _Entry, root: Path) -> FoundClip:
+    path, status = entry.path, entry.status
     relative = path.relative_to(root) if path != root else Path(path.name)
-    state = f"{status.st_size} {status.st_mtime_ns}" if status else "gone"
-    return FoundClip((path,), relative, state, status.st_size if status else 0)
-
-
-def _status(path: Path) -> os.stat_result | None:
-    """Return what a regular file's folder says of it; ``None`` for a link to nowhere and such."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status if stat.S_ISREG(status.st_mode) else None
+    if status is None:
+        return FoundClip((path,), relative, "gone", 0)
+    # The last changes with the permissions, and with any change that resets the other two.
+    state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return FoundClip((path,), relative, state, status.st_size)
 
 
 def _sequence(pictures: list[FoundClip]) -> FoundClip:
@@ -127,9 +155,13 @@ def _sequence(pictures: list[FoundClip]) -> FoundClip:
 
 
 def _files_below(root: Path) -> Iterator[Path]:
-    if not root.exists():
-        raise DataError(f"{root} does not exist; correct data.paths")
-    if not root.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(root.stat().st_mode)
+    except FileNotFoundError:
+        raise DataError(f"{root} does not exist; correct data.paths") from None
+    except OSError as error:
+        raise DataError(f"{root} cannot be reached: {error.strerror}") from None
+    if not is_folder:
         yield root
         return
     entered: set[Path] = set()

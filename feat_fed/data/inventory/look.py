@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from feat_fed.data.reading.series import SeriesFrame
 
 _JPEG_QUALITY = 80
+_STUDY_INSTANCE_UID = 0x0020000D  # tags ascend, and PatientID's is lower
+
+CHANGED = "file changed while it was read"
+NOT_READ = "file cannot be read"
 
 Role = Literal["file", "series"]
 
@@ -44,6 +48,8 @@ class Seen:
         and after the treatment.
     reason
         Why there is no look; empty where there is one.
+    patient_key, study_key
+        Of the header, as in ``info``, where a DICOM file has one and no look.
     """
 
     source: Source = field(repr=False)
@@ -52,6 +58,8 @@ class Seen:
     look: Look | None = None
     sheet: tuple[bytes, bytes] | None = field(default=None, repr=False)
     reason: str = ""
+    patient_key: str | None = field(default=None, repr=False)
+    study_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -73,25 +81,30 @@ def examine(source: Source, role: Role, rules: RulesConfig) -> Seen | SingleFram
             source = _ordered(source)
         elif len(source) == 1 and is_dicom(source[0]) and (frame := _frame(source[0])):
             return SingleFrame(frame.series_key)
-        sha256 = _sha256(source)
+        sha256 = content_sha256(source)
         info = probe(source)
-        look, sheet = look_at(iter_frames(source), regions=info.regions, rules=rules)
+        singles = info.kind in ("dicom-series", "images")
+        look, sheet = look_at(
+            iter_frames(source), regions=info.regions, rules=rules, must_follow=singles
+        )
         pictures = (_jpeg(sheet.before), _jpeg(sheet.after))
         return Seen(source, info, sha256, look, pictures)
     except ClipError as error:
-        return Seen(source, info, sha256, reason=error.reason)
+        reason = error.reason
     except MemoryError:
-        return Seen(source, info, sha256, reason=NO_MEMORY)
+        reason = NO_MEMORY
+    patient, study = _owner(source[0])
+    return Seen(source, info, sha256, reason=reason, patient_key=patient, study_key=study)
 
 
 def _ordered(source: Source) -> Source:
     """Sort instances as the series has them; of equal files, one stays."""
     frames: dict[str, tuple[tuple[float, ...], Path]] = {}
     for path in sorted(source):
-        frame = _frame(path)
+        sha256, frame = content_sha256((path,)), _frame(path)
         if frame is None:  # changed since it was found
-            raise ClipError("file changed while it was read")
-        frames.setdefault(_sha256((path,)), (frame.order, path))
+            raise ClipError(CHANGED)
+        frames.setdefault(sha256, (frame.order, path))
     return tuple(path for _, path in sorted(frames.values()))
 
 
@@ -105,11 +118,25 @@ def _frame(path: Path) -> SeriesFrame | None:
     return series_frame(path)
 
 
-def _sha256(source: Source) -> str:
+def _owner(path: Path) -> tuple[str | None, str | None]:
+    """Return patient and study of a damaged file, if it tells: an erasure must find it."""
+    try:
+        if not is_dicom(path):
+            return None, None
+        from feat_fed.data.reading import header, part10
+
+        beginning = part10.beginning(path, last_tag=_STUDY_INSTANCE_UID)
+        with contained(part10.UNREADABLE):
+            return header.patient(beginning)[0], header.text(beginning, "StudyInstanceUID")
+    except (ClipError, MemoryError):
+        return None, None
+
+
+def content_sha256(source: Source) -> str:
     """Hash a file's bytes, or the hashes of several files."""
     digests = []
     for path in source:
-        with contained("file cannot be read"), path.open("rb") as file:
+        with contained(NOT_READ), path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     if len(digests) == 1:
         return digests[0]

@@ -23,16 +23,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from feat_fed.data.inventory.identity import keyed, site_key
+from feat_fed.data.inventory.identity import KEY_FILE, keyed, site_key
 from feat_fed.data.inventory.records import ClipRecord, from_row, to_row
 from feat_fed.errors import DataError
 
 FILE = "manifest.sqlite"
 LOCK = "manifest.lock"
-SCHEMA = 1
+SCHEMA = 2
 _APPLICATION = 0x66656174  # "feat": tells our file from any other SQLite database
 _BUSY_SEC = 30.0
 _RETRY_SEC = 0.2
+_PATIENCE_SEC = 8.0  # who encodes clips for hours gives way every few seconds
 
 _TABLES = """
 CREATE TABLE clips (
@@ -42,7 +43,7 @@ CREATE TABLE clips (
     num_frames INTEGER, height_px INTEGER, width_px INTEGER, fps REAL, burned_in INTEGER,
     regions TEXT NOT NULL, field TEXT, field_from TEXT, overlays TEXT NOT NULL, fingerprint TEXT,
     dark_share REAL, motion REAL, unreadable TEXT NOT NULL, outcome TEXT NOT NULL,
-    reason TEXT NOT NULL, twin TEXT
+    reason TEXT NOT NULL, twin TEXT, attempts INTEGER NOT NULL
 );
 -- Single-frame instances; "series" is the clip's id, "place" where in it the frame stands (-1 for
 -- a second copy), unknown until the series was looked at.
@@ -53,12 +54,18 @@ CREATE TABLE frames (
 -- Which contents were ever whose: what a patient's erasure has to find, also of files long gone.
 CREATE TABLE contents (sha256 TEXT, patient TEXT, PRIMARY KEY (sha256, patient));
 CREATE TABLE decisions (sha256 TEXT PRIMARY KEY, decision TEXT NOT NULL, shown TEXT NOT NULL);
+-- What the last page of the report showed of the clips that wait.
+CREATE TABLE paged (sha256 TEXT PRIMARY KEY, shown TEXT NOT NULL);
 CREATE TABLE sides (
     fraction TEXT, patient TEXT, side TEXT NOT NULL, PRIMARY KEY (fraction, patient)
 );
 CREATE TABLE refused (patient TEXT PRIMARY KEY);
 CREATE TABLE refused_files (
     file TEXT PRIMARY KEY, patient TEXT NOT NULL REFERENCES refused ON DELETE CASCADE
+);
+-- Contents of others that show the same as a clip of somebody who was erased.
+CREATE TABLE doubted (
+    sha256 TEXT, patient TEXT REFERENCES refused ON DELETE CASCADE, PRIMARY KEY (sha256, patient)
 );
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -84,7 +91,7 @@ class Manifest:
         The site's folder; manifest and key are made there on first use.
     alone
         Whether no other process may scan, encode or erase meanwhile: ``"wait"`` until that is so,
-        ``"refuse"`` if it is not, or ``None`` for one small change.
+        ``"refuse"`` if it is not within seconds, or ``None`` for one small change.
 
     Raises
     ------
@@ -95,8 +102,13 @@ class Manifest:
 
     def __init__(self, store: Path, *, alone: Literal["wait", "refuse"] | None) -> None:
         self.store = store
-        self.key = site_key(store)
         self._path = store / FILE
+        if self._path.exists() and not (store / KEY_FILE).exists():
+            raise DataError(
+                f"{store / KEY_FILE} is missing, and {self._path} was made with it: restore the "
+                f"key from a backup, or {_ANEW}"
+            )
+        self.key = site_key(store)
         self._open = contextlib.ExitStack()
         try:
             if alone:
@@ -184,8 +196,8 @@ class Manifest:
         made_with = self.select("SELECT value FROM facts WHERE name = 'key'")[0]["value"]
         if made_with != keyed("key", "", key=self.key):
             raise DataError(
-                f"{self._path} was made under another key than the one in {self.store} now: put "
-                f"the old key back, or {_ANEW}"
+                f"{self._path} was made under another key than {self.store / KEY_FILE} is now: "
+                f"put the old key back, or {_ANEW}"
             )
 
     def _create(self) -> None:
@@ -243,13 +255,14 @@ def _alone(store: Path, *, wait: bool) -> Iterator[None]:
         lock = (store / LOCK).open("w")
     except OSError as error:
         raise DataError(f"{store / LOCK} cannot be made: {error.strerror}") from error
+    refused_at = time.monotonic() + _PATIENCE_SEC
     with lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if not wait:
+                if not wait and time.monotonic() >= refused_at:
                     raise DataError(
                         f"another feat-fed is at work on the clips of {store}; try again when it "
                         "has finished, or stop it"

@@ -102,7 +102,7 @@ def work_on(
         try:
             for index, result in _in_pool(left, work, workers or cores(), limits):
                 yield left.pop(index), result
-        except BrokenProcessPool:
+        except (BrokenProcessPool, OSError):  # no process, or one that ended while it began
             continue
     if left:
         raise DataError(

@@ -40,7 +40,7 @@ class ClipRecord:
     number
         Clips that came earlier have lower ones.
     stamp
-        Keyed hash of size and time of change: the file is unchanged while it is.
+        Keyed hash of size and times of change: the file is unchanged while it is.
     looked_by
         What decided the look: versions of the readers and of the quality code, and rules.
     patient, study
@@ -55,6 +55,8 @@ class ClipRecord:
         What came of all rules; the reason is empty for a usable clip.
     twin
         The clip that this one repeats, "" where it repeats none; ``None``: not compared yet.
+    attempts
+        How often this file, as it is, was looked at in this way.
     """
 
     clip_id: str
@@ -85,6 +87,7 @@ class ClipRecord:
     outcome: Outcome = "excluded"
     reason: str = ""
     twin: str | None = None
+    attempts: int = 1
 
     @property
     def info(self) -> ClipInfo:

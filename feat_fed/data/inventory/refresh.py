@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from feat_fed.config import RulesConfig, SiteDataConfig
+from feat_fed.data.inventory.again import worth_another_look
 from feat_fed.data.inventory.entries import Progress
 from feat_fed.data.inventory.files import FoundClip, find_clips
 from feat_fed.data.inventory.identity import keyed
@@ -17,20 +18,23 @@ from feat_fed.data.inventory.writer import Job, Writer
 from feat_fed.data.quality import QUALITY_VERSION
 from feat_fed.data.reading.clip import Source
 from feat_fed.data.reading.reader import READER_VERSION
+from feat_fed.errors import DataError
 
 
 @dataclass(frozen=True)
 class Present:
     """What is on the disk: clips by id, in the order of the walk.
 
-    ``skipped`` counts files that are no video, ``looked`` what was read just now, and
-    ``refused`` the clips and frames of patients who were erased.
+    ``skipped`` counts files that are no video, ``looked`` what was read just now,
+    ``refused`` the clips and frames of patients who were erased, and ``unmatched`` the clips
+    whose patient neither the file nor a pattern told.
     """
 
     sources: dict[str, Source]
     skipped: int
     looked: int
     refused: int
+    unmatched: int
 
 
 def looked_by(rules: RulesConfig) -> str:
@@ -68,7 +72,21 @@ class Refresh:
         self._done = self._total = 0
 
     def run(self) -> Present:
-        """Read what is new or changed, forget what has gone, and say what there is."""
+        """Read what is new or changed, forget what has gone, and say what there is.
+
+        Raises
+        ------
+        DataError
+            When a path does not exist, or the disk fails; it names no file that was found.
+        """
+        try:
+            return self._run()
+        except OSError as error:  # its text names the file
+            raise DataError(
+                f"a file below data.paths or in the store cannot be used: {error.strerror}"
+            ) from None
+
+    def _run(self) -> Present:
         found, skipped = find_clips(self._data.paths, known=self._is_known)
         files = [self._job(place, each) for place, each in enumerate(found)]
         jobs = [job for job in files if not self._is_refused(job)]
@@ -78,12 +96,15 @@ class Refresh:
         series = self._series(jobs)
         self._work([job for job in series.values() if not self._is_current_series(job)])
         self._rows.forget(self._rows.records.keys() - there - series.keys())
-        for job in (*jobs, *series.values()):
-            if job.clip_id in self._rows.records:
-                self._rows.follow_pattern(job.clip_id, job.relative)
+        unmatched = sum(
+            not self._rows.follow_pattern(job.clip_id, job.relative)
+            for job in (*jobs, *series.values())
+            if job.clip_id in self._rows.records
+        )
         self._rows.flush()
         drop_other_sheets(self._manifest.store, keep=self._rows.records.keys())
-        return Present(self._sources(jobs, series), skipped, self._done, len(files) - len(jobs))
+        refused = len(files) - len(jobs)
+        return Present(self._sources(jobs, series), skipped, self._done, refused, unmatched)
 
     def _work(self, jobs: list[Job]) -> None:
         """Look at clips in the pool; whatever ends this, what came before is kept."""
@@ -163,9 +184,11 @@ class Refresh:
         return self._rows.refusal_of(job.clip_id, job.stamp) in self._rows.refused_files
 
     def _is_current(self, job: Job) -> bool:
-        row = self._rows.records.get(job.clip_id) or self._rows.frames.get(job.clip_id)
+        record = self._rows.records.get(job.clip_id)
+        row = record or self._rows.frames.get(job.clip_id)
         seen = (row.stamp, row.looked_by) if row else None
-        return seen == (job.stamp, self._by) and not self._rescan
+        again = self._rescan or (record is not None and worth_another_look(record))
+        return seen == (job.stamp, self._by) and not again
 
     def _is_current_series(self, job: Job) -> bool:
         placed = all(self._rows.frames[file].place is not None for file in job.files)

@@ -80,6 +80,7 @@ def scan(
         skipped=present.skipped,
         looked=present.looked,
         refused=present.refused,
+        unmatched=present.unmatched,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from feat_fed.config import ClipConfig
 from feat_fed.data.inventory.entries import ClipEntry
 from feat_fed.data.inventory.manifest import Manifest
 
@@ -22,6 +23,12 @@ class Split:
     train: tuple[ClipEntry, ...]
     heldout: tuple[ClipEntry, ...]
 
+    @property
+    def sides(self) -> dict[str, Side]:
+        """Return each patient's side."""
+        train: dict[str, Side] = {entry.patient: "train" for entry in self.train}
+        return train | {entry.patient: "heldout" for entry in self.heldout}
+
 
 def split_site(
     entries: Iterable[ClipEntry], *, heldout_fraction: float, manifest: Manifest
@@ -31,11 +38,7 @@ def split_site(
     split = split_by_patient(
         entries, heldout_fraction=heldout_fraction, key=manifest.key, known=known
     )
-    sides = {
-        entry.patient: side
-        for side, clips in (("train", split.train), ("heldout", split.heldout))
-        for entry in clips
-    }
+    sides = split.sides
     if new := {patient: side for patient, side in sides.items() if patient not in known}:
         with manifest.changing() as database:
             database.executemany(
@@ -43,6 +46,15 @@ def split_site(
                 [(repr(heldout_fraction), patient, side) for patient, side in new.items()],
             )
     return split
+
+
+def sides_of(
+    entries: Iterable[ClipEntry], clips: ClipConfig, manifest: Manifest
+) -> dict[str, Side]:
+    """Return the sides that :func:`split_site` would give, and record nothing."""
+    fraction = clips.heldout_fraction
+    known = known_sides(manifest, heldout_fraction=fraction)
+    return split_by_patient(entries, heldout_fraction=fraction, key=manifest.key, known=known).sides
 
 
 def known_sides(manifest: Manifest, *, heldout_fraction: float) -> dict[str, Side]:

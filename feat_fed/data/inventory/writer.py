@@ -80,14 +80,18 @@ class Writer:
         if changed >= _BATCH_ROWS or time.monotonic() - self._flushed_at > _BATCH_SEC:
             self.flush()
 
-    def follow_pattern(self, clip_id: str, relative: Path) -> None:
-        """Give a clip whose patient its path tells the one that the path tells now."""
+    def follow_pattern(self, clip_id: str, relative: Path) -> bool:
+        """Give a clip whose patient its path tells the one that the path tells now.
+
+        False where there is a pattern and the path does not match it.
+        """
         record = self.records[clip_id]
         if record.in_header:
-            return
+            return True
         patient = self._patient(None, relative, record.sha256 or clip_id)
         if patient != record.patient:
             self._keep_or_refuse(replace(record, patient=patient, twin=None))
+        return not self._pattern or self._matched(relative) is not None
 
     def refusal_of(self, file: str, stamp: str) -> str:
         """Return what the list of refused files has for a file of a refused patient."""
@@ -124,7 +128,9 @@ class Writer:
     def _record(self, job: Job, seen: Seen) -> ClipRecord:
         info, key, old = seen.info, self._manifest.key, self.records.get(job.clip_id)
         stays = old is not None and old.sha256 == seen.sha256
-        in_header = info.patient_key if info else None
+        seen_before = (old.stamp, old.looked_by) if old else None
+        in_header = info.patient_key if info else seen.patient_key
+        study = info.study_key if info else seen.study_key
         return ClipRecord(
             clip_id=job.clip_id,
             number=old.number if old and stays else self._first_number + job.place,
@@ -132,10 +138,11 @@ class Writer:
             looked_by=self._looked_by,
             patient=self._patient(in_header, job.relative, seen.sha256 or job.clip_id),
             in_header=in_header is not None,
-            study=keyed("study", info.study_key, key=key) if info and info.study_key else None,
+            study=keyed("study", study, key=key) if study else None,
             sha256=seen.sha256,
             unreadable=seen.reason,
             reason=seen.reason,
+            attempts=1 + old.attempts if old and seen_before == (job.stamp, self._looked_by) else 1,
             **{
                 **(header_columns(info) if info else {}),
                 **(look_columns(seen.look) if seen.look else {}),
@@ -152,12 +159,20 @@ class Writer:
         return pseudonym(in_header or self._from_path(relative) or alone, key=self._manifest.key)
 
     def _from_path(self, relative: Path) -> str | None:
-        if self._pattern and (match := re.search(self._pattern, relative.as_posix())) and match[1]:
-            return match[1]
+        if matched := self._matched(relative):
+            return matched
         return relative.parts[0] if len(relative.parts) > 1 else None
 
+    def _matched(self, relative: Path) -> str | None:
+        match = re.search(self._pattern, relative.as_posix()) if self._pattern else None
+        return match[1] or None if match else None
+
     def _keep_or_refuse(self, record: ClipRecord) -> bool:
-        """Keep a clip; of a refused patient's, keep only that its files are not to be opened."""
+        """Keep a clip; of a refused patient's, keep only that its files are not to be opened.
+
+        Contents that were known before, under another patient, may have latents: they are noted
+        for :func:`.erase.left_behind`.
+        """
         patient = keyed("refused", record.patient, key=self._manifest.key)
         if patient not in self._refused:
             self.records[record.clip_id] = self._changed[record.clip_id] = record
@@ -172,6 +187,11 @@ class Writer:
             database.executemany(
                 "INSERT OR REPLACE INTO refused_files VALUES (?, ?)",
                 [(each, patient) for each in refusals],
+            )
+            database.execute(
+                "INSERT OR IGNORE INTO contents "
+                "SELECT DISTINCT sha256, ? FROM contents WHERE sha256 = ?",
+                (patient, record.sha256),
             )
         self.refused_files |= set(refusals)
         return False

@@ -50,7 +50,7 @@ class Field:
     picture_hw: Mask
 
 
-def find_field(evidence: Evidence, regions: Sequence[Box]) -> Field:
+def find_field(evidence: Evidence, regions: Sequence[Box], *, shrunk_by: int) -> Field:
     """Choose the header's region, else the disc, else what moves, else what is not black.
 
     Parameters
@@ -59,9 +59,11 @@ def find_field(evidence: Evidence, regions: Sequence[Box]) -> Field:
         Of the header, in pixels of the source. Those that touch count as one; of several, the
         one in which most moves is taken, or the largest where nothing moves. Regions in which
         nothing moves, though something else does, are not believed.
+    shrunk_by
+        How many pixels of the source make one of the evidence, along both axes.
     """
     moving_hw = _moving(evidence)
-    inside = [_shrunk(box, evidence.shrunk_by) for box in regions]
+    inside = [_shrunk(box, shrunk_by) for box in regions]
     header = _best_region(joined(inside, gap_px=_TOUCH * moving_hw.shape[1]), moving_hw)
     if header is not None:
         inside_hw = np.zeros_like(moving_hw)

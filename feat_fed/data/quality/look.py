@@ -9,18 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from feat_fed.config.site import RulesConfig
-from feat_fed.data.quality.evidence import Evidence, Pulse, Schedule, luma
+from feat_fed.data.quality.evidence import Bonds, Pulse, Schedule, luma
 from feat_fed.data.quality.field import FieldFrom, find_field
 from feat_fed.data.quality.fingerprint import fingerprint, thumbnail
 from feat_fed.data.quality.overlays import find_overlays
-from feat_fed.data.quality.sheet import Sheet, make_sheet
+from feat_fed.data.quality.segments import KEPT_FRAMES, Segments
+from feat_fed.data.quality.shapes import merged
+from feat_fed.data.quality.sheet import Sheet, Stills
 from feat_fed.data.reading.clip import Box, Frame
 from feat_fed.errors import ClipError
 
-QUALITY_VERSION = 1
+QUALITY_VERSION = 2
 """Raised with every change that gives another :class:`Look` or another cleaned frame."""
 
-_KEPT_FRAMES = 64
+SINGLE_PICTURES = "single pictures, not a cine"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class Look:
 
 
 def look_at(
-    frames: Iterable[Frame], *, regions: tuple[Box, ...], rules: RulesConfig
+    frames: Iterable[Frame],
+    *,
+    regions: tuple[Box, ...],
+    rules: RulesConfig,
+    must_follow: bool = False,
 ) -> tuple[Look, Sheet]:
     """Look at all frames of a clip once, in memory that does not grow with their number.
 
@@ -71,18 +77,26 @@ def look_at(
         Of the header (``ClipInfo.regions``), if it has some.
     rules
         Without ``crop`` the field is the whole frame; ``overlays`` says how the sheet looks.
+    must_follow
+        Whether frames that do not follow from each other are refused: those of single pictures,
+        which nobody has promised to be a cine.
 
     Raises
     ------
     ClipError
-        When there is no frame, or the iterator raises it.
+        When there is no frame, they do not follow, or the iterator raises it.
     """
     scan: _Scan | None = None
+    bonds = Bonds()
     for frame in frames:
         scan = scan or _Scan(*frame.shape[:2])
         scan.add(frame)
+        if must_follow:
+            bonds.add(frame)
     if scan is None:
         raise ClipError("no frames")
+    if bonds.are_loose:
+        raise ClipError(SINGLE_PICTURES)
     return scan.result(regions, rules)
 
 
@@ -91,9 +105,10 @@ class _Scan:
 
     def __init__(self, height_px: int, width_px: int) -> None:
         self._height_px, self._width_px = height_px, width_px
-        self._schedule = Schedule(_KEPT_FRAMES)
+        self._schedule = Schedule(KEPT_FRAMES)
         self._pulse = Pulse(height_px, width_px)
-        self._evidence = Evidence(height_px, width_px)
+        self._segments = Segments(height_px, width_px)
+        self._stills = Stills(width_px)
         self._thumbnails: list[npt.NDArray[np.float32]] = []
 
     def add(self, frame: Frame) -> None:
@@ -101,21 +116,24 @@ class _Scan:
         self._pulse.add(frame)
         if self._schedule.fills(index):
             self._thumbnails = self._thumbnails[::2]
-            self._evidence.halve()
+            self._segments.halve()
         if not self._schedule.wants(index):
             return
         grey = luma(frame)
         self._thumbnails.append(thumbnail(grey))
-        self._evidence.add(np.asarray(grey.reduce(self._evidence.shrunk_by)))
-        if index & (index - 1) == 0:  # 0, 1, 2, 4, 8, ...: the last is in the second half
-            self._shown = frame.copy()
+        self._segments.add(grey)
+        self._stills.add(frame, index)
 
     def result(self, regions: tuple[Box, ...], rules: RulesConfig) -> tuple[Look, Sheet]:
-        found = find_field(self._evidence, regions)
+        whole_evidence = self._segments.whole()
+        found = find_field(whole_evidence, regions, shrunk_by=self._segments.shrunk_by)
         whole = Box(0, 0, self._width_px, self._height_px)
         field = self._in_source(found.box, whole) if rules.crop else whole
-        marks = find_overlays(self._evidence, found.picture_hw)
-        overlays = tuple(box for mark in marks if (box := self._in_source(mark, field)).area_px)
+        marks = [*find_overlays(whole_evidence, found.picture_hw)]
+        for part in self._segments.parts():
+            marks += find_overlays(part, found.picture_hw, is_part=True)
+        boxes = (self._in_source(mark, field) for mark in marks)
+        overlays = merged([box for box in boxes if box.area_px])
         look = Look(
             num_frames=self._pulse.num_frames,
             height_px=self._height_px,
@@ -128,11 +146,11 @@ class _Scan:
             overlays=overlays,
         )
         masked = rules.overlays == "mask"
-        return look, make_sheet(self._shown, field=field, overlays=overlays, masked=masked)
+        return look, self._stills.sheet(field=field, overlays=overlays, masked=masked)
 
     def _in_source(self, box: Box, within: Box) -> Box:
         """Bring a box of the evidence to the source's pixels and cut it to another one there."""
-        by = self._evidence.shrunk_by
+        by = self._segments.shrunk_by
         return Box(
             max(box.left * by, within.left),
             max(box.top * by, within.top),

@@ -16,6 +16,8 @@ from scipy import ndimage
 from feat_fed.data.quality.evidence import Mask
 from feat_fed.data.reading.clip import Box
 
+_SAME = 1.25  # times the larger box: two that fit in there are one
+
 
 def grown(mask_hw: Mask, *, rows_px: int, columns_px: int) -> Mask:
     """Return the mask with everything that is so near to it."""
@@ -69,6 +71,22 @@ def joined(boxes: Sequence[Box], *, gap_px: float) -> list[Box]:
             merged = around(merged, other)
         result.append(merged)
     return result if len(result) == len(boxes) else joined(result, gap_px=gap_px)
+
+
+def merged(boxes: Sequence[Box]) -> tuple[Box, ...]:
+    """Merge boxes that are nearly the same, or one inside the other, until none are; sorted."""
+    result: list[Box] = []
+    for box in sorted(boxes, key=lambda each: -each.area_px):
+        for place, other in enumerate(result):
+            both = around(box, other)
+            if both.area_px <= _SAME * other.area_px:
+                result[place] = both
+                break
+        else:
+            result.append(box)
+    if len(result) < len(boxes):
+        return merged(result)
+    return tuple(sorted(result, key=lambda box: (box.top, box.left, box.bottom, box.right)))
 
 
 def _near(one: Box, other: Box, gap_px: float) -> bool:

@@ -37,6 +37,7 @@ MAX_FRAME_PX = 2**25
 
 CUT_OFF = "file is cut off"
 TOO_FEW = "fewer frames than the header says"
+VOLUME = "slices of a volume, not a cine"
 
 
 @dataclass(frozen=True)

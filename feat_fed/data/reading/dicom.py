@@ -30,6 +30,7 @@ from feat_fed.data.reading import codestream, header, part10, video
 from feat_fed.data.reading.clip import (
     CUT_OFF,
     TOO_FEW,
+    VOLUME,
     Cine,
     ClipInfo,
     Frame,
@@ -133,7 +134,16 @@ class ImageCine:
             return header.frame_rate(self._header)
 
     def info(self) -> ClipInfo:
-        """Return what the header tells, after decoding the first frame."""
+        """Return what the header tells, after decoding the first frame.
+
+        Raises
+        ------
+        ClipError
+            When it cannot be decoded, or the frames lie at different places in the patient.
+        """
+        with contained(part10.UNREADABLE):
+            if header.is_volume(self._header):
+                raise ClipError(VOLUME)
         height_px, width_px, _ = self.frame(0).shape
         info = ClipInfo(self.num_frames, height_px, width_px, self.fps, kind="dicom")
         return _described(info, self._file)

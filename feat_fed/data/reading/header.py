@@ -7,6 +7,7 @@ C.7.6.1.1.1 (burned-in annotation).
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,9 @@ from feat_fed.data.reading.clip import Box, contained
 from feat_fed.errors import ClipError
 
 _FRAME_TIME_VECTOR = 0x00181065
+_IN_VOLUME = "ImagePositionVolume"
 _SPATIAL_2D = 1
+_MIN_FPS, _MAX_FPS = 0.1, 1000.0  # outside, somebody has mistaken the unit or the attribute
 _PICTURES = {1, 2, 0x10}  # region data types: tissue, colour flow, integrated backscatter
 
 
@@ -44,22 +47,46 @@ def frame_times(header: Dataset, num_frames: int) -> npt.NDArray[np.float64] | N
     names it or there is no FrameTime, and only if it has an entry for every frame.
     """
     intervals_ms = _vector(header)
-    if len(intervals_ms) == num_frames and _vector_counts(header):
+    if len(intervals_ms) == num_frames and _mean_sane(intervals_ms) and _vector_counts(header):
         return np.cumsum([0.0, *intervals_ms[1:]]) / 1000
     fps = frame_rate(header)
     return None if fps is None else np.arange(num_frames) / fps
 
 
 def frame_rate(header: Dataset) -> float | None:
-    """Return frames a second, from the most exact attribute there is."""
-    intervals_ms = _vector(header)[1:]
-    mean_ms = sum(intervals_ms) / len(intervals_ms) if intervals_ms else 0.0
+    """Return frames a second, from the most exact attribute there is.
+
+    Rates below 0.1 and above 1000 are not believed.
+    """
+    mean_ms = _mean_ms(_vector(header))
     frame_time_ms = _number(header, "FrameTime")
-    if mean_ms > 0 and (frame_time_ms is None or _vector_counts(header)):
+    if mean_ms and (frame_time_ms is None or _vector_counts(header)):
         frame_time_ms = mean_ms
     if frame_time_ms:
-        return 1000 / frame_time_ms
-    return _number(header, "CineRate") or _number(header, "RecommendedDisplayFrameRate")
+        return _sane(1000 / frame_time_ms)
+    return _sane(_number(header, "CineRate")) or _sane(
+        _number(header, "RecommendedDisplayFrameRate")
+    )
+
+
+def position_mm(header: Dataset) -> tuple[float, ...] | None:
+    """Return where in the patient a slice lies (PS3.3 C.7.6.2.1.1); ``None`` if it is not said."""
+    for keyword in ("ImagePositionPatient", "SliceLocation"):
+        value = header.get(keyword)
+        if value is not None:
+            with suppress(TypeError, ValueError, ArithmeticError):
+                return tuple(float(each) for each in (value if np.iterable(value) else [value]))
+    return None
+
+
+def is_volume(header: Dataset) -> bool:
+    """Tell whether the frames of one object lie at different places (PS3.3 C.7.6.16.2.3)."""
+    places = set()
+    for frame in header.get("PerFrameFunctionalGroupsSequence") or ():
+        for keyword in ("PlanePositionSequence", "PlanePositionVolumeSequence"):
+            for item in frame.get(keyword) or ():
+                places.add(str(item.get("ImagePositionPatient") or item.get(_IN_VOLUME)))
+    return len(places) > 1
 
 
 def patient(
@@ -106,6 +133,19 @@ def regions(header: Dataset, height_px: int, width_px: int) -> tuple[Box, ...]:
         if box.area_px:
             found.append(box)
     return tuple(found)
+
+
+def _sane(fps: float | None) -> float | None:
+    return fps if fps is not None and _MIN_FPS <= fps <= _MAX_FPS else None
+
+
+def _mean_ms(intervals_ms: list[float]) -> float:
+    return sum(intervals_ms[1:]) / max(1, len(intervals_ms) - 1)
+
+
+def _mean_sane(intervals_ms: list[float]) -> bool:
+    mean_ms = _mean_ms(intervals_ms)
+    return 1000 / _MAX_FPS <= mean_ms <= 1000 / _MIN_FPS
 
 
 def _vector_counts(header: Dataset) -> bool:

@@ -93,6 +93,20 @@ def opened(path: Path) -> Iterator[Part10]:
         yield Part10(header, syntax, find.file, find.pixels)
 
 
+def beginning(path: Path, *, last_tag: int) -> pydicom.Dataset:
+    """Return the header up to a tag, also of a file that is damaged behind it or has no pixels.
+
+    Raises
+    ------
+    ClipError
+        When it is no DICOM file, or is damaged before.
+    """
+    with contained(UNREADABLE), _Frugal(path) as file:
+        return read_partial(
+            file, stop_when=lambda tag, *_: tag > last_tag, defer_size=_MAX_VALUE_BYTES
+        )
+
+
 class _Find:
     """Stops pydicom's parser at the pixel data, and notes where it stopped."""
 

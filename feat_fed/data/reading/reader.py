@@ -29,6 +29,8 @@ DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 MAX_CLIP_BYTES = 2**32
 """What :func:`read_clip` puts into memory at once; longer sources are read in windows."""
 
+NOT_OPENED = "file cannot be opened"
+
 _TOO_SHORT = "fewer frames than asked for"
 
 
@@ -121,7 +123,7 @@ def probe(source: Path | Source) -> ClipInfo:
 
 def is_dicom(path: Path) -> bool:
     """Tell a DICOM file by its prefix (PS3.10 7.1), or else by its name."""
-    with contained("file cannot be opened"), path.open("rb") as file:
+    with contained(NOT_OPENED), path.open("rb") as file:
         file.seek(128)
         return file.read(4) == b"DICM" or path.suffix.lower() in DICOM_SUFFIXES
 

@@ -12,7 +12,7 @@ from pydicom import Dataset
 from pydicom.uid import MPEGTransferSyntaxes
 
 from feat_fed.data.reading import header, part10
-from feat_fed.data.reading.clip import Cine, ClipInfo, Source, TimedFrame, Window, contained
+from feat_fed.data.reading.clip import VOLUME, Cine, ClipInfo, Source, TimedFrame, Window, contained
 from feat_fed.data.reading.dicom import ImageCine
 from feat_fed.errors import ClipError
 
@@ -24,8 +24,9 @@ class SeriesFrame:
     Parameters
     ----------
     series_key
-        Equal for instances that can be frames of one clip: of one series, class and size. It
-        holds an identifier and is treated as :attr:`.clip.ClipInfo.patient_key` is.
+        Equal for instances that can be frames of one clip: of one patient, study, series, class
+        and size. (Anonymisers write one UID into the files of many patients.) It holds
+        identifiers and is treated as :attr:`.clip.ClipInfo.patient_key` is.
     order
         Sorts the frames: InstanceNumber, then the time of day of acquisition (of content, where
         that is absent) in seconds.
@@ -54,8 +55,8 @@ def _series_frame(file: part10.Part10) -> SeriesFrame | None:
         uid = header.text(file.header, "SeriesInstanceUID")
         if uid is None:
             return None
-        rest = ("SOPClassUID", "Rows", "Columns")
-        key = "|".join([uid, *(str(file.header.get(each, "")) for each in rest)])
+        rest = ("PatientID", "StudyInstanceUID", "SOPClassUID", "Rows", "Columns")
+        key = repr([uid, *(header.text(file.header, each) for each in rest)])
         return SeriesFrame(key, _order(file.header))
 
 
@@ -74,6 +75,7 @@ class Series:
             self._first = _series_frame(file)
             with contained(part10.UNREADABLE):
                 self._fps = header.frame_rate(file.header)
+                self._position_mm = header.position_mm(file.header)
 
     @property
     def fps(self) -> float | None:
@@ -92,7 +94,8 @@ class Series:
         Raises
         ------
         ClipError
-            When one cannot be decoded, or is no frame of the first one's series.
+            When one cannot be decoded, is no frame of the first one's series, or lies at another
+            place in the patient.
         """
         for index in window.indices(len(self._source)):
             with self._instance(index) as cine:
@@ -105,6 +108,9 @@ class Series:
             found = _series_frame(file)
             if found is None or self._first is None or found.series_key != self._first.series_key:
                 raise ClipError("files are not frames of one series")
+            with contained(part10.UNREADABLE):
+                if header.position_mm(file.header) != self._position_mm:
+                    raise ClipError(VOLUME)
             yield ImageCine(file)
 
 
