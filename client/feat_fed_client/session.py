@@ -43,6 +43,11 @@ class SiteSession:
         self._told_at = 0.0
         site.store.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def name(self) -> str:
+        """The site's."""
+        return self._site.name
+
     def run(
         self, assignment: Assignment, weights: Mapping[str, Tensor]
     ) -> tuple[Report, dict[str, Tensor]]:

@@ -2,7 +2,7 @@
 
 On a GPU the step is tried at full size and halved until it fits. On a CPU nothing says that
 memory is short (the kernel kills the process), so one clip's step is measured, and what many
-would need is compared with what the machine has left.
+would need is compared with what the machine, or its container, has left.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import weakref
 from collections.abc import Callable
 
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from feat_fed.errors import TrainingError
 from feat_fed.train.engine import LossFunction
+from feat_fed.train.memory import available_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def fitting_micro_batch(
         needs = "a step of one clip does not fit the GPU"
     else:
         clip_bytes = step_bytes(model, loss_of(1))
-        free_bytes = int(_SHARE * psutil.virtual_memory().available)
+        free_bytes = int(_SHARE * available_bytes())
         fits = min(wanted, (free_bytes - state_bytes - weights_bytes) // clip_bytes)
         needs = (
             f"a step of one clip needs {(clip_bytes + state_bytes + weights_bytes) / 1e9:.2f} GB, "

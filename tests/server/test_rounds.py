@@ -15,10 +15,11 @@ from feat_fed.errors import FederationError
 from feat_fed.federate import pack
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.run_store import RunStore
+from feat_fed.train.run_state import restore
 from feat_fed.wire import from_records, to_records
 from feat_fed_server import rounds as rounds_module
 from feat_fed_server.roster import KeyRoster
-from feat_fed_server.rounds import RoundLoop, restore
+from feat_fed_server.rounds import RoundLoop
 
 Weights = dict[str, Tensor]
 Answer = Callable[[Assignment, Weights], RecordDict | Error | None]

@@ -2,9 +2,7 @@
 
 import logging
 from contextlib import closing
-from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -163,8 +161,7 @@ def fit(model: nn.Module) -> int:
 
 
 def give(monkeypatch: pytest.MonkeyPatch, free_bytes: float) -> None:
-    memory = SimpleNamespace(available=free_bytes / fit_module._SHARE)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(fit_module, "available_bytes", lambda: free_bytes / fit_module._SHARE)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(99, 7), (6, 3), (1, 1), (0, 0)])
