@@ -137,8 +137,8 @@ class SiteConfig(StrictModel):
     )
     gradient_checkpointing: bool = Field(
         False,
-        description="compute activations again in the backward pass: less memory, a third more "
-        "time, the same result",
+        description="compute activations again in the backward pass: less memory, more time, the "
+        "same result",
     )
     trusted_bundles: tuple[str, ...] = Field(
         (),
