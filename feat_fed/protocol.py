@@ -78,6 +78,9 @@ class Report(StrictModel):
     )
     examples: int = Field(0, ge=0, le=10**9)
     steps: int = Field(0, ge=0, le=10**9)
+    skipped_steps: int = Field(
+        0, ge=0, le=10**9, description="not taken, because a loss or gradient was not finite"
+    )
     train_loss: float | None = None
     heldout_loss: float | None = None
     train_sec: float = Field(0.0, ge=0, le=10**7)

@@ -22,6 +22,7 @@ from feat_fed.train import (
     resolve_device,
     train_round,
 )
+from feat_fed_client.optimiser_store import OptimiserStore
 
 _LIVE_EVERY_SEC = 0.5
 
@@ -41,6 +42,11 @@ class SiteSession:
         self._site = site
         self._told_at = 0.0
         site.store.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def name(self) -> str:
+        """The site's."""
+        return self._site.name
 
     def run(
         self, assignment: Assignment, weights: Mapping[str, Tensor]
@@ -110,9 +116,24 @@ class SiteSession:
             weights=weights,
             seed=derive_seed(study.seed, self._site.name, assignment.round),
             first_step=assignment.first_step,
+            total_steps=study.rounds * study.training.local_steps,
+            micro_batch=self._site.micro_batch,
+            gradient_checkpointing=self._site.gradient_checkpointing,
+            optimiser_state=self._kept_state(assignment),
             device=self._site.device,
             threads=self._site.threads,
             label=self._label(study),
+        )
+
+    def _kept_state(self, assignment: Assignment) -> dict[str, Tensor] | None:
+        """Return the optimiser's state of the site's round before, where the study keeps it."""
+        if assignment.study.training.optimiser_state == "reset" or assignment.task != "train":
+            return None
+        return self._optimiser(assignment).read(before=assignment.round)
+
+    def _optimiser(self, assignment: Assignment) -> OptimiserStore:
+        return OptimiserStore.of(
+            self._site.store, study_id=assignment.study_id, model=assignment.study.model
         )
 
     def _label(self, study: StudyConfig) -> int | None:
@@ -142,6 +163,8 @@ class SiteSession:
             heldout=clips.heldout,
             progress=lambda step: self._step(assignment.round, step),
         )
+        if result.optimiser_state is not None:
+            self._optimiser(assignment).write(result.optimiser_state, after=assignment.round)
         report = Report(
             study_id=assignment.study_id,
             round=assignment.round,
@@ -150,6 +173,7 @@ class SiteSession:
             outcome="ok",
             examples=result.examples,
             steps=result.steps,
+            skipped_steps=result.skipped_steps,
             train_loss=result.train_loss,
             heldout_loss=result.heldout_loss,
             train_sec=result.seconds,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from feat_fed.cli import checkpoints, data, demo, federation, run, site, study
+from feat_fed.cli import checkpoints, data, demo, federation, run, site, study, train_local
 from feat_fed.cli.console import console, fail, say
 from feat_fed.errors import FeatFedError, MissingExtraError
 
@@ -41,6 +41,7 @@ app.command(rich_help_panel=_STUDY)(study.server)
 app.command(rich_help_panel=_STUDY)(run.report)
 app.command(rich_help_panel=_SITE)(federation.keygen)
 app.command(rich_help_panel=_SITE)(site.client)
+app.command(rich_help_panel=_SITE)(train_local.train_local)
 app.add_typer(data.app, name="data", rich_help_panel=_SITE)
 app.command(rich_help_panel=_RESEARCH)(study.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
@@ -53,6 +54,7 @@ _EXTRAS = {
     "server": "server",
     "keygen": "client",
     "client": "client",
+    "train-local": "client",
     "data": "client",
     "simulate": "simulation",
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -30,6 +32,8 @@ _PHASES = {
     "scoring": "scoring the final weights",
     "done": "done",
 }
+
+_WATCH_SEC = 0.5
 
 
 class StudyScreen:
@@ -112,6 +116,25 @@ class StudyScreen:
 
     def _knows(self, site: str) -> bool:
         return site in self._site_stores
+
+
+@contextlib.contextmanager
+def followed(screen: StudyScreen, store: RunStore) -> Iterator[None]:
+    """Show in the block what the work in it, on this thread, says of its own progress."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_WATCH_SEC):
+            screen.update(StudyLive.read(store.live))
+        screen.update(StudyLive.read(store.live))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
 
 
 def round_line(record: RoundRecord, rounds: int) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,14 @@ from flwr.clientapp import ClientApp
 
 from feat_fed.cli.console import say
 from feat_fed.cli.demo import demo_data
-from feat_fed.cli.progress import StudyScreen
+from feat_fed.cli.progress import StudyScreen, followed
 from feat_fed.cli.study import require_enough
 from feat_fed.config import SiteConfig, SiteDataConfig
 from feat_fed.errors import ConfigError, FederationError
 from feat_fed.processes import split_address
-from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import flower_environment
 
-_WATCH_SEC = 0.5
 _CONNECT_TIMEOUT_SEC = 5.0
 _PARTITION = "partition-id"
 
@@ -44,16 +41,9 @@ def run_simulation(
     configs = virtual_sites(store, demo_data(store, data, hospitals=sites))
     require_enough(store.study, len(configs))
     _log_to_file(store)
-    done = threading.Event()
     stores = {site.name: site.store for site in configs}
-    with StudyScreen(store, stores) as screen:
-        watcher = threading.Thread(target=_watch, args=(store, screen, done), daemon=True)
-        watcher.start()
-        try:
-            _simulate(store, configs, ray_address)
-        finally:
-            done.set()
-            watcher.join()
+    with StudyScreen(store, stores) as screen, followed(screen, store):
+        _simulate(store, configs, ray_address)
     if store.summary().state != "complete":
         say(f"the simulation's log is {store.logs / 'simulation.log'}")
         raise FederationError(store.summary().message or "the simulation ended early")
@@ -112,12 +102,6 @@ def require_cluster(address: str) -> None:
             f"no Ray cluster answers at {address} ({error}); start one with "
             f"`ray start --head --port {port}`, or leave --ray-address out"
         ) from error
-
-
-def _watch(store: RunStore, screen: StudyScreen, done: threading.Event) -> None:
-    while not done.wait(_WATCH_SEC):
-        screen.update(StudyLive.read(store.live))
-    screen.update(StudyLive.read(store.live))
 
 
 def _log_to_file(store: RunStore) -> None:

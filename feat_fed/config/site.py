@@ -135,6 +135,17 @@ class SiteConfig(StrictModel):
     )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(0, ge=0, le=1024, description="CPU threads for training; 0: all")
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="clips that pass through the network at once, at most; unset: the study's "
+        "batch_size. Fewer need less memory and change the result by rounding only",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute activations again in the backward pass: less memory, more time, the "
+        "same result",
+    )
     trusted_bundles: tuple[str, ...] = Field(
         (),
         description="SHA-256 of application bundles that may run; empty: only the one that this "

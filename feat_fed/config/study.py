@@ -34,10 +34,45 @@ class TrainingConfig(StrictModel):
     """One site's training between two messages of the server."""
 
     engine: Literal["deepspeed", "torch"] = "deepspeed"
-    local_steps: int = Field(100, ge=1, description="optimiser steps a round")
-    batch_size: int = Field(4, ge=1, description="clips an optimiser step")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="of the network's forward and backward pass; weights, gradients, optimiser "
+        "and loss are float32 in both, and held-out clips are scored in float32",
+    )
+    local_steps: int = Field(100, ge=1, description="optimiser steps a round, at most")
+    local_epochs: float | None = Field(
+        None, gt=0, description="limit beside local_steps: draws per clip of the site in a round"
+    )
+    local_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="limit beside local_steps: of training in a round; such a round does not "
+        "replay to the same bytes",
+    )
+    batch_size: int = Field(
+        4, ge=1, description="clips an optimiser step; a site may take them in several passes"
+    )
     learning_rate: float = Field(1e-4, gt=0)
+    learning_rate_schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        description="after the warm-up; `cosine` falls over rounds * local_steps, as if no round "
+        "ended early",
+    )
+    learning_rate_floor: float = Field(
+        0.0, ge=0, le=1, description="share of learning_rate at which the cosine ends"
+    )
     weight_decay: float = Field(0.0, ge=0)
+    proximal_mu: float = Field(
+        0.0,
+        ge=0,
+        description="FedProx: mu/2 times the squared distance from the round's received weights "
+        "is added to the loss",
+    )
+    optimiser_state: Literal["reset", "kept"] = Field(
+        "reset",
+        description="AdamW's moments at the start of a round: new ones, or those that the site's "
+        "round before left in its store",
+    )
     gradient_clip: float | None = Field(1.0, gt=0, description="global norm; null turns it off")
     warmup_steps: int = Field(0, ge=0, description="of the study's first optimiser steps")
     label_dropout: float = Field(
@@ -63,6 +98,11 @@ class StrategyConfig(StrictModel):
     """How the server makes one model of the sites' models."""
 
     kind: Literal["fedavg"] = "fedavg"
+    weigh_by: Literal["clips", "steps"] = Field(
+        "clips",
+        description="a site's weight in the mean: the training clips that it has, or the optimiser "
+        "steps that it took in the round",
+    )
     ema_decay: float = Field(
         0.5, ge=0, lt=1, description="a round, of the global weights; samples come from the average"
     )

@@ -20,8 +20,11 @@ class SiteRound(StrictModel):
     site: str
     status: SiteStatus
     reason: str = Field("", description="a fixed phrase of ours; empty when ok")
-    examples: int = Field(0, ge=0, description="training clips, the weight in FedAvg")
+    examples: int = Field(0, ge=0, description="training clips at the site")
     steps: int = Field(0, ge=0, description="optimiser steps taken")
+    skipped_steps: int = Field(
+        0, ge=0, description="not taken, because a loss or gradient was not finite"
+    )
     train_loss: float | None = Field(None, description="mean over the round's steps")
     heldout_loss: float | None = Field(
         None, description="of the weights received, on the site's held-out patients"

@@ -4,16 +4,15 @@ from feat_fed.train.device import cpu_threads, resolve_device
 from feat_fed.train.ema import ema_update
 from feat_fed.train.engine import Engine, StepOutcome, open_engine, preload
 from feat_fed.train.heldout import heldout_loss
-from feat_fed.train.local import (
+from feat_fed.train.jobs import (
     EvaluationJob,
     HeldoutClips,
     RoundJob,
     RoundResult,
     StepProgress,
     TrainingClips,
-    evaluate_round,
-    train_round,
 )
+from feat_fed.train.local import evaluate_round, train_round
 from feat_fed.train.seeds import derive_seed
 from feat_fed.train.weights import load_weights, weights_of
 

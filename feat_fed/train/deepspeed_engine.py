@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -29,6 +29,8 @@ from feat_fed.train.engine import (
     clip_gradient,
     set_learning_rate,
 )
+from feat_fed.train.optimiser_state import load_state, state_of
+from feat_fed.train.proximal import ProximalPull
 from feat_fed.train.weights import weights_of
 
 _log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class DeepSpeedEngine:
             )
         self._model = model
         self._limit = training.gradient_clip
+        self._pull = ProximalPull(model, mu=training.proximal_mu)
         self._optimiser = adamw(model, training)
         device = next(model.parameters()).device
         _select_accelerator(device)
@@ -86,15 +89,23 @@ class DeepSpeedEngine:
                 _leave_group()
                 raise
 
-    def step(self, loss_of: LossFunction) -> StepOutcome:
-        """Differentiate the loss, clip the gradient and update the weights."""
-        loss = loss_of(self._engine)
+    def step(self, parts: Sequence[LossFunction]) -> StepOutcome:
+        """Differentiate the sum of the losses, pull, clip, and update the weights if finite."""
+        losses = []
         # A reduction over one rank would only copy every gradient.
         with self._engine.no_sync():
-            self._engine.backward(loss)
+            for loss_of in parts:
+                loss = loss_of(self._engine)
+                self._engine.backward(loss)
+                losses.append(loss.detach())
+        self._pull.add_to_gradient()
         norm = clip_gradient(self._model, self._limit)
-        self._engine.step()
-        return StepOutcome(loss=loss.item(), gradient_norm=norm)
+        outcome = StepOutcome(loss=float(torch.stack(losses).sum()), gradient_norm=norm)
+        if outcome.taken:
+            self._engine.step()
+        else:
+            self._model.zero_grad()
+        return outcome
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Use this learning rate from the next step on."""
@@ -103,6 +114,14 @@ class DeepSpeedEngine:
     def weights(self) -> dict[str, Tensor]:
         """Return copies of the weights on the CPU, floats as float32."""
         return weights_of(self._model)
+
+    def optimiser_state(self) -> dict[str, Tensor]:
+        """Return copies of AdamW's state on the CPU."""
+        return state_of(self._optimiser, self._model)
+
+    def load_optimiser_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the state of an earlier engine."""
+        load_state(self._optimiser, self._model, state)
 
     def close(self) -> None:
         """Take DeepSpeed off the model and leave the process group."""
@@ -113,7 +132,7 @@ class DeepSpeedEngine:
 def _config(training: TrainingConfig) -> dict[str, object]:
     return {
         "train_micro_batch_size_per_gpu": training.batch_size,
-        "gradient_accumulation_steps": 1,
+        "gradient_accumulation_steps": 1,  # one step() takes in all of a batch's parts
         "zero_optimization": {"stage": 0},
         "gradient_clipping": 0.0,  # done by clip_gradient; unsaid, DeepSpeed would clip at 1
         "steps_per_print": None,

@@ -2,15 +2,15 @@
 
 :class:`~feat_fed.train.torch_engine.TorchEngine` is the reference;
 :class:`~feat_fed.train.deepspeed_engine.DeepSpeedEngine` gives the same bits on one process.
-Both start with a fresh optimiser: local optimiser state does not outlive a round, which is
-FedAvg as published (McMahan et al., arXiv 1602.05629).
+Both start with a fresh optimiser, which is FedAvg as published (McMahan et al.,
+arXiv 1602.05629), unless they are given the state of an earlier one, of either kind.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from feat_fed.config import TrainingConfig
 from feat_fed.errors import MissingExtraError
+from feat_fed.train.precision import compute_in
 
 LossFunction = Callable[[nn.Module], Tensor]
 """Takes the model that the engine trains and returns a scalar loss to differentiate."""
@@ -31,18 +32,33 @@ class StepOutcome:
     loss: float
     gradient_norm: float
 
+    @property
+    def taken(self) -> bool:
+        """Whether the weights were updated: not where one of the two is not finite."""
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
 
 class Engine(Protocol):
     """Trains one model on one device; :meth:`close` it when done."""
 
-    def step(self, loss_of: LossFunction) -> StepOutcome:
-        """Differentiate the loss, clip the gradient and update the weights."""
+    def step(self, parts: Sequence[LossFunction]) -> StepOutcome:
+        """Differentiate the sum of the losses, one after the other, and update the weights.
+
+        The gradient is pulled to the received weights (``proximal_mu``) and then clipped. A
+        step whose loss or gradient is not finite changes nothing.
+        """
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Use this learning rate from the next step on."""
 
     def weights(self) -> dict[str, Tensor]:
         """Return copies of the weights on the CPU, floats as float32."""
+
+    def optimiser_state(self) -> dict[str, Tensor]:
+        """Return copies of AdamW's state on the CPU (:mod:`feat_fed.train.optimiser_state`)."""
+
+    def load_optimiser_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the state of an earlier engine; CheckpointError if it does not fit."""
 
     def close(self) -> None:
         """Give back what the engine holds outside the model; the model stays usable."""
@@ -51,11 +67,14 @@ class Engine(Protocol):
 def open_engine(model: nn.Module, training: TrainingConfig) -> Engine:
     """Build the engine that ``training.engine`` names, on the device where the model lies.
 
+    The model's forward pass computes in ``training.precision`` from then on.
+
     Raises
     ------
     MissingExtraError
         If it is DeepSpeed and DeepSpeed is not installed.
     """
+    compute_in(model, training.precision)
     if training.engine == "torch":
         from feat_fed.train.torch_engine import TorchEngine
 

@@ -1,100 +1,52 @@
 """One site's part in one round: weights in, better weights out.
 
-Nothing here reads a file, a clock of the study or a message; the same job on the same clips
-gives the same bytes on the same machine with the same number of threads (on a CPU; CUDA's
-convolutions may sum in another order).
+Nothing here reads a file or a message; the same job on the same clips gives the same bytes on
+the same machine with the same number of threads (on a CPU; CUDA's convolutions may sum in
+another order), as long as ``training.local_minutes`` does not end it.
 
 Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
-from feat_fed.diffusion import Schedule, drop_labels, training_losses, with_labels
+from feat_fed.config import TrainingConfig
+from feat_fed.diffusion import Schedule
 from feat_fed.errors import TrainingError
 from feat_fed.model import FEAT
+from feat_fed.train.batches import losses_of_batch
 from feat_fed.train.device import cpu_threads, resolve_device
 from feat_fed.train.engine import Engine, LossFunction, StepOutcome, open_engine
+from feat_fed.train.fit import fitting_micro_batch
 from feat_fed.train.heldout import heldout_loss
-from feat_fed.train.seeds import derive_seed
+from feat_fed.train.jobs import (
+    EvaluationJob,
+    HeldoutClips,
+    RoundJob,
+    RoundResult,
+    StepProgress,
+    TrainingClips,
+)
+from feat_fed.train.learning_rate import learning_rate_at
+from feat_fed.train.precision import compute_in
 from feat_fed.train.weights import load_weights
 
+_log = logging.getLogger(__name__)
 
-class TrainingClips(Protocol):
-    """Latent clips to learn from; :class:`feat_fed.codec.LatentWindows` is one."""
+MAX_SKIPPED_STEPS = 3
+"""Of a round, before it is given up."""
 
-    @property
-    def num_clips(self) -> int:
-        """Clips at the site: its weight in the federated average."""
-
-    def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
-        """Return z_BFCHW, a function of its arguments alone."""
-
-
-class HeldoutClips(Protocol):
-    """Latent clips of patients that nobody trains on."""
-
-    def fixed(self, num_clips: int) -> Tensor:
-        """Return z_NFCHW: the same clips at every call, at most ``num_clips``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationJob:
-    """Score these weights at this site."""
-
-    model: FEATConfig
-    diffusion: DiffusionConfig
-    training: TrainingConfig
-    weights: Mapping[str, Tensor]
-    device: str = "auto"
-    threads: int = 0
-    """CPU threads; 0: torch's own choice."""
-    label: int | None = None
-    """Class of the site's clips; None for a model without classes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundJob(EvaluationJob):
-    """Train these weights for ``training.local_steps`` at this site."""
-
-    seed: int
-    """Of this study, site and round: :func:`~feat_fed.train.seeds.derive_seed`."""
-    first_step: int
-    """Optimiser steps of the study before this round, from which the warm-up goes on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundResult:
-    """What a round at a site gives back; all but the weights are plain numbers."""
-
-    weights: dict[str, Tensor]
-    train_loss: float
-    """Mean of the total loss over the round's steps."""
-    heldout_loss: float | None
-    """Of the weights received, before training; None without held-out clips."""
-    steps: int
-    examples: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class StepProgress:
-    """How far the round is, after a step."""
-
-    step: int
-    steps: int
-    loss: float
-    clips_per_sec: float
+BACK_OFF = 0.5
+"""What each skipped step multiplies the round's further learning rates by."""
 
 
 def train_round(
@@ -109,38 +61,52 @@ def train_round(
     Raises
     ------
     CheckpointError
-        If the weights do not fit the model.
+        If the weights or the optimiser's state do not fit the model.
     ConfigError
         If the device is not there.
     TrainingError
-        If the loss or its gradient is not finite.
+        If too many losses or gradients are not finite, or memory is too short for one clip.
     """
     started_sec = time.perf_counter()
     with cpu_threads(job.threads):
         model = _received_model(job)
-        score = None if heldout is None else _score(job, model, heldout)
+        model.gradient_checkpointing = job.gradient_checkpointing
+        micro_batch = _fitting_micro_batch(job, model, train)
+        score = None if heldout is None else _score(job, model, heldout, micro_batch)
         with closing(open_engine(model, job.training)) as engine:
-            losses = _train(job, engine, train, progress)
-            weights = engine.weights()
+            if job.optimiser_state is not None:
+                engine.load_optimiser_state(job.optimiser_state)
+            steps = _train(job, engine, train, micro_batch, progress)
+            weights = _finite(engine.weights())
+            kept = job.training.optimiser_state == "kept"
+            state = engine.optimiser_state() if kept else None
     return RoundResult(
         weights=weights,
-        train_loss=math.fsum(losses) / len(losses),
+        train_loss=math.fsum(steps.losses) / len(steps.losses),
         heldout_loss=score,
-        steps=len(losses),
+        steps=len(steps.losses),
+        skipped_steps=steps.skipped,
         examples=train.num_clips,
         seconds=time.perf_counter() - started_sec,
+        optimiser_state=state,
     )
 
 
 def evaluate_round(job: EvaluationJob, *, heldout: HeldoutClips) -> float:
     """Return the held-out loss of the weights; :func:`train_round` without the training."""
     with cpu_threads(job.threads):
-        return _score(job, _received_model(job), heldout)
+        return _score(job, _received_model(job), heldout, _wanted_micro_batch(job))
 
 
-def warmed_up(learning_rate: float, *, step: int, warmup_steps: int) -> float:
-    """Return the learning rate of the study's optimiser step ``step`` (from 0): a linear rise."""
-    return learning_rate * min(1.0, (step + 1) / max(1, warmup_steps))
+def planned_steps(training: TrainingConfig, *, num_clips: int) -> int:
+    """Return a round's optimiser steps: ``local_steps``, or fewer for ``local_epochs``.
+
+    An epoch is as many draws as the site has clips; the last step of it may begin another.
+    """
+    if training.local_epochs is None:
+        return training.local_steps
+    epochs = math.ceil(training.local_epochs * num_clips / training.batch_size)
+    return min(training.local_steps, epochs)
 
 
 def _received_model(job: EvaluationJob) -> FEAT:
@@ -149,78 +115,110 @@ def _received_model(job: EvaluationJob) -> FEAT:
     return model
 
 
-def _score(job: EvaluationJob, model: nn.Module, heldout: HeldoutClips) -> float:
+def _wanted_micro_batch(job: EvaluationJob) -> int:
+    return min(job.training.batch_size, job.micro_batch or job.training.batch_size)
+
+
+def _fitting_micro_batch(job: RoundJob, model: FEAT, train: TrainingClips) -> int:
+    """Try a step in the study's precision on a clip of the site, repeated as often as needed."""
+    device = next(model.parameters()).device
+    schedule = Schedule.linear(job.diffusion).to(device)
+    z_1FCHW = train.batch(job.seed, job.first_step, 1).to(device).float()
+
+    def loss_of(clips: int) -> LossFunction:
+        z_BFCHW = z_1FCHW.expand(clips, *z_1FCHW.shape[1:])
+        return losses_of_batch(z_BFCHW, schedule, job, step=0, micro_batch=clips)[0]
+
+    compute_in(model, job.training.precision)
+    fits = fitting_micro_batch(
+        model,
+        loss_of,
+        wanted=_wanted_micro_batch(job),
+        keeps_anchor=job.training.proximal_mu > 0,
+    )
+    compute_in(model, "fp32")
+    return fits
+
+
+def _score(job: EvaluationJob, model: nn.Module, heldout: HeldoutClips, batch_size: int) -> float:
     return heldout_loss(
         model,
         heldout.fixed(job.training.heldout_clips),
         diffusion=job.diffusion,
-        batch_size=job.training.batch_size,
+        batch_size=batch_size,
         label=job.label,
     )
+
+
+@dataclass
+class _Steps:
+    """The round's steps so far."""
+
+    losses: list[float] = field(default_factory=list)
+    skipped: int = 0
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Count a step.
+
+        Raises
+        ------
+        TrainingError
+            If it was skipped and one more must not be.
+        """
+        if outcome.taken:
+            self.losses.append(outcome.loss)
+            return
+        self.skipped += 1
+        number = len(self.losses) + self.skipped
+        what = f"step {number} of the round has loss {outcome.loss} and gradient norm "
+        what += f"{outcome.gradient_norm}"
+        if self.skipped > MAX_SKIPPED_STEPS:
+            raise TrainingError(f"{what}, and {MAX_SKIPPED_STEPS} were skipped before; {_MEND}")
+        _log.warning("%s: skipped, and the learning rate goes down to half", what)
+
+
+_MEND = (
+    "lower training.learning_rate, lengthen training.warmup_steps or set training.gradient_clip, "
+    "and resume from the last round"
+)
 
 
 def _train(
     job: RoundJob,
     engine: Engine,
     train: TrainingClips,
+    micro_batch: int,
     progress: Callable[[StepProgress], None],
-) -> list[float]:
-    """Take the round's steps; return their losses."""
+) -> _Steps:
+    """Take the round's steps until the first of its limits."""
     training = job.training
     device = resolve_device(job.device)
     schedule = Schedule.linear(job.diffusion).to(device)
+    planned = planned_steps(training, num_clips=train.num_clips)
     started_sec = time.perf_counter()
-    losses: list[float] = []
-    for step in range(job.first_step, job.first_step + training.local_steps):
-        engine.set_learning_rate(
-            warmed_up(training.learning_rate, step=step, warmup_steps=training.warmup_steps)
-        )
+    steps = _Steps()
+    for number, step in enumerate(range(job.first_step, job.first_step + planned), start=1):
+        rate = learning_rate_at(training, step=step, total_steps=job.total_steps)
+        engine.set_learning_rate(rate * BACK_OFF**steps.skipped)
         z_BFCHW = train.batch(job.seed, step, training.batch_size).to(device).float()
-        outcome = engine.step(_loss_of(z_BFCHW, schedule, job, step=step))
-        losses.append(_finite(outcome, step=len(losses) + 1))
-        progress(
-            StepProgress(
-                step=len(losses),
-                steps=training.local_steps,
-                loss=outcome.loss,
-                clips_per_sec=len(losses)
-                * training.batch_size
-                / (time.perf_counter() - started_sec),
-            )
+        outcome = engine.step(
+            losses_of_batch(z_BFCHW, schedule, job, step=step, micro_batch=micro_batch)
         )
-    return losses
+        steps.add(outcome)
+        seconds = time.perf_counter() - started_sec
+        if outcome.taken:
+            clips_per_sec = number * training.batch_size / seconds
+            progress(StepProgress(number, planned, outcome.loss, clips_per_sec))
+        if training.local_minutes is not None and seconds >= 60 * training.local_minutes:
+            break
+    if not steps.losses:
+        raise TrainingError(f"all {steps.skipped} steps of the round were skipped; {_MEND}")
+    return steps
 
 
-def _loss_of(z_BFCHW: Tensor, schedule: Schedule, job: RoundJob, *, step: int) -> LossFunction:
-    """Draw timesteps (uniform, one a clip), noise and which clips lose their class.
-
-    On the CPU, so that they are the same for every device.
-    """
-    generator = torch.Generator().manual_seed(derive_seed("diffusion", job.seed, step))
-    t_B = torch.randint(len(schedule), (len(z_BFCHW),), generator=generator)
-    noise_BFCHW = torch.randn(z_BFCHW.shape, generator=generator)
-    t_B, noise_BFCHW = t_B.to(z_BFCHW.device), noise_BFCHW.to(z_BFCHW.device)
-    labels_B = None
-    if job.label is not None:
-        labels_B = drop_labels(
-            torch.full_like(t_B, job.label),
-            probability=job.training.label_dropout,
-            null_label=job.model.num_classes,
-            generator=generator,
-        )
-
-    def loss_of(model: nn.Module) -> Tensor:
-        network = with_labels(model, labels_B)
-        return training_losses(network, z_BFCHW, t_B, noise_BFCHW, schedule).total_B.mean()
-
-    return loss_of
-
-
-def _finite(outcome: StepOutcome, *, step: int) -> float:
-    if math.isfinite(outcome.loss) and math.isfinite(outcome.gradient_norm):
-        return outcome.loss
-    raise TrainingError(
-        f"step {step} of the round has loss {outcome.loss} and gradient norm "
-        f"{outcome.gradient_norm}; lower training.learning_rate, lengthen training.warmup_steps "
-        "or set training.gradient_clip, and resume from the last round"
-    )
+def _finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights; after a last step that ruined them, raise."""
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(f"weight {name} is not finite after the round; {_MEND}")
+    return dict(weights)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import Tensor, nn
 
 from feat_fed.config import TrainingConfig
@@ -12,6 +15,8 @@ from feat_fed.train.engine import (
     clip_gradient,
     set_learning_rate,
 )
+from feat_fed.train.optimiser_state import load_state, state_of
+from feat_fed.train.proximal import ProximalPull
 from feat_fed.train.weights import weights_of
 
 
@@ -21,16 +26,23 @@ class TorchEngine:
     def __init__(self, model: nn.Module, training: TrainingConfig) -> None:
         self._model = model
         self._limit = training.gradient_clip
+        self._pull = ProximalPull(model, mu=training.proximal_mu)
         self._optimiser = adamw(model, training)
 
-    def step(self, loss_of: LossFunction) -> StepOutcome:
-        """Differentiate the loss, clip the gradient and update the weights."""
+    def step(self, parts: Sequence[LossFunction]) -> StepOutcome:
+        """Differentiate the sum of the losses, pull, clip, and update the weights if finite."""
         self._optimiser.zero_grad()
-        loss = loss_of(self._model)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = []
+        for loss_of in parts:
+            loss = loss_of(self._model)
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        self._pull.add_to_gradient()
         norm = clip_gradient(self._model, self._limit)
-        self._optimiser.step()
-        return StepOutcome(loss=loss.item(), gradient_norm=norm)
+        outcome = StepOutcome(loss=float(torch.stack(losses).sum()), gradient_norm=norm)
+        if outcome.taken:
+            self._optimiser.step()
+        return outcome
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Use this learning rate from the next step on."""
@@ -39,6 +51,14 @@ class TorchEngine:
     def weights(self) -> dict[str, Tensor]:
         """Return copies of the weights on the CPU, floats as float32."""
         return weights_of(self._model)
+
+    def optimiser_state(self) -> dict[str, Tensor]:
+        """Return copies of AdamW's state on the CPU."""
+        return state_of(self._optimiser, self._model)
+
+    def load_optimiser_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on with the state of an earlier engine."""
+        load_state(self._optimiser, self._model, state)
 
     def close(self) -> None:
         """Do nothing: everything is freed with the engine."""

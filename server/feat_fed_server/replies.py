@@ -37,6 +37,7 @@ class Reply:
             reason=self.reason,
             examples=told.examples if told else 0,
             steps=told.steps if told else 0,
+            skipped_steps=told.skipped_steps if told else 0,
             train_loss=told.train_loss if told else None,
             heldout_loss=told.heldout_loss if told else None,
             train_sec=told.train_sec if told else 0.0,
@@ -92,6 +93,10 @@ def _check_answers(report: Report, assignment: Assignment) -> None:
     for field in ("study_id", "round", "task"):
         if getattr(report, field) != getattr(assignment, field):
             raise ProtocolError(f"an answer to another {field.replace('_', ' ')}")
+    if report.outcome == "ok" and report.task == "train":
+        most = assignment.study.training.local_steps
+        if report.steps < 1 or report.steps + report.skipped_steps > most:
+            raise ProtocolError(f"not between 1 and the round's {most} steps")
 
 
 def _failure(report: Report) -> str:

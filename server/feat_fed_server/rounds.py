@@ -6,21 +6,18 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import httpx
-import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from feat_fed.errors import CheckpointError, FederationError
-from feat_fed.model import FEAT, read_weights, write_weights
+from feat_fed.errors import FederationError
 from feat_fed.protocol import Assignment, Task
 from feat_fed.report.live import StudyLive
-from feat_fed.report.records import RoundRecord, RunSummary
+from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
-from feat_fed.train.ema import ema_update
+from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed_server.replies import Reply, missing, read_reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.strategy import build_strategy
@@ -33,15 +30,6 @@ _MAX_ATTEMPTS = 3
 """Times that a round without enough good replies is begun again."""
 
 Weights = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class GlobalState:
-    """What a round starts from."""
-
-    rounds_done: int
-    weights: Weights
-    ema: Weights
 
 
 class RoundLoop:
@@ -75,13 +63,13 @@ class RoundLoop:
             If too few sites come, or a round cannot be completed.
         """
         state = restore(self._store)
-        self._summarise(state, "running")
+        summarise(self._store, state, "running")
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
-            self._summarise(state, "running")
+            summarise(self._store, state, "running")
         final = self._score(state)
-        self._summarise(state, "complete", final)
+        summarise(self._store, state, "complete", final_heldout_loss=final)
         self._tell("done", state.rounds_done)
 
     def _round(self, state: GlobalState) -> GlobalState:
@@ -107,9 +95,7 @@ class RoundLoop:
             )
         self._tell("aggregating", number)
         weights = self._strategy.aggregate(number, updates, state.weights)
-        # The untrained weights get no part: a plain mean of the rounds until there are enough.
-        decay = min(self._study.strategy.ema_decay, (number - 1) / number)
-        ema = ema_update(state.ema, weights, decay=decay)
+        new = state.after_round(weights, ema_decay=self._study.strategy.ema_decay)
         self._store.append(
             RoundRecord(
                 round=number,
@@ -120,7 +106,6 @@ class RoundLoop:
                 sites=tuple(each.record(bytes_down) for each in replies),
             )
         )
-        new = GlobalState(number, weights, ema)
         save(self._store, new)
         return new
 
@@ -234,49 +219,6 @@ class RoundLoop:
                 "deadline": deadline,
             }
         ).write(self._store.live)
-
-    def _summarise(self, state: GlobalState, to: str, final: float | None = None) -> None:
-        previous = self._store.summary()
-        self._store.write_summary(
-            RunSummary.model_validate(
-                {
-                    **previous.model_dump(),
-                    "state": to,
-                    "rounds_done": state.rounds_done,
-                    "rounds_wanted": self._study.rounds,
-                    "final_heldout_loss": final,
-                    "message": "",
-                }
-            )
-        )
-
-
-def restore(store: RunStore) -> GlobalState:
-    """Return the last whole state in the run's folder; a damaged newest one is passed over."""
-    newest = store.latest_round()
-    for number in range(newest if newest is not None else -1, -1, -1):
-        try:
-            return GlobalState(
-                number,
-                read_weights(
-                    store.checkpoint(number), kind="global", model=store.study.model
-                ).tensors,
-                read_weights(store.ema(number), kind="ema", model=store.study.model).tensors,
-            )
-        except CheckpointError as error:
-            log.warning("round %d cannot be restored: %s", number, error)
-    torch.manual_seed(store.study.seed)
-    weights = {name: each.detach() for name, each in FEAT(store.study.model).state_dict().items()}
-    state = GlobalState(0, weights, dict(weights))
-    save(store, state)
-    return state
-
-
-def save(store: RunStore, state: GlobalState) -> None:
-    """Write both weights files of a round; the round counts as done when both are there."""
-    number, model = state.rounds_done, store.study.model
-    write_weights(store.checkpoint(number), state.weights, kind="global", model=model)
-    write_weights(store.ema(number), state.ema, kind="ema", model=model)
 
 
 def _pause(began_at: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -17,7 +17,7 @@ from feat_fed.federate import pack
 from feat_fed.protocol import Assignment, Report
 from feat_fed.wire import header_record, weights_record
 
-_WEIGHT_KEY = "num-examples"
+_WEIGHT_KEY = "weight"
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,13 @@ class BucketedStrategy:
     inner
         Any of Flower's message strategies. It must take all nodes that it is offered:
         who takes part is decided before.
+    weigh_by
+        What a site weighs in a mean: its training clips, or the steps that it took.
     """
 
-    def __init__(self, inner: Strategy) -> None:
+    def __init__(self, inner: Strategy, *, weigh_by: Literal["clips", "steps"] = "clips") -> None:
         self._inner = inner
+        self._weigh_by = weigh_by
 
     def configure(
         self, assignment: Assignment, weights: Mapping[str, Tensor], nodes: Sequence[int]
@@ -66,7 +69,7 @@ class BucketedStrategy:
     ) -> dict[str, Tensor]:
         """Make the next global weights; updates in any order give the same bytes."""
         ordered = sorted(updates, key=lambda update: update.report.site)
-        replies = [_reply(update) for update in ordered]
+        replies = [_reply(each.weights, weight=self._weight(each.report)) for each in ordered]
         arrays, _ = self._inner.aggregate_train(round_number, replies)
         if arrays is None:
             return dict(previous)
@@ -75,11 +78,14 @@ class BucketedStrategy:
             for name, tensor in previous.items()
         }
 
+    def _weight(self, report: Report) -> int:
+        return report.examples if self._weigh_by == "clips" else report.steps
+
 
 def build_strategy(config: StrategyConfig) -> BucketedStrategy:
     """Return the study's strategy."""
     strategies = {"fedavg": _fedavg}
-    return BucketedStrategy(strategies[config.kind]())
+    return BucketedStrategy(strategies[config.kind](), weigh_by=config.weigh_by)
 
 
 def to_arrays(weights: Mapping[str, Tensor]) -> ArrayRecord:
@@ -96,11 +102,11 @@ def _fedavg() -> Strategy:
     )
 
 
-def _reply(update: Update) -> Message:
+def _reply(weights: Mapping[str, Tensor], *, weight: int) -> Message:
     content = RecordDict(
         {
-            "arrays": to_arrays(update.weights),
-            "metrics": MetricRecord({_WEIGHT_KEY: update.report.examples}),
+            "arrays": to_arrays(weights),
+            "metrics": MetricRecord({_WEIGHT_KEY: weight}),
         }
     )
     return Message(content, dst_node_id=1, message_type="train")

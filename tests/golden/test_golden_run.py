@@ -97,6 +97,7 @@ def job_of(study: StudyConfig, weights: dict, seed: int, number: int) -> RoundJo
         weights=weights,
         seed=seed,
         first_step=(number - 1) * study.training.local_steps,
+        total_steps=study.rounds * study.training.local_steps,
         device="cpu",
         threads=1,
     )

@@ -15,10 +15,11 @@ from feat_fed.errors import FederationError
 from feat_fed.federate import pack
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.run_store import RunStore
+from feat_fed.train.run_state import restore
 from feat_fed.wire import from_records, to_records
 from feat_fed_server import rounds as rounds_module
 from feat_fed_server.roster import KeyRoster
-from feat_fed_server.rounds import RoundLoop, restore
+from feat_fed_server.rounds import RoundLoop
 
 Weights = dict[str, Tensor]
 Answer = Callable[[Assignment, Weights], RecordDict | Error | None]
@@ -43,6 +44,7 @@ def report(assignment: Assignment, site: str, **changes: Any) -> Report:
         "site": site,
         "outcome": "ok",
         "examples": 1,
+        "steps": 1 if assignment.task == "train" else 0,
         "train_loss": 1.0,
         "heldout_loss": 0.5,
     }
@@ -138,6 +140,27 @@ def test_rounds_are_means_weighted_by_examples(store: RunStore) -> None:
     assert [record.round for record in store.rounds()] == [1, 2]
 
 
+def test_a_study_may_weigh_by_the_steps_that_were_taken(tmp_path: Path) -> None:
+    strategy = STUDY.strategy.model_copy(update={"weigh_by": "steps"})
+    store = RunStore.create(tmp_path / "run", STUDY.model_copy(update={"strategy": strategy}))
+
+    def site(name: str, shift: float, *, examples: int, steps: int) -> Answer:
+        def answer(assignment: Assignment, weights: Weights) -> RecordDict:
+            if assignment.task == "evaluate":
+                return to_records(report(assignment, name))
+            told = report(assignment, name, examples=examples, steps=steps)
+            return to_records(told, pack({key: each + shift for key, each in weights.items()}))
+
+        return answer
+
+    run(
+        store,
+        {"a": site("a", 1.0, examples=1, steps=30), "b": site("b", 5.0, examples=9, steps=10)},
+    )
+    assert moved_by(store, 1) == pytest.approx(2.0, abs=1e-5)
+    assert [each.steps for each in store.rounds()[0].sites] == [30, 10]
+
+
 def test_the_average_lags_by_its_decay(store: RunStore) -> None:
     from feat_fed.model import read_weights
 
@@ -210,6 +233,15 @@ HOSTILE: dict[str, tuple[Answer, str]] = {
     "extra": (with_weights(lambda w: {**w, "x": torch.zeros(1)}), "unknown"),
     "missing": (with_weights(lambda w: dict(list(w.items())[1:])), "missing"),
     "nothing": (lambda a, w: to_records(report(a, "c")), "missing"),
+    "too many steps": (
+        lambda a, w: to_records(report(a, "c", steps=101), pack(w)),
+        "the round's 100 steps",
+    ),
+    "no step": (lambda a, w: to_records(report(a, "c", steps=0), pack(w)), "between 1 and"),
+    "skipped too many": (
+        lambda a, w: to_records(report(a, "c", steps=99, skipped_steps=2), pack(w)),
+        "the round's 100 steps",
+    ),
     "garbage": (lambda a, w: to_records(report(a, "c"), [b"x" * 99]), "not a safetensors"),
     "another round": (lambda a, w: to_records(report(a, "c", round=9), pack(w)), "another round"),
     "another study": (

@@ -30,7 +30,7 @@ def run(training: TrainingConfig) -> tuple[list[tuple[float, float]], dict[str, 
         outcomes = []
         for step in range(STEPS):
             engine.set_learning_rate(training.learning_rate * (step + 1) / STEPS)
-            outcome = engine.step(loss_of(step))
+            outcome = engine.step([loss_of(step)])
             outcomes.append((outcome.loss, outcome.gradient_norm))
         return outcomes, engine.weights()
 
@@ -64,7 +64,7 @@ def test_torch_engine_is_adamw_as_written_down() -> None:
     model = small_model()
     before = weights_of(model)
     with closing(open_engine(model, training)) as engine:
-        engine.step(loss_of(0))
+        engine.step([loss_of(0)])
         after = engine.weights()
     gradient = {name: each.grad for name, each in model.named_parameters()}
     for name, weight in before.items():
@@ -85,7 +85,7 @@ def test_deepspeed_listens_on_loopback_only(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0")
     monkeypatch.setenv("WORLD_SIZE", "8")
     with closing(open_engine(small_model(), TrainingConfig(engine="deepspeed"))) as engine:
-        engine.step(loss_of(0))
+        engine.step([loss_of(0)])
         hosts = {each.laddr.ip for each in psutil.Process().net_connections() if each.laddr}
     assert hosts <= {"127.0.0.1", "::1"}
 
@@ -95,4 +95,4 @@ def test_a_second_deepspeed_engine_is_refused_and_the_first_goes_on() -> None:
     with closing(open_engine(small_model(), training)) as engine:
         with pytest.raises(TrainingError, match="close that engine first"):
             open_engine(small_model(), training)
-        assert engine.step(loss_of(0)).loss > 0
+        assert engine.step([loss_of(0)]).loss > 0

@@ -36,6 +36,7 @@ def job(label: int | None, dropout: float = 0.0) -> RoundJob:
         weights=weights_of(model),
         seed=1,
         first_step=0,
+        total_steps=100,
         device="cpu",
         threads=1,
         label=label,

@@ -19,7 +19,7 @@ from feat_fed.train import (
     train_round,
     weights_of,
 )
-from feat_fed.train.local import warmed_up
+from feat_fed.train.local import planned_steps
 
 MODEL = FEATConfig(in_channels=2, hidden_size=16, num_trios=1, num_heads=2, mlp_ratio=2.0)
 
@@ -61,6 +61,7 @@ def job(weights: dict[str, Tensor]) -> RoundJob:
         threads=1,
         seed=7,
         first_step=0,
+        total_steps=100,
     )
 
 
@@ -117,9 +118,6 @@ def test_the_model_learns(job: RoundJob) -> None:
 
 def test_warm_up_goes_on_where_the_study_stands(job: RoundJob) -> None:
     """Two rounds of a study warm up like one; the optimiser is fresh in each."""
-    assert [warmed_up(2.0, step=step, warmup_steps=4) for step in range(6)] == [
-        0.5, 1.0, 1.5, 2.0, 2.0, 2.0,
-    ]  # fmt: skip
     cold = with_training(job, local_steps=1, warmup_steps=1000)
     moved = {
         first_step: max(
@@ -132,15 +130,61 @@ def test_warm_up_goes_on_where_the_study_stands(job: RoundJob) -> None:
     assert list(moved.values()) == pytest.approx([1e-6, 5e-4, 1e-3, 1e-3], rel=0.02)
 
 
-@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
-def test_a_loss_that_is_not_finite_stops_the_round(job: RoundJob, engine: str) -> None:
-    class Spoilt(Waves):
-        def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
-            return super().batch(seed, step, batch_size) * (float("nan") if step == 12 else 1)
+class Spoilt(Waves):
+    """Some of its batches are not numbers."""
 
-    with pytest.raises(TrainingError, match=r"step 3 .* lower training.learning_rate"):
-        run(with_training(replace(job, first_step=10), engine=engine), Spoilt(1, 8))
-    assert run(with_training(job, engine=engine)).steps == 4, "the process can go on"
+    def __init__(self, *bad_steps: int) -> None:
+        super().__init__(1, 8)
+        self.bad_steps = bad_steps
+
+    def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
+        factor = float("nan") if step in self.bad_steps else 1
+        return super().batch(seed, step, batch_size) * factor
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_too_many_losses_that_are_not_finite_stop_the_round(job: RoundJob, engine: str) -> None:
+    job = with_training(replace(job, first_step=10), engine=engine, local_steps=9)
+    with pytest.raises(TrainingError, match=r"step 8 .* 3 were skipped .* lower training.learning"):
+        run(job, Spoilt(12, 13, 15, 17))
+    assert run(job).steps == 9, "the process can go on"
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_a_skipped_step_changes_nothing_but_the_learning_rate_after_it(
+    job: RoundJob, engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The round goes on as one that never had that step, at half the rate from there on."""
+    job = with_training(replace(job, first_step=1), engine=engine, local_steps=3)
+    result = run(job, Spoilt(1))
+    assert (result.steps, result.skipped_steps) == (2, 1)
+    assert "step 1 of the round has loss nan" in caplog.text
+    halved = with_training(
+        replace(job, first_step=2), local_steps=2, learning_rate=job.training.learning_rate / 2
+    )
+    assert same(result.weights, run(halved).weights)
+
+
+def test_a_round_of_skipped_steps_alone_is_an_error(job: RoundJob) -> None:
+    with pytest.raises(TrainingError, match="all 2 steps"):
+        run(with_training(job, local_steps=2), Spoilt(0, 1))
+
+
+def test_weights_that_the_last_step_ruined_are_not_given_back(job: RoundJob) -> None:
+    with pytest.raises(TrainingError, match="not finite after the round"):
+        run(with_training(job, local_steps=1, learning_rate=1e38, weight_decay=1e3))
+
+
+def test_the_first_limit_ends_the_round(job: RoundJob) -> None:
+    def steps(**changes: object) -> int:
+        return planned_steps(with_training(job, **changes).training, num_clips=8)
+
+    assert steps(local_steps=4) == 4
+    assert steps(local_steps=4, local_epochs=1) == 3, "8 clips are 2 2/3 batches of 3"
+    assert steps(local_steps=4, local_epochs=0.01) == 1
+    assert steps(local_steps=2, local_epochs=9) == 2
+    assert run(with_training(job, local_epochs=1)).steps == 3
+    assert run(with_training(job, local_minutes=1e-9)).steps == 1
 
 
 def test_held_out_clips_that_overflow_are_an_error(job: RoundJob) -> None:

@@ -49,6 +49,7 @@ def job_of(steps: int, **diffusion: object) -> RoundJob:
         threads=1,
         seed=7,
         first_step=0,
+        total_steps=100,
     )
 
 

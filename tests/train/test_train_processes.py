@@ -22,7 +22,7 @@ def train():
     x = torch.randn(512, 64)
     with cpu_threads(2), closing(open_engine(model, TrainingConfig(engine="deepspeed"))) as engine:
         for _ in range(3):
-            engine.step(lambda model: (model(x) - x).square().mean())
+            engine.step([lambda model: (model(x) - x).square().mean()])
         weights = engine.weights()
     return hashlib.sha256(b"".join(w.numpy().tobytes() for w in weights.values())).hexdigest()
 """

@@ -1,0 +1,136 @@
+"""The optimiser's state between a study's rounds, in the site's store.
+
+::
+
+    optimiser/STUDY_ID/after-0003.safetensors
+
+A round may be asked for again, and must then start from what it started from before. So the
+state of a round that was done stays until a later one is, and a round reads the newest state
+that is older than itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from feat_fed.atomic import atomic_path
+from feat_fed.config import FEATConfig
+from feat_fed.config.base import StrictModel
+from feat_fed.errors import CheckpointError
+from feat_fed.model.state import fingerprint, state_schema
+from feat_fed.train.optimiser_state import misfit
+
+log = logging.getLogger(__name__)
+
+_HEADER, _DIGEST = "feat_fed", "sha256"
+
+
+class _Header(StrictModel):
+    """What a file says of itself, as JSON in the safetensors metadata."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["optimiser"] = "optimiser"
+    optimiser: Literal["adamw"] = "adamw"
+    study_id: str
+    round: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class OptimiserStore:
+    """States of one study's model, below a site's store."""
+
+    folder: Path
+    study_id: str
+    model: FEATConfig
+
+    @classmethod
+    def of(cls, store: Path, *, study_id: str, model: FEATConfig) -> OptimiserStore:
+        """Name the study's part of the site's store."""
+        return cls(store / "optimiser" / study_id, study_id, model)
+
+    def read(self, *, before: int) -> dict[str, Tensor] | None:
+        """Return the newest state of a round below ``before``; None to start with a fresh one.
+
+        A file that is damaged or of another model is passed over with a word in the log.
+        """
+        rounds = [each for each in self._rounds() if each < before]
+        if not rounds:
+            return None
+        path = self._path(max(rounds))
+        try:
+            return self._checked(path, max(rounds))
+        except CheckpointError as error:
+            log.warning("the optimiser starts afresh: %s", error)
+            return None
+
+    def write(self, state: Mapping[str, Tensor], *, after: int) -> None:
+        """Keep the state after a round, and of those before it the newest alone.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written.
+        """
+        header = _Header(
+            study_id=self.study_id, round=after, fingerprint=fingerprint(self.model)
+        ).model_dump_json()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._path(after)) as part:
+                save_file(dict(state), part, {_HEADER: header, _DIGEST: _digest(header, state)})
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{self._path(after)} cannot be written: {error}; make room in the site's store"
+            ) from error
+        earlier = max((each for each in self._rounds() if each < after), default=after)
+        for number in self._rounds():
+            if number not in (earlier, after):
+                self._path(number).unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"after-{number:04d}.safetensors"
+
+    def _rounds(self) -> list[int]:
+        names = (re.fullmatch(r"after-(\d+)\.safetensors", each.name) for each in self._files())
+        return [int(match[1]) for match in names if match]
+
+    def _files(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+
+    def _checked(self, path: Path, number: int) -> dict[str, Tensor]:
+        """Return a file's state, or raise CheckpointError."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            header = _Header.model_validate_json(about.get(_HEADER, ""))
+        except (OSError, SafetensorError, ValueError, ValidationError):
+            raise CheckpointError(f"{path} is damaged or no optimiser's state") from None
+        if about.get(_DIGEST) != _digest(about[_HEADER], state):
+            raise CheckpointError(f"{path} is damaged: its content does not match its digest")
+        if (header.study_id, header.round) != (self.study_id, number):
+            raise CheckpointError(f"{path} is of another study or round")
+        shapes = {name: spec.shape for name, spec in state_schema(self.model).items()}
+        if header.fingerprint != fingerprint(self.model) or misfit(state, shapes):
+            raise CheckpointError(f"{path} is of another model")
+        return state
+
+
+def _digest(header: str, state: Mapping[str, Tensor]) -> str:
+    sha = hashlib.sha256(header.encode())
+    for name in sorted(state):
+        sha.update(f"\0{name}\0{list(state[name].shape)}\0".encode())
+        sha.update(state[name].numpy().tobytes())
+    return sha.hexdigest()

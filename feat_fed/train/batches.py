@@ -1,0 +1,49 @@
+"""One optimiser step's batch as losses of its micro-batches, whose sum is the batch's mean.
+
+Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from feat_fed.diffusion import Schedule, drop_labels, training_losses, with_labels
+from feat_fed.train.engine import LossFunction
+from feat_fed.train.jobs import RoundJob
+from feat_fed.train.seeds import derive_seed
+
+
+def losses_of_batch(
+    z_BFCHW: Tensor, schedule: Schedule, job: RoundJob, *, step: int, micro_batch: int
+) -> list[LossFunction]:
+    """Draw timesteps (uniform, one a clip), noise and which clips lose their class.
+
+    They are drawn on the CPU and for the whole batch, so that they are the same for every
+    device and every micro-batch. Each loss is its clips' sum over B: also where B is no
+    multiple of ``micro_batch``, every clip weighs the same.
+    """
+    generator = torch.Generator().manual_seed(derive_seed("diffusion", job.seed, step))
+    t_B = torch.randint(len(schedule), (len(z_BFCHW),), generator=generator)
+    noise_BFCHW = torch.randn(z_BFCHW.shape, generator=generator)
+    t_B, noise_BFCHW = t_B.to(z_BFCHW.device), noise_BFCHW.to(z_BFCHW.device)
+    labels_B = None
+    if job.label is not None:
+        labels_B = drop_labels(
+            torch.full_like(t_B, job.label),
+            probability=job.training.label_dropout,
+            null_label=job.model.num_classes,
+            generator=generator,
+        )
+
+    def loss_of(first: int) -> LossFunction:
+        part = slice(first, first + micro_batch)
+
+        def loss(model: nn.Module) -> Tensor:
+            network = with_labels(model, None if labels_B is None else labels_B[part])
+            terms = training_losses(network, z_BFCHW[part], t_B[part], noise_BFCHW[part], schedule)
+            return terms.total_B.sum() / len(z_BFCHW)
+
+        return loss
+
+    return [loss_of(first) for first in range(0, len(z_BFCHW), micro_batch)]

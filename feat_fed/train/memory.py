@@ -1,0 +1,27 @@
+"""How much memory this process may still take."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def available_bytes(cgroup: Path = _CGROUP) -> int:
+    """Return what the machine has left, or what its container has where that is less.
+
+    A container's limit is read from the kernel (cgroup v2): ``memory.max``, less
+    ``memory.current``, of which file pages that were not used lately can be given back.
+    """
+    left = int(psutil.virtual_memory().available)
+    # There is no limit ("max"), no such file, or no such kernel.
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        limit = int((cgroup / "memory.max").read_text())
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+        idle_pages = int(dict(line.split() for line in lines)["inactive_file"])
+        used = int((cgroup / "memory.current").read_text()) - idle_pages
+        left = min(left, limit - used)
+    return max(0, left)
