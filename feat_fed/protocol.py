@@ -29,18 +29,46 @@ MAX_HEADER_BYTES = 64 * 1024
 StudyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Task = Literal["train", "evaluate"]
-Outcome = Literal["ok", "failed"]
+Outcome = Literal["ok", "failed", "declined"]
 
-FailureCode = Literal["config", "data", "checkpoint", "training", "protocol", "internal"]
+FailureCode = Literal[
+    "config",
+    "data",
+    "checkpoint",
+    "training",
+    "memory",
+    "storage",
+    "device",
+    "stalled",
+    "protocol",
+    "internal",
+]
 """Why a site could not do its part: the class of the error and nothing of its text."""
+
+DeclineCode = Literal["paused", "hours", "traffic"]
+"""Which of the site's own limits a round does not fit."""
+
+EndedBy = Literal["steps", "minutes", "hours", "pause"]
+"""Which limit ended a round's training: the study's count of steps or epochs, minutes (the
+study's or the site's), or the site's hours or pause."""
 
 FAILURES: dict[FailureCode, str] = {
     "config": "the site's configuration does not fit the study",
     "data": "the site has no clips that the study can use",
     "checkpoint": "the site could not read the weights that it received",
     "training": "training failed at the site",
+    "memory": "the site has too little memory for the study",
+    "storage": "the site's disk is full or cannot be written",
+    "device": "a device of the site failed",
+    "stalled": "training at the site made no progress and was ended",
     "protocol": "the site did not accept the server's message",
     "internal": "an unexpected error at the site",
+}
+
+DECLINES: dict[DeclineCode, str] = {
+    "paused": "the site is paused",
+    "hours": "the site does not train at this time of day",
+    "traffic": "the round's weights are more than the site sends and receives in a round",
 }
 
 HeaderT = TypeVar("HeaderT", bound=BaseModel)
@@ -72,7 +100,7 @@ class Report(StrictModel):
     task: Task
     site: Name
     outcome: Outcome
-    code: FailureCode | None = None
+    code: FailureCode | DeclineCode | None = None
     reference: Reference | None = Field(
         None, description="finds the error's text in the site's own log"
     )
@@ -81,14 +109,16 @@ class Report(StrictModel):
     skipped_steps: int = Field(
         0, ge=0, le=10**9, description="not taken, because a loss or gradient was not finite"
     )
+    ended_by: EndedBy = "steps"
     train_loss: float | None = None
     heldout_loss: float | None = None
     train_sec: float = Field(0.0, ge=0, le=10**7)
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:
-        if (self.outcome == "failed") != (self.code is not None):
-            raise ValueError("a failed report carries a code, and only a failed one")
+        codes = {"ok": {None}, "failed": FAILURES.keys(), "declined": DECLINES.keys()}
+        if self.code not in codes[self.outcome]:
+            raise ValueError("a report of no success carries a code of its kind")
         if self.outcome == "ok" and self.examples < 1:
             raise ValueError("a report of success carries at least one example")
         return self

@@ -11,7 +11,6 @@ that is older than itself.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -19,21 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from feat_fed.atomic import atomic_path
 from feat_fed.config import FEATConfig
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError
 from feat_fed.model.state import fingerprint, state_schema
+from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 from feat_fed.train.optimiser_state import misfit
 
 log = logging.getLogger(__name__)
-
-_HEADER, _DIGEST = "feat_fed", "sha256"
 
 
 class _Header(StrictModel):
@@ -83,17 +77,12 @@ class OptimiserStore:
         CheckpointError
             If it cannot be written.
         """
-        header = _Header(
-            study_id=self.study_id, round=after, fingerprint=fingerprint(self.model)
-        ).model_dump_json()
+        header = _Header(study_id=self.study_id, round=after, fingerprint=fingerprint(self.model))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self._path(after)) as part:
-                save_file(dict(state), part, {_HEADER: header, _DIGEST: _digest(header, state)})
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{self._path(after)} cannot be written: {error}; make room in the site's store"
-            ) from error
+        except OSError as error:
+            raise CheckpointError(f"{self.folder} cannot be made: {error}") from error
+        write_tensor_file(self._path(after), state, header)
         earlier = max((each for each in self._rounds() if each < after), default=after)
         for number in self._rounds():
             if number not in (earlier, after):
@@ -111,26 +100,10 @@ class OptimiserStore:
 
     def _checked(self, path: Path, number: int) -> dict[str, Tensor]:
         """Return a file's state, or raise CheckpointError."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-                state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            header = _Header.model_validate_json(about.get(_HEADER, ""))
-        except (OSError, SafetensorError, ValueError, ValidationError):
-            raise CheckpointError(f"{path} is damaged or no optimiser's state") from None
-        if about.get(_DIGEST) != _digest(about[_HEADER], state):
-            raise CheckpointError(f"{path} is damaged: its content does not match its digest")
+        header, state = read_tensor_file(path, _Header)
         if (header.study_id, header.round) != (self.study_id, number):
             raise CheckpointError(f"{path} is of another study or round")
         shapes = {name: spec.shape for name, spec in state_schema(self.model).items()}
         if header.fingerprint != fingerprint(self.model) or misfit(state, shapes):
             raise CheckpointError(f"{path} is of another model")
         return state
-
-
-def _digest(header: str, state: Mapping[str, Tensor]) -> str:
-    sha = hashlib.sha256(header.encode())
-    for name in sorted(state):
-        sha.update(f"\0{name}\0{list(state[name].shape)}\0".encode())
-        sha.update(state[name].numpy().tobytes())
-    return sha.hexdigest()

@@ -15,6 +15,7 @@ from feat_fed.errors import ConfigError, DataError
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import SiteLive
 from feat_fed.train import (
+    RoundHooks,
     RoundJob,
     StepProgress,
     derive_seed,
@@ -73,7 +74,7 @@ class SiteSession:
             If no clip is left for training.
         """
         study, site = assignment.study, self._site
-        device = resolve_device(site.device)
+        device = resolve_device(site.compute.device)
         codec = build_codec(study.codec, weights=site.codec_weights, device=device)
         with Manifest(site.store, alone="wait") as manifest:
             inventory = scan(site.data, manifest=manifest, clips=study.clips)
@@ -117,11 +118,8 @@ class SiteSession:
             seed=derive_seed(study.seed, self._site.name, assignment.round),
             first_step=assignment.first_step,
             total_steps=study.rounds * study.training.local_steps,
-            micro_batch=self._site.micro_batch,
-            gradient_checkpointing=self._site.gradient_checkpointing,
+            compute=self._site.compute,
             optimiser_state=self._kept_state(assignment),
-            device=self._site.device,
-            threads=self._site.threads,
             label=self._label(study),
         )
 
@@ -161,7 +159,7 @@ class SiteSession:
             job,
             train=clips.train,
             heldout=clips.heldout,
-            progress=lambda step: self._step(assignment.round, step),
+            hooks=RoundHooks(progress=lambda step: self._step(assignment.round, step)),
         )
         if result.optimiser_state is not None:
             self._optimiser(assignment).write(result.optimiser_state, after=assignment.round)
@@ -174,6 +172,7 @@ class SiteSession:
             examples=result.examples,
             steps=result.steps,
             skipped_steps=result.skipped_steps,
+            ended_by=result.ended_by,
             train_loss=result.train_loss,
             heldout_loss=result.heldout_loss,
             train_sec=result.seconds,

@@ -203,6 +203,6 @@ def _site_yaml(
         },
         "store": "store",
         "codec_weights": codec_weights and str(codec_weights),
-        "threads": threads,
+        "compute": {"threads": threads},
     }
     return yaml.safe_dump(tree, sort_keys=False)

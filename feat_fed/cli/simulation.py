@@ -15,7 +15,7 @@ from feat_fed.cli.console import say
 from feat_fed.cli.demo import demo_data
 from feat_fed.cli.progress import StudyScreen, followed
 from feat_fed.cli.study import require_enough
-from feat_fed.config import SiteConfig, SiteDataConfig
+from feat_fed.config import ComputeConfig, SiteConfig, SiteDataConfig
 from feat_fed.errors import ConfigError, FederationError
 from feat_fed.processes import split_address
 from feat_fed.report.run_store import RunStore
@@ -59,7 +59,7 @@ def virtual_sites(
             data=data.model_copy(update={"paths": tuple(path.resolve() for path in data.paths)}),
             store=(store.root / "sites" / name / "store").resolve(),
             codec_weights=store.study.codec.weights,
-            threads=1,
+            compute=ComputeConfig(threads=1),
         )
         for name, data in hospitals.items()
     )

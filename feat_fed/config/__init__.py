@@ -17,7 +17,10 @@ from feat_fed.config.model import (
     SamplerConfig,
 )
 from feat_fed.config.site import (
+    ComputeConfig,
+    HoursConfig,
     LatentsConfig,
+    LimitsConfig,
     RulesConfig,
     ServerLinkConfig,
     SiteConfig,
@@ -34,10 +37,13 @@ from feat_fed.config.study import (
 __all__ = [
     "ClipConfig",
     "CodecConfig",
+    "ComputeConfig",
     "DiffusionConfig",
     "FEATConfig",
     "FederationConfig",
+    "HoursConfig",
     "LatentsConfig",
+    "LimitsConfig",
     "MonaiKLConfig",
     "RulesConfig",
     "SamplerConfig",

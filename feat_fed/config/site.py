@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    Field,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.study import Name
@@ -15,6 +22,9 @@ Address = Annotated[
     str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")
 ]
 """HOST:PORT; an IPv6 host in brackets."""
+
+MAX_DEVICES = 8
+"""That train together at a site."""
 
 
 class RulesConfig(StrictModel):
@@ -118,6 +128,95 @@ class ServerLinkConfig(StrictModel):
     private_key: Path = Field(description="the site's own, made by `feat-fed keygen`")
 
 
+class ComputeConfig(StrictModel):
+    """What of the machine training may use, and how; it wins over the study."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int | tuple[int, ...] = Field(
+        1,
+        description="GPUs that train together, one process each: how many, or which ones ([0, 2]); "
+        "on a CPU the number of processes",
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        1,
+        description="what several processes share out among them (DeepSpeed ZeRO): nothing, the "
+        "optimiser's state, gradients too, weights too",
+    )
+    precision: Literal["fp32", "bf16"] | None = Field(
+        None, description="in place of the study's; for a GPU without bf16, say"
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads a process; 0: all, shared out")
+    niceness: int = Field(0, ge=0, le=19, description="19 leaves the CPU to everything else")
+    memory_share: float = Field(
+        0.9, gt=0, le=1, description="of the free memory of the device that training may take"
+    )
+    micro_batch: int | None = Field(
+        None,
+        ge=1,
+        description="clips that pass through the network at once in a process, at most; unset: the "
+        "study's batch_size. Fewer need less memory and change the result by rounding only",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute activations again in the backward pass: less memory, more time, the "
+        "same result",
+    )
+
+    @field_validator("devices")
+    @classmethod
+    def _are_few(cls, devices: int | tuple[int, ...]) -> int | tuple[int, ...]:
+        number = devices if isinstance(devices, int) else len(devices)
+        if not 1 <= number <= MAX_DEVICES:
+            raise ValueError(f"{number} devices; 1 to {MAX_DEVICES} can train together")
+        if not isinstance(devices, int) and (len(set(devices)) < number or min(devices) < 0):
+            raise ValueError(f"{list(devices)} are no different GPUs; name each once, from 0")
+        return devices
+
+    @property
+    def num_devices(self) -> int:
+        """How many processes train together."""
+        return self.devices if isinstance(self.devices, int) else len(self.devices)
+
+
+class HoursConfig(StrictModel):
+    """A part of the day, by the machine's clock; it may pass midnight."""
+
+    begin: dt.time
+    end: dt.time
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        """Take ``22:00-06:00``."""
+        if isinstance(value, str):
+            match = re.fullmatch(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)", value)
+            if match is None:
+                raise ValueError(f"{value!r} is no part of a day; write 22:00-06:00")
+            return {"begin": f"{match[1]}:{match[2]}", "end": f"{match[3]}:{match[4]}"}
+        return value
+
+    @model_serializer
+    def _as_text(self) -> str:
+        return f"{self.begin:%H:%M}-{self.end:%H:%M}"
+
+
+class LimitsConfig(StrictModel):
+    """When training may run and how much a round may take; the study cannot lift it."""
+
+    hours: tuple[HoursConfig, ...] = Field(
+        (),
+        description="parts of the day in which training may run, such as 22:00-06:00 by this "
+        "machine's clock; empty: always. A round that comes outside of them is declined, and one "
+        "that runs into their end is sent with the steps that it has",
+    )
+    minutes_per_round: float | None = Field(
+        None, gt=0, description="of training; a longer round is sent with the steps that it has"
+    )
+    gb_per_round: float | None = Field(
+        None, gt=0, description="of weights, in and out together; a larger round is declined"
+    )
+
+
 class SiteConfig(StrictModel):
     """A hospital's side of a study; relative paths count from the file's folder."""
 
@@ -133,18 +232,13 @@ class SiteConfig(StrictModel):
         description="file or folder of the study's autoencoder, where the study has one; must have "
         "the SHA-256 that the study names",
     )
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads for training; 0: all")
-    micro_batch: int | None = Field(
-        None,
-        ge=1,
-        description="clips that pass through the network at once, at most; unset: the study's "
-        "batch_size. Fewer need less memory and change the result by rounding only",
-    )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="compute activations again in the backward pass: less memory, more time, the "
-        "same result",
+    compute: ComputeConfig = ComputeConfig()
+    limits: LimitsConfig = LimitsConfig()
+    checkpoint_minutes: float | None = Field(
+        10,
+        gt=0,
+        description="between two checkpoints inside a round, from which it goes on after a crash; "
+        "null: none",
     )
     trusted_bundles: tuple[str, ...] = Field(
         (),

@@ -1,35 +1,19 @@
-"""Weights files: safetensors with a typed header and a digest.
-
-A file says what it is (``kind``) and of which model; it refuses to load as anything else.
-It is written beside its place and renamed, so a reader sees the old file or the new one,
-also after a crash.
-"""
+"""Weights files: tensor files that say what they are (``kind``) and of which model."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from feat_fed.atomic import atomic_path
 from feat_fed.config import FEATConfig
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError
 from feat_fed.model.state import fingerprint, mismatches, state_schema
-
-_HEADER = "feat_fed"
-_FORMAT = {"format": "pt"}
-"""Without it, tools of the Hugging Face family refuse a safetensors file."""
-_DIGEST = "sha256"
-_AGAIN = "fetch or write it again"
+from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 
 
 class _Header(StrictModel):
@@ -81,16 +65,10 @@ def write_weights(
         If the tensors are not the model's, or the file cannot be written.
     """
     _refuse_mismatch(path, tensors, model)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = _Header(
         kind=kind, model=model, fingerprint=fingerprint(model), metadata=dict(metadata or {})
-    ).model_dump_json()
-    try:
-        with atomic_path(path) as part:
-            about = {_HEADER: header, _DIGEST: _digest(header, state)}
-            save_file(state, part, about | _FORMAT)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+    )
+    write_tensor_file(path, tensors, header)
 
 
 def read_weights(
@@ -111,10 +89,7 @@ def read_weights(
         If the file is absent, truncated, damaged, not one of ours, of another kind or of
         another model.
     """
-    text, digest, tensors = _open(path)
-    header = _parse(path, text)
-    if _digest(text, tensors) != digest:
-        raise CheckpointError(f"{path} is damaged: its content does not match its digest; {_AGAIN}")
+    header, tensors = read_tensor_file(path, _Header)
     if kind is not None and header.kind != kind:
         raise CheckpointError(f"{path} holds {header.kind!r} weights, not {kind!r}")
     if model is not None and header.model != model:
@@ -123,44 +98,6 @@ def read_weights(
         raise CheckpointError(f"{path} was written by a feat-fed whose network has other tensors")
     _refuse_mismatch(path, tensors, header.model)
     return Weights(tensors, header.kind, header.model, header.metadata)
-
-
-def _open(path: Path) -> tuple[str, str, dict[str, Tensor]]:
-    """Return header, digest and tensors, which are copies in memory."""
-    if not path.is_file():
-        raise CheckpointError(f"there is no weights file {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or not safetensors ({error}); {_AGAIN}"
-        ) from None
-    if _HEADER not in about or _DIGEST not in about:
-        raise CheckpointError(f"{path} is safetensors, but not a weights file of feat-fed")
-    return about[_HEADER], about[_DIGEST], tensors
-
-
-def _parse(path: Path, text: str) -> _Header:
-    try:
-        return _Header.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(
-            f"{path} has a header that this feat-fed cannot read: {where}: {first['msg']}"
-        ) from None
-
-
-def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the header and of every tensor's name, type, shape and bytes."""
-    sha = hashlib.sha256(header.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        sha.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
 
 
 def _refuse_mismatch(path: Path, tensors: Mapping[str, Tensor], model: FEATConfig) -> None:
@@ -180,7 +117,8 @@ def _fingerprint(path: Path, tensors: Mapping[str, Tensor], model: FEATConfig) -
     except (RuntimeError, TypeError, OverflowError):  # how torch refuses absurd sizes
         pass
     raise CheckpointError(
-        f"{path} is damaged: its header tells of a network that its tensors are not; {_AGAIN}"
+        f"{path} is damaged: its header tells of a network that its tensors are not; fetch or "
+        "write it again"
     )
 
 

@@ -9,9 +9,10 @@ from pydantic import Field, field_validator
 
 from feat_fed.config.base import StrictModel
 
-SiteStatus = Literal["ok", "refused", "failed", "missing"]
+SiteStatus = Literal["ok", "refused", "failed", "declined", "missing"]
 """``ok``: aggregated. ``refused``: the server turned the reply away. ``failed``: the site
-answered that it could not. ``missing``: no answer before the deadline."""
+answered that it could not. ``declined``: the site's own limits forbid the round. ``missing``:
+no answer before the deadline."""
 
 
 class SiteRound(StrictModel):

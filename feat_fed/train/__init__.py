@@ -7,6 +7,8 @@ from feat_fed.train.heldout import heldout_loss
 from feat_fed.train.jobs import (
     EvaluationJob,
     HeldoutClips,
+    MidRound,
+    RoundHooks,
     RoundJob,
     RoundResult,
     StepProgress,
@@ -20,6 +22,8 @@ __all__ = [
     "Engine",
     "EvaluationJob",
     "HeldoutClips",
+    "MidRound",
+    "RoundHooks",
     "RoundJob",
     "RoundResult",
     "StepOutcome",

@@ -31,7 +31,7 @@ from feat_fed.train.engine import (
 )
 from feat_fed.train.optimiser_state import load_state, state_of
 from feat_fed.train.proximal import ProximalPull
-from feat_fed.train.weights import weights_of
+from feat_fed.train.weights import load_weights, weights_of
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +114,10 @@ class DeepSpeedEngine:
     def weights(self) -> dict[str, Tensor]:
         """Return copies of the weights on the CPU, floats as float32."""
         return weights_of(self._model)
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from these weights; the pull of FedProx stays towards the first ones."""
+        load_weights(self._model, weights)
 
     def optimiser_state(self) -> dict[str, Tensor]:
         """Return copies of AdamW's state on the CPU."""

@@ -54,6 +54,9 @@ class Engine(Protocol):
     def weights(self) -> dict[str, Tensor]:
         """Return copies of the weights on the CPU, floats as float32."""
 
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from these weights; the pull of FedProx stays towards the first ones."""
+
     def optimiser_state(self) -> dict[str, Tensor]:
         """Return copies of AdamW's state on the CPU (:mod:`feat_fed.train.optimiser_state`)."""
 

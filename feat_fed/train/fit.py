@@ -22,15 +22,12 @@ from feat_fed.train.memory import available_bytes
 
 _log = logging.getLogger(__name__)
 
-_SHARE = 0.9
-"""Of the free memory that training may take: the machine goes on with other things."""
-
 LossOfClips = Callable[[int], LossFunction]
 """Takes a number of clips, and gives a loss of that many that look like the site's."""
 
 
 def fitting_micro_batch(
-    model: nn.Module, loss_of: LossOfClips, *, wanted: int, keeps_anchor: bool
+    model: nn.Module, loss_of: LossOfClips, *, wanted: int, keeps_anchor: bool, share: float
 ) -> int:
     """Return the number of clips at once, at most ``wanted``, that fits where the model lies.
 
@@ -41,6 +38,8 @@ def fitting_micro_batch(
     ----------
     keeps_anchor
         Whether training holds another copy of the weights (FedProx).
+    share
+        Of the device's free memory that training may take.
 
     Raises
     ------
@@ -56,7 +55,7 @@ def fitting_micro_batch(
         needs = "a step of one clip does not fit the GPU"
     else:
         clip_bytes = step_bytes(model, loss_of(1))
-        free_bytes = int(_SHARE * available_bytes())
+        free_bytes = int(share * available_bytes())
         fits = min(wanted, (free_bytes - state_bytes - weights_bytes) // clip_bytes)
         needs = (
             f"a step of one clip needs {(clip_bytes + state_bytes + weights_bytes) / 1e9:.2f} GB, "
@@ -64,8 +63,9 @@ def fitting_micro_batch(
         )
     if fits < 1:
         raise TrainingError(
-            f"{needs}; close other programs, set gradient_checkpointing: true in the site's file, "
-            "or ask for a study with fewer frames or pixels"
+            f"{needs}; close other programs, raise compute.memory_share or set "
+            "compute.gradient_checkpointing: true in the site's file, or ask for a study with "
+            "fewer frames or pixels"
         )
     if fits < wanted:
         _log.warning("%d clips at once do not fit; training takes %d at once", wanted, fits)

@@ -5,13 +5,14 @@ Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
 
-from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.protocol import EndedBy
 
 
 class TrainingClips(Protocol):
@@ -40,13 +41,9 @@ class EvaluationJob:
     diffusion: DiffusionConfig
     training: TrainingConfig
     weights: Mapping[str, Tensor]
-    device: str = "auto"
-    threads: int = 0
-    """CPU threads; 0: torch's own choice."""
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     label: int | None = None
     """Class of the site's clips; None for a model without classes."""
-    micro_batch: int | None = None
-    """Clips that pass through the network at once, at most; None: the study's batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +56,56 @@ class RoundJob(EvaluationJob):
     """Optimiser steps of the study before this round, as planned."""
     total_steps: int
     """Of the whole study, as planned; where the learning rate's schedule ends."""
-    gradient_checkpointing: bool = False
     optimiser_state: Mapping[str, Tensor] | None = None
     """Of an earlier round; None starts with a fresh optimiser."""
+    resume: MidRound | None = None
+    """What a process that was ended in this very round left; None begins it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MidRound:
+    """A round that is under way: all that the rest of it needs."""
+
+    losses: tuple[float, ...]
+    """Of the steps that were taken."""
+    skipped_steps: int
+    seconds: float
+    """Of training so far."""
+    micro_batch: int
+    heldout_loss: float | None
+    weights: Mapping[str, Tensor]
+    optimiser_state: Mapping[str, Tensor]
+
+    @property
+    def steps_done(self) -> int:
+        """Steps that lie behind it, taken or skipped."""
+        return len(self.losses) + self.skipped_steps
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """How far the round is, after a step."""
+
+    step: int
+    steps: int
+    """At most; the round's minutes may end it before."""
+    loss: float
+    clips_per_sec: float
+
+
+def _never() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class RoundHooks:
+    """What goes on around a round while it trains; each is called after every step."""
+
+    progress: Callable[[StepProgress], None] = lambda _: None
+    must_end: Callable[[], EndedBy | None] = _never
+    """Whether the site wants the round to end with the steps that it has."""
+    keep: Callable[[Callable[[], MidRound]], None] = lambda _: None
+    """Writes a checkpoint when it is time for one; makes it by calling what it is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,18 +121,8 @@ class RoundResult:
     """Optimiser steps that were taken."""
     skipped_steps: int
     """Steps that were not taken, because a loss or gradient was not finite."""
+    ended_by: EndedBy
     examples: int
     seconds: float
     optimiser_state: dict[str, Tensor] | None
     """For the site's next round; None where the study resets it."""
-
-
-@dataclass(frozen=True)
-class StepProgress:
-    """How far the round is, after a step."""
-
-    step: int
-    steps: int
-    """At most; the round's minutes may end it before."""
-    loss: float
-    clips_per_sec: float

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from feat_fed.config import TrainingConfig
 from feat_fed.diffusion import Schedule
 from feat_fed.errors import TrainingError
 from feat_fed.model import FEAT
+from feat_fed.protocol import EndedBy
 from feat_fed.train.batches import losses_of_batch
 from feat_fed.train.device import cpu_threads, resolve_device
 from feat_fed.train.engine import Engine, LossFunction, StepOutcome, open_engine
@@ -31,6 +32,8 @@ from feat_fed.train.heldout import heldout_loss
 from feat_fed.train.jobs import (
     EvaluationJob,
     HeldoutClips,
+    MidRound,
+    RoundHooks,
     RoundJob,
     RoundResult,
     StepProgress,
@@ -54,9 +57,11 @@ def train_round(
     *,
     train: TrainingClips,
     heldout: HeldoutClips | None,
-    progress: Callable[[StepProgress], None],
+    hooks: RoundHooks,
 ) -> RoundResult:
     """Score the received weights, train them, and return the new ones.
+
+    A round that is resumed (``job.resume``) gives the bytes of one that never stopped.
 
     Raises
     ------
@@ -68,15 +73,23 @@ def train_round(
         If too many losses or gradients are not finite, or memory is too short for one clip.
     """
     started_sec = time.perf_counter()
-    with cpu_threads(job.threads):
+    compute, resume = job.compute, job.resume
+    with cpu_threads(compute.threads):
         model = _received_model(job)
-        model.gradient_checkpointing = job.gradient_checkpointing
+        model.gradient_checkpointing = compute.gradient_checkpointing
         micro_batch = _fitting_micro_batch(job, model, train)
-        score = None if heldout is None else _score(job, model, heldout, micro_batch)
+        if resume is not None:
+            score = resume.heldout_loss
+        else:
+            score = None if heldout is None else _score(job, model, heldout, micro_batch)
+        # The engine takes the received weights for the anchor of FedProx.
         with closing(open_engine(model, job.training)) as engine:
-            if job.optimiser_state is not None:
+            if resume is not None:
+                engine.load_weights(resume.weights)
+                engine.load_optimiser_state(resume.optimiser_state)
+            elif job.optimiser_state is not None:
                 engine.load_optimiser_state(job.optimiser_state)
-            steps = _train(job, engine, train, micro_batch, progress)
+            steps = _train(job, engine, train, micro_batch, score, hooks)
             weights = _finite(engine.weights())
             kept = job.training.optimiser_state == "kept"
             state = engine.optimiser_state() if kept else None
@@ -86,15 +99,16 @@ def train_round(
         heldout_loss=score,
         steps=len(steps.losses),
         skipped_steps=steps.skipped,
+        ended_by=steps.ended_by,
         examples=train.num_clips,
-        seconds=time.perf_counter() - started_sec,
+        seconds=(resume.seconds if resume else 0.0) + time.perf_counter() - started_sec,
         optimiser_state=state,
     )
 
 
 def evaluate_round(job: EvaluationJob, *, heldout: HeldoutClips) -> float:
     """Return the held-out loss of the weights; :func:`train_round` without the training."""
-    with cpu_threads(job.threads):
+    with cpu_threads(job.compute.threads):
         return _score(job, _received_model(job), heldout, _wanted_micro_batch(job))
 
 
@@ -110,13 +124,13 @@ def planned_steps(training: TrainingConfig, *, num_clips: int) -> int:
 
 
 def _received_model(job: EvaluationJob) -> FEAT:
-    model = FEAT(job.model).to(resolve_device(job.device))
+    model = FEAT(job.model).to(resolve_device(job.compute.device))
     load_weights(model, job.weights)
     return model
 
 
 def _wanted_micro_batch(job: EvaluationJob) -> int:
-    return min(job.training.batch_size, job.micro_batch or job.training.batch_size)
+    return min(job.training.batch_size, job.compute.micro_batch or job.training.batch_size)
 
 
 def _fitting_micro_batch(job: RoundJob, model: FEAT, train: TrainingClips) -> int:
@@ -133,7 +147,8 @@ def _fitting_micro_batch(job: RoundJob, model: FEAT, train: TrainingClips) -> in
     fits = fitting_micro_batch(
         model,
         loss_of,
-        wanted=_wanted_micro_batch(job),
+        wanted=job.resume.micro_batch if job.resume else _wanted_micro_batch(job),
+        share=job.compute.memory_share,
         keeps_anchor=job.training.proximal_mu > 0,
     )
     compute_in(model, "fp32")
@@ -156,6 +171,11 @@ class _Steps:
 
     losses: list[float] = field(default_factory=list)
     skipped: int = 0
+    ended_by: EndedBy = "steps"
+
+    @property
+    def done(self) -> int:
+        return len(self.losses) + self.skipped
 
     def add(self, outcome: StepOutcome) -> None:
         """Count a step.
@@ -169,8 +189,7 @@ class _Steps:
             self.losses.append(outcome.loss)
             return
         self.skipped += 1
-        number = len(self.losses) + self.skipped
-        what = f"step {number} of the round has loss {outcome.loss} and gradient norm "
+        what = f"step {self.done} of the round has loss {outcome.loss} and gradient norm "
         what += f"{outcome.gradient_norm}"
         if self.skipped > MAX_SKIPPED_STEPS:
             raise TrainingError(f"{what}, and {MAX_SKIPPED_STEPS} were skipped before; {_MEND}")
@@ -188,16 +207,33 @@ def _train(
     engine: Engine,
     train: TrainingClips,
     micro_batch: int,
-    progress: Callable[[StepProgress], None],
+    heldout_loss: float | None,
+    hooks: RoundHooks,
 ) -> _Steps:
     """Take the round's steps until the first of its limits."""
     training = job.training
-    device = resolve_device(job.device)
+    device = resolve_device(job.compute.device)
     schedule = Schedule.linear(job.diffusion).to(device)
     planned = planned_steps(training, num_clips=train.num_clips)
-    started_sec = time.perf_counter()
-    steps = _Steps()
-    for number, step in enumerate(range(job.first_step, job.first_step + planned), start=1):
+    steps, earlier_sec = _Steps(), 0.0
+    if job.resume is not None:
+        steps = _Steps(list(job.resume.losses), job.resume.skipped_steps)
+        earlier_sec = job.resume.seconds
+    started_sec, already = time.perf_counter(), steps.done
+
+    def mid_round() -> MidRound:
+        return MidRound(
+            losses=tuple(steps.losses),
+            skipped_steps=steps.skipped,
+            seconds=earlier_sec + time.perf_counter() - started_sec,
+            micro_batch=micro_batch,
+            heldout_loss=heldout_loss,
+            weights=engine.weights(),
+            optimiser_state=engine.optimiser_state(),
+        )
+
+    while steps.done < planned:
+        step = job.first_step + steps.done
         rate = learning_rate_at(training, step=step, total_steps=job.total_steps)
         engine.set_learning_rate(rate * BACK_OFF**steps.skipped)
         z_BFCHW = train.batch(job.seed, step, training.batch_size).to(device).float()
@@ -207,10 +243,15 @@ def _train(
         steps.add(outcome)
         seconds = time.perf_counter() - started_sec
         if outcome.taken:
-            clips_per_sec = number * training.batch_size / seconds
-            progress(StepProgress(number, planned, outcome.loss, clips_per_sec))
-        if training.local_minutes is not None and seconds >= 60 * training.local_minutes:
+            clips_per_sec = (steps.done - already) * training.batch_size / seconds
+            hooks.progress(StepProgress(steps.done, planned, outcome.loss, clips_per_sec))
+        minutes = (earlier_sec + seconds) / 60
+        out_of_time = training.local_minutes is not None and minutes >= training.local_minutes
+        ended_by = "minutes" if out_of_time else hooks.must_end()
+        if ended_by and steps.losses and steps.done < planned:
+            steps.ended_by = ended_by
             break
+        hooks.keep(mid_round)
     if not steps.losses:
         raise TrainingError(f"all {steps.skipped} steps of the round were skipped; {_MEND}")
     return steps

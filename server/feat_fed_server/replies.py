@@ -10,7 +10,7 @@ from torch import Tensor
 
 from feat_fed.errors import ProtocolError
 from feat_fed.federate import unpack
-from feat_fed.protocol import FAILURES, Assignment, Report
+from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.wire import from_records
 from feat_fed_server.roster import Roster
@@ -78,8 +78,8 @@ def read_reply(
     except ProtocolError as error:
         return Reply(site, "refused", str(error))
     size = sum(len(bucket) for bucket in buckets)
-    if report.outcome == "failed":
-        return Reply(site, "failed", _failure(report), report=report)
+    if report.outcome != "ok":
+        return Reply(site, report.outcome, _why(report), report=report)
     if assignment.task == "evaluate":
         return Reply(site, "ok", report=report, bytes_up=size)
     try:
@@ -99,7 +99,7 @@ def _check_answers(report: Report, assignment: Assignment) -> None:
             raise ProtocolError(f"not between 1 and the round's {most} steps")
 
 
-def _failure(report: Report) -> str:
-    told = FAILURES[report.code] if report.code else "failed"
+def _why(report: Report) -> str:
+    told = next(text for code, text in (FAILURES | DECLINES).items() if code == report.code)
     where = f" (look for {report.reference} in the site's log)" if report.reference else ""
     return told + where

@@ -9,6 +9,7 @@ import torch
 from clip_files import moving_frames, write_dicom
 from feat_fed.codec import LatentStore
 from feat_fed.config import (
+    ComputeConfig,
     RulesConfig,
     SiteConfig,
     SiteDataConfig,
@@ -60,7 +61,9 @@ def site(tmp_path: Path) -> SiteConfig:
     (tmp_path / "store" / "patients.key").write_bytes(bytes(32))  # who is held out is known
     rules = RulesConfig(duplicate_bits=None, review="waived")
     data = SiteDataConfig(paths=(tmp_path / "clips",), rules=rules, workers=1)
-    return SiteConfig(name="a", data=data, store=tmp_path / "store", device="cpu")
+    return SiteConfig(
+        name="a", data=data, store=tmp_path / "store", compute=ComputeConfig(device="cpu")
+    )
 
 
 def assignment() -> Assignment:
@@ -115,13 +118,12 @@ def test_the_site_says_how_and_the_study_what(tmp_path: Path) -> None:
         name="a",
         data=SiteDataConfig(paths=(tmp_path,)),
         store=tmp_path,
-        micro_batch=2,
-        gradient_checkpointing=True,
+        compute=ComputeConfig(micro_batch=2, gradient_checkpointing=True),
     )
     study = load_study("demo", rounds=7)
     told = Assignment(study_id="a" * 32, round=3, task="train", first_step=440, study=study)
     job = SiteSession(site)._job(told, {"w": torch.zeros(1)})
-    assert (job.micro_batch, job.gradient_checkpointing) == (2, True)
+    assert job.compute == site.compute
     assert (job.first_step, job.total_steps) == (440, 7 * study.training.local_steps)
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from flwr.supercore.task_identity import TaskIdentity
 
-from feat_fed.config import StudyConfig
+from feat_fed.config import ComputeConfig, StudyConfig
 from feat_fed.model import FEAT
 from feat_fed.protocol import Report
-from feat_fed.train import RoundJob, derive_seed, evaluate_round, train_round
+from feat_fed.train import RoundHooks, RoundJob, derive_seed, evaluate_round, train_round
 from feat_fed_server.strategy import Update, build_strategy
 
 GOLDEN = Path(__file__).with_name("losses.json")
@@ -71,7 +71,7 @@ def federated_losses(engine: str) -> dict[str, list[float]]:
         updates = []
         for name, clips in sites.items():
             job = job_of(study, weights, derive_seed(study.seed, name, number), number)
-            result = train_round(job, train=clips, heldout=clips, progress=lambda _: None)
+            result = train_round(job, train=clips, heldout=clips, hooks=RoundHooks())
             report = Report(
                 study_id="0" * 32,
                 round=number,
@@ -98,8 +98,7 @@ def job_of(study: StudyConfig, weights: dict, seed: int, number: int) -> RoundJo
         seed=seed,
         first_step=(number - 1) * study.training.local_steps,
         total_steps=study.rounds * study.training.local_steps,
-        device="cpu",
-        threads=1,
+        compute=ComputeConfig(device="cpu", threads=1),
     )
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
 from feat_fed.errors import CheckpointError
 from feat_fed.model import FEAT
-from feat_fed.train import RoundJob, RoundResult, open_engine, train_round, weights_of
+from feat_fed.train import RoundHooks, RoundJob, RoundResult, open_engine, train_round, weights_of
 
 MODEL = FEATConfig(in_channels=2, hidden_size=16, num_trios=1, num_heads=2, mlp_ratio=1)
 ENGINES = ("torch", "deepspeed")
@@ -35,8 +35,7 @@ def job(**training: object) -> RoundJob:
             | training
         ),
         weights=weights_of(FEAT(MODEL)),
-        device="cpu",
-        threads=1,
+        compute=ComputeConfig(device="cpu", threads=1),
         seed=3,
         first_step=0,
         total_steps=6,
@@ -44,7 +43,7 @@ def job(**training: object) -> RoundJob:
 
 
 def trained(job: RoundJob) -> RoundResult:
-    return train_round(job, train=Noise(), heldout=None, progress=lambda _: None)
+    return train_round(job, train=Noise(), heldout=None, hooks=RoundHooks())
 
 
 def in_rounds(whole: RoundJob, engines: tuple[str, ...], **changes: object) -> RoundResult:

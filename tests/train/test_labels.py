@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
 from feat_fed.model import FEAT
-from feat_fed.train import RoundJob, evaluate_round, train_round, weights_of
+from feat_fed.train import RoundHooks, RoundJob, evaluate_round, train_round, weights_of
 
 MODEL = FEATConfig(in_channels=2, hidden_size=8, num_trios=1, num_heads=2, num_classes=2)
 
@@ -37,8 +37,7 @@ def job(label: int | None, dropout: float = 0.0) -> RoundJob:
         seed=1,
         first_step=0,
         total_steps=100,
-        device="cpu",
-        threads=1,
+        compute=ComputeConfig(device="cpu", threads=1),
         label=label,
     )
 
@@ -46,7 +45,7 @@ def job(label: int | None, dropout: float = 0.0) -> RoundJob:
 def moved(label: int | None, dropout: float = 0.0) -> list[bool]:
     """Which rows of the class embedding a round changes: class 0, class 1, no class."""
     task = job(label, dropout)
-    result = train_round(task, train=Clips(), heldout=None, progress=lambda _: None)
+    result = train_round(task, train=Clips(), heldout=None, hooks=RoundHooks())
     name = "label.weight"
     change = (result.weights[name] - task.weights[name]).abs().sum(1)
     return [bool(each > 0) for each in change]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
 from feat_fed.errors import CheckpointError, TrainingError
 from feat_fed.model import FEAT
 from feat_fed.train import (
+    RoundHooks,
     RoundJob,
     RoundResult,
     StepProgress,
@@ -57,8 +58,7 @@ def job(weights: dict[str, Tensor]) -> RoundJob:
         diffusion=DiffusionConfig(),
         training=TrainingConfig(engine="torch", local_steps=4, batch_size=3, learning_rate=1e-3),
         weights=weights,
-        device="cpu",
-        threads=1,
+        compute=ComputeConfig(device="cpu", threads=1),
         seed=7,
         first_step=0,
         total_steps=100,
@@ -66,9 +66,7 @@ def job(weights: dict[str, Tensor]) -> RoundJob:
 
 
 def run(job: RoundJob, clips: Waves | None = None) -> RoundResult:
-    return train_round(
-        job, train=clips or Waves(1, 8), heldout=Waves(2, 4), progress=lambda _: None
-    )
+    return train_round(job, train=clips or Waves(1, 8), heldout=Waves(2, 4), hooks=RoundHooks())
 
 
 def with_training(job: RoundJob, **changes: object) -> RoundJob:
@@ -93,7 +91,9 @@ def test_a_round_replays_to_the_same_bytes_on_either_engine(job: RoundJob) -> No
 def test_a_round_reports_what_it_did_and_leaves_the_job_alone(job: RoundJob) -> None:
     before = {name: tensor.clone() for name, tensor in job.weights.items()}
     seen: list[StepProgress] = []
-    result = train_round(job, train=Waves(1, 8), heldout=None, progress=seen.append)
+    result = train_round(
+        job, train=Waves(1, 8), heldout=None, hooks=RoundHooks(progress=seen.append)
+    )
     assert same(before, dict(job.weights))
     assert not same(before, result.weights)
     assert (result.steps, result.examples, result.heldout_loss) == (4, 8, None)

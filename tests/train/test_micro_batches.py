@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
 from feat_fed.diffusion import Schedule
 from feat_fed.errors import TrainingError
 from feat_fed.model import FEAT
-from feat_fed.train import RoundJob, open_engine, train_round, weights_of
+from feat_fed.train import RoundHooks, RoundJob, open_engine, train_round, weights_of
 from feat_fed.train import fit as fit_module
 from feat_fed.train.batches import losses_of_batch
 from feat_fed.train.fit import fitting_micro_batch, step_bytes
@@ -46,19 +46,21 @@ def job(
             {"engine": "torch", "local_steps": 3, "batch_size": BATCH} | training
         ),
         weights=weights_of(network()),
-        device="cpu",
-        threads=1,
+        compute=ComputeConfig(
+            device="cpu",
+            threads=1,
+            micro_batch=micro_batch,
+            gradient_checkpointing=checkpointing,
+        ),
         label=1,
         seed=3,
         first_step=0,
         total_steps=3,
-        micro_batch=micro_batch,
-        gradient_checkpointing=checkpointing,
     )
 
 
 def trained(job: RoundJob) -> dict[str, Tensor]:
-    return train_round(job, train=Noise(), heldout=None, progress=lambda _: None).weights
+    return train_round(job, train=Noise(), heldout=None, hooks=RoundHooks()).weights
 
 
 def gradient(micro_batch: int) -> tuple[float, Tensor]:
@@ -152,16 +154,16 @@ def test_a_clip_that_does_not_fit_is_refused_with_the_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     give(monkeypatch, 100)
-    with pytest.raises(TrainingError, match=r"one clip needs .* GB.* gradient_checkpointing"):
+    with pytest.raises(TrainingError, match=r"one clip needs .* GB.*gradient_checkpointing"):
         fit(nn.Linear(8, 16))
 
 
 def fit(model: nn.Module) -> int:
-    return fitting_micro_batch(model, clips, wanted=6, keeps_anchor=False)  # type: ignore[arg-type]
+    return fitting_micro_batch(model, clips, wanted=6, keeps_anchor=False, share=0.5)  # type: ignore[arg-type]
 
 
 def give(monkeypatch: pytest.MonkeyPatch, free_bytes: float) -> None:
-    monkeypatch.setattr(fit_module, "available_bytes", lambda: free_bytes / fit_module._SHARE)
+    monkeypatch.setattr(fit_module, "available_bytes", lambda: free_bytes / 0.5)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(99, 7), (6, 3), (1, 1), (0, 0)])

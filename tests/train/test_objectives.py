@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from feat_fed.config import DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
 from feat_fed.model import FEAT
 from feat_fed.train import (
+    RoundHooks,
     RoundJob,
     RoundResult,
     derive_seed,
@@ -45,8 +46,7 @@ def job_of(steps: int, **diffusion: object) -> RoundJob:
             engine="torch", local_steps=steps, batch_size=8, learning_rate=1e-2
         ),
         weights=weights_of(FEAT(MODEL)),
-        device="cpu",
-        threads=1,
+        compute=ComputeConfig(device="cpu", threads=1),
         seed=7,
         first_step=0,
         total_steps=100,
@@ -54,7 +54,7 @@ def job_of(steps: int, **diffusion: object) -> RoundJob:
 
 
 def trained(job: RoundJob) -> RoundResult:
-    return train_round(job, train=Stripes(), heldout=Stripes(), progress=lambda _: None)
+    return train_round(job, train=Stripes(), heldout=Stripes(), hooks=RoundHooks())
 
 
 def test_each_choice_is_another_loss() -> None:

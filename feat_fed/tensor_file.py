@@ -1,0 +1,98 @@
+"""Tensor files: safetensors with a typed header and a digest.
+
+A file says what it is and refuses to be read as anything else. It is written beside its place
+and renamed, so a reader sees the old file or the new one, also after a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from feat_fed.atomic import atomic_path
+from feat_fed.errors import CheckpointError
+
+_HEADER = "feat_fed"
+_FORMAT = {"format": "pt"}
+"""Without it, tools of the Hugging Face family refuse a safetensors file."""
+_DIGEST = "sha256"
+_AGAIN = "fetch or write it again"
+
+HeaderT = TypeVar("HeaderT", bound=BaseModel)
+
+
+def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: BaseModel) -> None:
+    """Write tensors and header atomically and durably; the folder must exist.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be written; what was there before is still there.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = header.model_dump_json()
+    try:
+        with atomic_path(path) as part:
+            save_file(state, part, {_HEADER: text, _DIGEST: _digest(text, state)} | _FORMAT)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
+
+
+def read_tensor_file(path: Path, header: type[HeaderT]) -> tuple[HeaderT, dict[str, Tensor]]:
+    """Return the header and the tensors, which are copies in memory.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is absent, truncated, damaged, not one of ours, or has another header.
+    """
+    text, digest, tensors = _open(path)
+    parsed = _parse(path, text, header)
+    if _digest(text, tensors) != digest:
+        raise CheckpointError(f"{path} is damaged: its content does not match its digest; {_AGAIN}")
+    return parsed, tensors
+
+
+def _open(path: Path) -> tuple[str, str, dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no weights file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or not safetensors ({error}); {_AGAIN}"
+        ) from None
+    if _HEADER not in about or _DIGEST not in about:
+        raise CheckpointError(f"{path} is safetensors, but not a weights file of feat-fed")
+    return about[_HEADER], about[_DIGEST], tensors
+
+
+def _parse(path: Path, text: str, header: type[HeaderT]) -> HeaderT:
+    try:
+        return header.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(
+            f"{path} has a header that this feat-fed cannot read: {where}: {first['msg']}"
+        ) from None
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the header and of every tensor's name, type, shape and bytes."""
+    sha = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

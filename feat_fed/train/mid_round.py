@@ -1,0 +1,118 @@
+"""A round that is under way, on the site's disk, so that it outlives its process.
+
+The file names the job that it belongs to by a digest of all that the round's outcome depends
+on. A round that is asked for again with the same weights finds it; any other one does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from feat_fed.config.base import StrictModel
+from feat_fed.errors import CheckpointError
+from feat_fed.tensor_file import read_tensor_file, write_tensor_file
+from feat_fed.train.jobs import MidRound, RoundJob
+
+log = logging.getLogger(__name__)
+
+_WEIGHT, _STATE = "weight/", "optimiser/"
+
+
+class _Header(StrictModel):
+    """What a file says of itself, as JSON in the safetensors metadata."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["mid-round"] = "mid-round"
+    job: str
+    losses: tuple[float, ...]
+    skipped_steps: int
+    seconds: float
+    micro_batch: int
+    heldout_loss: float | None
+
+
+@dataclass(frozen=True)
+class MidRoundFile:
+    """The one file of a site's round that is under way."""
+
+    path: Path
+    job: str
+    """:func:`job_digest` of the round."""
+
+    def read(self) -> MidRound | None:
+        """Return what this very round left; None where there is nothing that can be used."""
+        if not self.path.exists():
+            return None
+        try:
+            header, tensors = read_tensor_file(self.path, _Header)
+        except CheckpointError as error:
+            log.warning("the round begins anew: %s", error)
+            return None
+        if header.job != self.job:
+            return None
+        return MidRound(
+            losses=header.losses,
+            skipped_steps=header.skipped_steps,
+            seconds=header.seconds,
+            micro_batch=header.micro_batch,
+            heldout_loss=header.heldout_loss,
+            weights=_under(_WEIGHT, tensors),
+            optimiser_state=_under(_STATE, tensors),
+        )
+
+    def write(self, state: MidRound) -> None:
+        """Put the state in place of what was there.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be written, as on a full disk.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        header = _Header(
+            job=self.job,
+            losses=state.losses,
+            skipped_steps=state.skipped_steps,
+            seconds=state.seconds,
+            micro_batch=state.micro_batch,
+            heldout_loss=state.heldout_loss,
+        )
+        tensors = {_WEIGHT + name: each for name, each in state.weights.items()}
+        tensors |= {_STATE + name: each for name, each in state.optimiser_state.items()}
+        write_tensor_file(self.path, tensors, header)
+
+    def remove(self) -> None:
+        """Forget the round: it is done, or nobody wants it any more."""
+        self.path.unlink(missing_ok=True)
+
+
+def job_digest(job: RoundJob) -> str:
+    """Return the SHA-256 of all that a round's outcome depends on, but the site's clips.
+
+    The device, the number of processes and the memory are not part of it: a round may go on
+    after they have changed, and then differs by rounding alone.
+    """
+    sha = hashlib.sha256()
+    parts = [each.model_dump_json() for each in (job.model, job.diffusion, job.training)]
+    for part in [*parts, job.seed, job.first_step, job.total_steps, job.label]:
+        sha.update(f"{part}\0".encode())
+    for state in (job.weights, job.optimiser_state or {}):
+        for name in sorted(state):
+            tensor = state[name].contiguous()
+            sha.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+            sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)
+    }
