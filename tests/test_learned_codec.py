@@ -13,6 +13,7 @@ from clip_files import moving_frames, write_dicom
 from feat_fed.cli.simulation import virtual_sites
 from feat_fed.codec import build_codec
 from feat_fed.config import (
+    ComputeConfig,
     FEATConfig,
     LatentsConfig,
     RulesConfig,
@@ -66,7 +67,7 @@ def site(tmp_path: Path, weights: Path) -> SiteConfig:
         store=tmp_path / "store",
         latents=LatentsConfig(dtype="bfloat16"),
         codec_weights=own,
-        device="cpu",
+        compute=ComputeConfig(device="cpu"),
     )
 
 

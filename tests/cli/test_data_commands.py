@@ -81,7 +81,7 @@ def site(tmp_path: Path) -> Path:
         "name": "hospital-a",
         "data": {"paths": ["data"], "rules": {"min_frames": 4, "modalities": None}, "workers": 1},
         "store": "store",
-        "device": "cpu",
+        "compute": {"device": "cpu"},
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(tree))
     study = {

@@ -45,9 +45,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "rules": data.rules.model_dump(mode="json"),
         },
         "store": "store",
-        "threads": 1,
-        "device": "cpu",
-        "micro_batch": 1,
+        "compute": {"threads": 1, "device": "cpu", "micro_batch": 1},
     }
     (folder / "store").mkdir()
     (folder / "store" / KEY_FILE).write_bytes(b"k" * 32)  # decides who is held out
@@ -117,7 +115,9 @@ def test_its_log_is_in_the_run_and_no_handler_stays(whole: RunStore) -> None:
 def test_a_wrong_site_file_is_one_message(
     tmp_path: Path, hospital: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "site.yaml").write_text("name: a\ndata: {paths: [x]}\nstore: s\nmicro_batch: 0\n")
+    (tmp_path / "site.yaml").write_text(
+        "name: a\ndata: {paths: [x]}\nstore: s\ncompute: {micro_batch: 0}\n"
+    )
     arguments = ("--site-config", tmp_path / "site.yaml", "--study", hospital / "study.yaml")
     assert run_app(["train-local", *map(str, arguments), "--runs", str(tmp_path)]) == 1
     told = capsys.readouterr().err

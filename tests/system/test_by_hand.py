@@ -68,7 +68,7 @@ class Consortium:
             "private_key": "site.key",
         }
         tree = {"name": name, "server": link, "data": {"paths": paths}, "store": "store"}
-        self.site(name).write_text(yaml.safe_dump({**tree, "threads": 1}))
+        self.site(name).write_text(yaml.safe_dump({**tree, "compute": {"threads": 1}}))
 
     def client(self, name: str) -> contextlib.AbstractContextManager[Command]:
         return started(self.root / f"{name}.out", "client", "--site-config", self.site(name))

@@ -22,7 +22,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_round(tmp_path: Path) -> None
             "rules": data.rules.model_dump(mode="json"),
         },
         "store": "store",
-        "threads": 1,
+        "compute": {"threads": 1},
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
     command = ("train-local", "--site-config", tmp_path / "site.yaml", "--study", TINY)
