@@ -74,7 +74,7 @@ class SiteSession:
             If no clip is left for training.
         """
         study, site = assignment.study, self._site
-        device = resolve_device(site.compute.device)
+        device = resolve_device(site.compute)
         codec = build_codec(study.codec, weights=site.codec_weights, device=device)
         with Manifest(site.store, alone="wait") as manifest:
             inventory = scan(site.data, manifest=manifest, clips=study.clips)

@@ -46,7 +46,7 @@ def train_local(
 
     os.umask(0o077)  # all that a site keeps is its own: keys, latents, logs
     site = load_site(site_config)
-    resolve_device(site.compute.device)
+    resolve_device(site.compute)
     config = resolve_study(study, rounds)
     run_to_report(
         runs / (run or f"{config.name}-{site.name}"), config, lambda store: _train(store, site)

@@ -5,6 +5,8 @@ Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ def losses_of_batch(
     step: int,
     micro_batch: int,
     peers: Peers = ALONE,
+    begun: Callable[[], None] = lambda: None,
 ) -> list[LossFunction]:
     """Draw timesteps (uniform, one a clip), noise and which clips lose their class.
 
@@ -32,6 +35,7 @@ def losses_of_batch(
 
     A process among ``peers`` gets the losses of its share, filled up to the number that every
     one gets with losses that weigh nothing, since what they exchange they must exchange alike.
+    ``begun`` is called as each loss begins.
     """
     generator = torch.Generator().manual_seed(derive_seed("diffusion", job.seed, step))
     t_B = torch.randint(len(schedule), (len(z_BFCHW),), generator=generator)
@@ -53,6 +57,7 @@ def losses_of_batch(
         part = slice(0, 1) if idle else slice(first, min(first + micro_batch, share.stop))
 
         def loss(model: nn.Module) -> Tensor:
+            begun()
             network = with_labels(model, None if labels_B is None else labels_B[part])
             terms = training_losses(network, z_BFCHW[part], t_B[part], noise_BFCHW[part], schedule)
             total = terms.total_B.sum() / len(z_BFCHW)

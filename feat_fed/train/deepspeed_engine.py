@@ -31,8 +31,8 @@ from feat_fed.train.engine import (
     clip_gradient,
     set_learning_rate,
 )
-from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.optimiser_state import load_state, state_of
+from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.proximal import ProximalPull
 from feat_fed.train.weights import load_weights, weights_of
 
@@ -65,9 +65,7 @@ class DeepSpeedEngine:
         If a process alone already has a process group (an engine that was not closed).
     """
 
-    def __init__(
-        self, model: nn.Module, training: TrainingConfig, peers: Peers = ALONE
-    ) -> None:
+    def __init__(self, model: nn.Module, training: TrainingConfig, peers: Peers = ALONE) -> None:
         if peers.size == 1 and distributed.is_initialized():
             raise TrainingError(
                 "this process already trains with torch.distributed; close that engine first, "

@@ -103,10 +103,12 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class RoundHooks:
-    """What goes on around a round while it trains; each is called after every step."""
+    """What goes on around a round while it trains; the last three are called after every step."""
 
     alive: Callable[[], None] = _nothing
-    """Called, beside the others, after each part of a step and of the scoring."""
+    """Called with each part of a step and of the scoring: a sign of life."""
+    fitted: Callable[[int], None] = lambda _: None
+    """Told, before the first step, how many clips a process takes at once."""
     progress: Callable[[StepProgress], None] = lambda _: None
     must_end: Callable[[], EndedBy | None] = _nothing
     """Whether the site wants the round to end with the steps that it has."""

@@ -15,8 +15,8 @@ from feat_fed.train.engine import (
     clip_gradient,
     set_learning_rate,
 )
-from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.optimiser_state import load_state, state_of
+from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.proximal import ProximalPull
 from feat_fed.train.weights import load_weights, weights_of
 
@@ -24,9 +24,7 @@ from feat_fed.train.weights import load_weights, weights_of
 class TorchEngine:
     """An :class:`~feat_fed.train.engine.Engine` that any other one must agree with."""
 
-    def __init__(
-        self, model: nn.Module, training: TrainingConfig, peers: Peers = ALONE
-    ) -> None:
+    def __init__(self, model: nn.Module, training: TrainingConfig, peers: Peers = ALONE) -> None:
         self._model = model
         self._peers = peers
         self._limit = training.gradient_clip
@@ -45,8 +43,8 @@ class TorchEngine:
             self._add_up_gradients()
         self._pull.add_to_gradient()
         norm = clip_gradient(self._model, self._limit)
-        (loss,) = self._peers.sum([float(torch.stack(losses).sum())])
-        outcome = StepOutcome(loss=loss, gradient_norm=norm)
+        (loss_sum,) = self._peers.sum([float(torch.stack(losses).sum())])
+        outcome = StepOutcome(loss=loss_sum, gradient_norm=norm)
         if outcome.taken:
             self._optimiser.step()
         return outcome
@@ -79,6 +77,6 @@ class TorchEngine:
         gradients = [each.grad for each in self._model.parameters() if each.grad is not None]
         flat = torch.cat([each.flatten() for each in gradients])
         self._peers.add_up(flat)
-        parts = flat.split([each.numel() for each in gradients])
+        parts = torch.split(flat, [each.numel() for each in gradients])
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))

@@ -71,15 +71,16 @@ class ZeroEngine:
         options = {"stage": stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
         self._engine = initialise(model, self._optimiser, config_of(training, **options))
         self._zero: Any = self._engine.optimizer
-        names = {each: name for name, each in model.named_parameters()}
         self._flats: list[Tensor]
         if stage == 3:
             self._flats = self._zero.fp32_partitioned_groups_flat
-            self._pieces = [_in_stage_3(self._zero, *each, peers.rank) for each in names.items()]
-            self._clear_padding()
         else:
             self._flats = self._zero.single_partition_of_fp32_groups
-            self._pieces = [_in_stages_1_and_2(*each) for each in names.items()]
+        find = self._in_stage_3 if stage == 3 else self._in_stages_1_and_2
+        found = [find(weight, name) for name, weight in model.named_parameters()]
+        self._pieces = [each for each in found if each is not None]
+        if stage == 3:
+            self._clear_padding()
         self._anchors = [each.detach().clone() for each in self._flats] if self._mu else []
 
     def step(self, parts: Sequence[LossFunction]) -> StepOutcome:
@@ -92,7 +93,7 @@ class ZeroEngine:
             self._engine.backward(loss * self._peers.size)
             losses.append(loss.detach())
         self._add_pull()
-        gradients = [each for parts in self._gradients() for each in parts]
+        gradients = [each for group in self._gradients() for each in group]
         square = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
         loss_sum, square_sum = self._peers.sum([float(torch.stack(losses).sum()), float(square)])
         outcome = StepOutcome(loss=loss_sum, gradient_norm=math.sqrt(square_sum))
@@ -177,7 +178,9 @@ class ZeroEngine:
     @torch.no_grad()
     def _add_pull(self) -> None:
         """Add FedProx's mu (w - w_0) to the gradient (arXiv 1812.06127, equation 2)."""
-        for flat, anchor, parts in zip(self._flats, self._anchors, self._gradients()):
+        if not self._anchors:
+            return
+        for flat, anchor, parts in zip(self._flats, self._anchors, self._gradients(), strict=True):
             offset = 0
             for part in parts:
                 here = slice(offset, offset + part.numel())
@@ -189,8 +192,8 @@ class ZeroEngine:
         """Return whole tensors in the weights' shapes, each put together from all processes."""
         sizes = [math.prod(shape) for shape in self._shapes.values()]
         whole = torch.zeros(sum(sizes), dtype=torch.float32, device=self._flats[0].device)
-        parts = dict(zip(self._shapes, whole.split(sizes), strict=True))
-        for piece in filter(None, self._pieces):
+        parts = dict(zip(self._shapes, torch.split(whole, sizes), strict=True))
+        for piece in self._pieces:
             target = parts[piece.weight].narrow(0, piece.start, piece.length)
             target.copy_(piece.of(flats).detach())
         # Each bit is of one process and zero on the others, so that integers keep all of them.
@@ -199,7 +202,7 @@ class ZeroEngine:
 
     def _scatter(self, whole: Mapping[str, Tensor | None], flats: Sequence[Tensor]) -> None:
         """Copy this process's ranges of whole tensors, where there are any, into flat ones."""
-        for piece in filter(None, self._pieces):
+        for piece in self._pieces:
             if (tensor := whole[piece.weight]) is not None:
                 own = tensor.flatten().narrow(0, piece.start, piece.length)
                 piece.of(flats).copy_(own)
@@ -208,22 +211,20 @@ class ZeroEngine:
     def _clear_padding(self) -> None:
         """Make zero what rounds the parts up to equal lengths, and DeepSpeed leaves undefined."""
         real = [torch.zeros_like(each, dtype=torch.bool) for each in self._flats]
-        for piece in filter(None, self._pieces):
+        for piece in self._pieces:
             piece.of(real).fill_(True)
         for flat, mask in zip(self._flats, real, strict=True):
             flat.masked_fill_(~mask, 0.0)
 
+    def _in_stages_1_and_2(self, weight: nn.Parameter, name: str) -> _Piece | None:
+        held: Any = vars(weight)["_hp_mapping"]
+        if held is None:
+            return None
+        own, flat = held.lp_fragment_address, held.hp_fragment_address
+        return _Piece(name, own.start, own.numel, held.param_group_index, flat.start)
 
-def _in_stages_1_and_2(weight: Any, name: str) -> _Piece | None:
-    held = weight._hp_mapping
-    if held is None:
-        return None
-    own, flat = held.lp_fragment_address, held.hp_fragment_address
-    return _Piece(name, own.start, own.numel, held.param_group_index, flat.start)
-
-
-def _in_stage_3(zero: Any, weight: Any, name: str, rank: int) -> _Piece | None:
-    flat, offset, length = zero.grad_position[zero.get_param_id(weight)]
-    start = rank * length
-    length = min(length, weight.ds_numel - start)
-    return _Piece(name, start, length, flat, offset) if length > 0 else None
+    def _in_stage_3(self, weight: nn.Parameter, name: str) -> _Piece | None:
+        flat, offset, length = self._zero.grad_position[self._zero.get_param_id(weight)]
+        start = self._peers.rank * length
+        length = min(length, math.prod(self._shapes[name]) - start)
+        return _Piece(name, start, length, flat, offset) if length > 0 else None

@@ -159,7 +159,7 @@ def test_a_clip_that_does_not_fit_is_refused_with_the_numbers(
 
 
 def fit(model: nn.Module) -> int:
-    return fitting_micro_batch(model, clips, wanted=6, keeps_anchor=False, share=0.5)  # type: ignore[arg-type]
+    return fitting_micro_batch(model, clips, wanted=6, copies=2, share=0.5)  # type: ignore[arg-type]
 
 
 def give(monkeypatch: pytest.MonkeyPatch, free_bytes: float) -> None:

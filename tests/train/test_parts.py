@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from feat_fed.config import ComputeConfig
 from feat_fed.errors import CheckpointError, ConfigError
 from feat_fed.train import (
     cpu_threads,
@@ -29,16 +30,14 @@ def test_seeds_differ_by_value_order_type_and_grouping() -> None:
 
 
 def test_devices() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="tpu"):
-        resolve_device("tpu")
+    assert resolve_device(ComputeConfig(device="cpu")) == torch.device("cpu")
 
 
 def test_cuda_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto").type == "cpu"
+    assert resolve_device(ComputeConfig(device="auto")).type == "cpu"
     with pytest.raises(ConfigError, match="set device: cpu"):
-        resolve_device("cuda")
+        resolve_device(ComputeConfig(device="cuda"))
 
 
 def test_threads_are_set_inside_and_put_back() -> None:
