@@ -119,6 +119,7 @@ class SiteSession:
             first_step=assignment.first_step,
             total_steps=study.rounds * study.training.local_steps,
             compute=self._site.compute,
+            folder=self._site.store / "training",
             optimiser_state=self._kept_state(assignment),
             label=self._label(study),
         )

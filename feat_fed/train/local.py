@@ -107,9 +107,11 @@ def take_part(
         ) as engine:
             if resume is not None:
                 engine.load_weights(resume.weights)
-            state = job.optimiser_state if resume is None else resume.optimiser_state
-            if state:  # none after a round's first steps were all skipped
-                engine.load_optimiser_state(state)
+                # There is none yet where all steps so far were skipped.
+                if resume.losses or resume.optimiser_state:
+                    engine.load_optimiser_state(resume.optimiser_state)
+            elif job.optimiser_state is not None:
+                engine.load_optimiser_state(job.optimiser_state)
             steps = RoundSteps(
                 job,
                 model,

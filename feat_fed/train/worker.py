@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -173,8 +174,9 @@ def main() -> None:
     else:
         line.tell(Done())
     logging.shutdown()
-    # All are ended together; one that left by itself could be missed by another.
-    line.hear()
+    # One that left by itself could be missed by another: all leave when nobody listens.
+    with suppress(EOFError, ConnectionError):
+        line.hear()
     os._exit(0)
 
 

@@ -58,6 +58,7 @@ STALLED_SEC = 600.0
 STALLED_STEPS = 20
 """As long as the slowest step so far took, times this."""
 
+_COMMAND = (executable, "-m", "feat_fed.train.worker")
 _EXIT_SEC = 5.0
 _OTHERS_SEC = 2.0
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -165,10 +166,9 @@ class _Watch:
         }
         ours, theirs = Pipe()
         with theirs:
-            command = [executable, "-m", "feat_fed.train.worker", str(folder)]
             child = group.start(
                 f"training process {rank + 1} of {size}",
-                [*command, str(rank), str(size), str(theirs.fileno())],
+                [*_COMMAND, str(folder), str(rank), str(size), str(theirs.fileno())],
                 log_file=log_file,
                 env=_LOOPBACK | {name: str(each) for name, each in environment.items()},
                 pass_fds=[theirs.fileno()],
