@@ -132,7 +132,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         for rank in (0, 1)
     ]
     try:
-        told = [each.communicate(timeout=200)[0].decode() for each in pair]
+        told = [each.communicate(timeout=500)[0].decode() for each in pair]
     finally:
         for each in pair:
             each.kill()
