@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import av
@@ -235,7 +236,13 @@ def test_the_page_says_who_is_held_out_in_a_study(videos: Path) -> None:
     assert "no study has split them yet" in page.read_text()
     arguments = ["--study", str(videos.with_name("study.yaml")), "--out", str(page)]
     assert run_app(["data", "report", str(videos), *arguments]) == 0
-    assert "2 to train on, 2 held out" in page.read_text()
+    told = re.search(r"(\d) to train on, (\d) held out", page.read_text())
+    assert told is not None
+    train, heldout = int(told[1]), int(told[2])
+    assert train + heldout == 4
+    assert min(train, heldout) > 0
+    captions = re.findall(r"px, (training|held out)</figcaption>", page.read_text())
+    assert (captions.count("training"), captions.count("held out")) == (train, heldout)
 
 
 def test_a_pattern_that_finds_nobody_is_told(
