@@ -107,12 +107,7 @@ def _study(folder: Path, *, rounds: int, quick: bool) -> Path:
 
 
 def _feat_fed(folder: Path, *arguments: str) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "from feat_fed.cli.main import run_main; run_main()",
-        *arguments,
-    ]
+    entry = "from feat_fed.cli.main import run_main; run_main()"
     subprocess.run(
         [sys.executable, "-c", entry, *arguments, "--runs", str(folder / "runs")],
         check=True,
