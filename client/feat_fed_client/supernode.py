@@ -18,7 +18,7 @@ from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.errors import ChildError, ConfigError, RefusedError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.wire import flower_environment
-from feat_fed_client import SITE_CONFIG
+from feat_fed_client import CLIENT_LOCK, SITE_CONFIG
 from feat_fed_client.keys import check_site_key
 
 _RESTART_SEC = 5.0
@@ -49,18 +49,29 @@ class SiteLauncher:
         The site's YAML file, which the executor reads itself.
     tell
         Called with a line for the screen.
+    watch
+        Called twice a second while the site waits and works.
     """
 
-    def __init__(self, site_file: Path, site: SiteConfig, *, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        site_file: Path,
+        site: SiteConfig,
+        *,
+        tell: Callable[[str], None],
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
         self._site_file = site_file.resolve()
         self._site = site
         self._link = check_link(site)
         self._tell = tell
+        self._watch = watch
         self.logs = site.store / "logs"
         self._state = site.store / "flower"
         self._secret = self._state / "executor.secret"
         self._said = ""
         self._ends_in_a_row = 0
+        self._has_connected = False
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -76,7 +87,7 @@ class SiteLauncher:
             If the executor ends.
         """
         self._state.mkdir(parents=True, exist_ok=True)
-        with (self._state / "client.lock").open("w") as lock:
+        with (self._site.store / CLIENT_LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -98,10 +109,12 @@ class SiteLauncher:
                     node = self._start_again(children, node, port)
                 children.check()
                 self._announce(node)
+                self._watch()
 
     def _announce(self, node: Child) -> None:
         """Say whether the server is there; the SuperNode itself waits for it without a word."""
-        if time.monotonic() < self._look_at or not _NODE_ID.search(_read(node.log_file)):
+        self._has_connected |= any(_NODE_ID.search(line) for line in node.log.news())
+        if time.monotonic() < self._look_at or not self._has_connected:
             return
         self._look_at = time.monotonic() + _LOOK_SEC
         with contextlib.suppress(RefusedError):
@@ -113,9 +126,8 @@ class SiteLauncher:
     def _start_again(self, children: ChildGroup, node: Child, port: int) -> Child:
         children.remove(node)
         last_words = node.tail(30)
-        self._ends_in_a_row = (
-            1 if _NODE_ID.search(_read(node.log_file)) else self._ends_in_a_row + 1
-        )
+        self._has_connected |= any(_NODE_ID.search(line) for line in node.log.news())
+        self._ends_in_a_row = 1 if self._has_connected else self._ends_in_a_row + 1
         if _UNKNOWN_KEY in last_words:
             raise RefusedError(
                 f"the server at {self._link.address} does not know the key of "
@@ -146,8 +158,7 @@ class SiteLauncher:
     def _start_supernode(self, children: ChildGroup, port: int) -> Child:
         link = self._link
         command = "from flwr.supernode.cli import flower_supernode; flower_supernode()"
-        log_file = self.logs / "supernode.log"
-        log_file.unlink(missing_ok=True)
+        self._has_connected = False
         return children.start(
             "the SuperNode",
             [
@@ -160,7 +171,7 @@ class SiteLauncher:
                 *("--host", "127.0.0.1"),
                 *("--port", str(port)),
             ],
-            log_file=log_file,
+            log_file=self.logs / "supernode.log",
             env=flower_environment(self._state / "supernode"),
         )
 
@@ -248,10 +259,3 @@ def server_absence(link: ServerLinkConfig) -> str | None:
         ) from error
     except OSError as error:
         return error.strerror or str(error)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
