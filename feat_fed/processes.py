@@ -88,6 +88,14 @@ class ChildGroup:
         """Forget a child that has ended and was dealt with."""
         self._children.remove(child)
 
+    def end(self, child: Child) -> None:
+        """End one child, if it has not ended yet, and whatever it started; forget it."""
+        family = _family(child.process)
+        if child.process.poll() is None:
+            child.process.send_signal(signal.SIGTERM)
+        _end(child.process, family, self._grace_sec)
+        self.remove(child)
+
     def check(self) -> None:
         """Raise :class:`ChildError` if any child has ended."""
         for child in self._children:

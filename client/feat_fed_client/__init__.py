@@ -2,3 +2,6 @@
 
 SITE_CONFIG = "FEAT_FED_SITE"
 """Environment variable that tells the executor's process where the site's file is."""
+
+READY = "ready for tasks"
+"""In the executor's log once it can work."""

@@ -1,20 +1,27 @@
-"""One assignment at a site: find the clips, encode them once, train, report."""
+"""One assignment at a site: find the clips, encode them once, train, report.
+
+A round that is asked for again goes on from its checkpoint, or is answered from the spool.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 
 from torch import Tensor
 
 from feat_fed.codec import LatentWindows, build_codec, finish_erasing, prepare_at_site
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data import Manifest, scan, split_site
-from feat_fed.errors import ConfigError, DataError
+from feat_fed.errors import ConfigError, DataError, StorageError
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import SiteLive
 from feat_fed.train import (
+    MidRound,
     RoundHooks,
     RoundJob,
     StepProgress,
@@ -23,7 +30,13 @@ from feat_fed.train import (
     resolve_device,
     train_round,
 )
+from feat_fed.train.mid_round import Checkpoints, MidRoundFile, job_digest
 from feat_fed_client.optimiser_store import OptimiserStore
+from feat_fed_client.round_files import tidy, under_way
+from feat_fed_client.spool import Spool
+from feat_fed_client.supervision import Sign, Witness
+
+log = logging.getLogger(__name__)
 
 _LIVE_EVERY_SEC = 0.5
 
@@ -35,12 +48,25 @@ class SiteClips:
     train: LatentWindows
     heldout: LatentWindows | None
 
+    @property
+    def digest(self) -> str:
+        """Of both."""
+        of_heldout = self.heldout.digest if self.heldout else ""
+        return sha256(f"{self.train.digest} {of_heldout}".encode()).hexdigest()
+
 
 class SiteSession:
-    """Do one assignment with the site's own data and devices."""
+    """Do one assignment with the site's own data and devices.
 
-    def __init__(self, site: SiteConfig) -> None:
+    Parameters
+    ----------
+    witness
+        Is told again and again that the work goes on.
+    """
+
+    def __init__(self, site: SiteConfig, *, witness: Witness = lambda _: None) -> None:
         self._site = site
+        self._witness = witness
         self._told_at = 0.0
         site.store.mkdir(parents=True, exist_ok=True)
 
@@ -54,12 +80,24 @@ class SiteSession:
     ) -> tuple[Report, dict[str, Tensor]]:
         """Train or score; return the report and, after training, the site's weights."""
         self._tell(SiteLive(phase="preparing", round=assignment.round), now=True)
+        tidy(self._site.store, study_id=assignment.study_id)
+        spool = Spool.of(self._site.store, study_id=assignment.study_id)
+        spool.settle(assignment)
         try:
-            clips = self.clips(assignment)
             job = self._job(assignment, weights)
             if assignment.task == "evaluate":
-                return self._evaluate(assignment, job, clips)
-            return self._train(assignment, job, clips)
+                self._under_way(assignment, "").remove()
+                return self._evaluate(assignment, job, self.clips(assignment))
+            asked = job_digest(job)
+            if done := spool.find(asked):
+                log.info("round %d was done before and is sent again", assignment.round)
+                return done
+            clips = self.clips(assignment)
+            mid_round = self._under_way(assignment, f"{asked} {clips.digest}")
+            report, trained = self._train(assignment, job, clips, mid_round)
+            spool.write(asked, report, trained)
+            mid_round.remove()
+            return report, trained
         finally:
             self._tell(SiteLive(phase="idle", round=assignment.round), now=True)
 
@@ -77,7 +115,12 @@ class SiteSession:
         device = resolve_device(site.compute.device)
         codec = build_codec(study.codec, weights=site.codec_weights, device=device)
         with Manifest(site.store, alone="wait") as manifest:
-            inventory = scan(site.data, manifest=manifest, clips=study.clips)
+            inventory = scan(
+                site.data,
+                manifest=manifest,
+                clips=study.clips,
+                progress=lambda *_: self._witness("working"),
+            )
             finish_erasing(site, manifest)
             inventory.require_clips()
             split = split_site(
@@ -134,6 +177,9 @@ class SiteSession:
             self._site.store, study_id=assignment.study_id, model=assignment.study.model
         )
 
+    def _under_way(self, assignment: Assignment, job: str) -> MidRoundFile:
+        return under_way(self._site.store, study_id=assignment.study_id, job=job)
+
     def _label(self, study: StudyConfig) -> int | None:
         """Return the class of the site's clips in the study's model.
 
@@ -153,16 +199,24 @@ class SiteSession:
         return label
 
     def _train(
-        self, assignment: Assignment, job: RoundJob, clips: SiteClips
+        self, assignment: Assignment, job: RoundJob, clips: SiteClips, mid_round: MidRoundFile
     ) -> tuple[Report, dict[str, Tensor]]:
+        minutes = self._site.checkpoint_minutes
+        checkpoints = Checkpoints(
+            mid_round, minutes and minutes * 60, written=lambda: self._witness("kept")
+        )
+        hooks = RoundHooks(
+            progress=lambda step: self._step(assignment.round, step), keep=checkpoints.keep
+        )
         result = train_round(
-            job,
+            replace(job, resume=self._resumed(assignment, mid_round)),
             train=clips.train,
             heldout=clips.heldout,
-            hooks=RoundHooks(progress=lambda step: self._step(assignment.round, step)),
+            hooks=hooks,
         )
+        self._witness("working")
         if result.optimiser_state is not None:
-            self._optimiser(assignment).write(result.optimiser_state, after=assignment.round)
+            self._keep_state(assignment, result.optimiser_state)
         report = Report(
             study_id=assignment.study_id,
             round=assignment.round,
@@ -178,6 +232,22 @@ class SiteSession:
             train_sec=result.seconds,
         )
         return report, dict(result.weights)
+
+    def _resumed(self, assignment: Assignment, mid_round: MidRoundFile) -> MidRound | None:
+        """Return what an ended process left of this very round; any other's is removed."""
+        state = mid_round.read()
+        if state is None:
+            mid_round.remove()
+        else:
+            log.info("round %d goes on after %d steps", assignment.round, state.steps_done)
+        return state
+
+    def _keep_state(self, assignment: Assignment, state: Mapping[str, Tensor]) -> None:
+        """Keep the optimiser's state; the round is worth more than it."""
+        try:
+            self._optimiser(assignment).write(state, after=assignment.round)
+        except StorageError as error:
+            log.error("THE NEXT ROUND STARTS WITH AN OLDER OPTIMISER, free some disk: %s", error)
 
     def _evaluate(
         self, assignment: Assignment, job: RoundJob, clips: SiteClips
@@ -215,6 +285,9 @@ class SiteSession:
 
     def _tell(self, live: SiteLive, *, now: bool = False) -> None:
         """Rewrite the site's progress file, at most twice a second."""
+        sign: Sign = "stepped" if live.phase == "training" else "working"
+        self._witness(sign)
         if now or time.monotonic() - self._told_at > _LIVE_EVERY_SEC:
-            live.write(self._site.store / "live.json")
+            with contextlib.suppress(OSError):  # a full disk, say: nobody sees it, and it goes on
+                live.write(self._site.store / "live.json")
             self._told_at = time.monotonic()

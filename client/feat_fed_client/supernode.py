@@ -18,10 +18,11 @@ from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.errors import ChildError, ConfigError, RefusedError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.wire import flower_environment
-from feat_fed_client import SITE_CONFIG
+from feat_fed_client import READY, SITE_CONFIG
 from feat_fed_client.keys import check_site_key
 
 _RESTART_SEC = 5.0
+_PAUSE_SEC = 1.0
 _LOOK_SEC = 15.0
 _MAX_ENDS_IN_A_ROW = 5
 _CONNECT_TIMEOUT_SEC = 10.0
@@ -40,8 +41,10 @@ _KEY_IN_USE = "code: 2004"
 class SiteLauncher:
     """Run a site's side of a study until it is told to stop.
 
-    The SuperNode is started again when it ends, since a server that is away for a while
-    must not end a site; only a refusal ends it.
+    SuperNode and executor are started again, both, when one of them ends: a server that is away
+    for a while must not end a site, nor a process that was killed, and a SuperNode waits for ever
+    for the answer to a task that its executor lost. Only a refusal ends the site, or a process
+    that never comes to work.
 
     Parameters
     ----------
@@ -61,6 +64,8 @@ class SiteLauncher:
         self._secret = self._state / "executor.secret"
         self._said = ""
         self._ends_in_a_row = 0
+        self._idle_executors = 0
+        self._executor_began_at = 0
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -73,7 +78,7 @@ class SiteLauncher:
         RefusedError
             If the server turns this site away, or is not the study's.
         ChildError
-            If the executor ends.
+            If the SuperNode or the executor cannot be started.
         """
         self._state.mkdir(parents=True, exist_ok=True)
         with (self._state / "client.lock").open("w") as lock:
@@ -90,14 +95,19 @@ class SiteLauncher:
         self._wait_for_server()
         with ChildGroup() as children:
             port = free_port()
-            node = self._start_supernode(children, port)
-            self._start_executor(children, port)
             while True:
-                time.sleep(0.5)
-                if node.process.poll() is not None:
-                    node = self._start_again(children, node, port)
-                children.check()
-                self._announce(node)
+                node = self._start_supernode(children, port)
+                executor = self._start_executor(children, port)
+                while not any(_has_ended(each) for each in (node, executor)):
+                    time.sleep(0.5)
+                    self._announce(node)
+                if _has_ended(node):
+                    self._wait_after_node(node)
+                else:
+                    self._wait_after_executor(executor)
+                # Meanwhile a round went on; from its checkpoint it goes on when it is asked again.
+                children.end(executor)
+                children.end(node)
 
     def _announce(self, node: Child) -> None:
         """Say whether the server is there; the SuperNode itself waits for it without a word."""
@@ -110,8 +120,21 @@ class SiteLauncher:
                 return
         self._once("the server is away; waiting for it to come back")
 
-    def _start_again(self, children: ChildGroup, node: Child, port: int) -> Child:
-        children.remove(node)
+    def _wait_after_executor(self, executor: Child) -> None:
+        """See whether it is worth it to start it again."""
+        log = _read(executor.log_file)
+        said = log[self._executor_began_at :] if len(log) >= self._executor_began_at else log
+        self._idle_executors = 1 if READY in said else self._idle_executors + 1
+        if self._idle_executors > _MAX_ENDS_IN_A_ROW:
+            raise ChildError(
+                f"the executor has ended {self._idle_executors} times before it could work; its "
+                f"log is {executor.log_file}\n{executor.tail()}"
+            )
+        self._tell(f"the executor has ended; starting it again (its log: {executor.log_file})")
+        time.sleep(_PAUSE_SEC * self._idle_executors)
+
+    def _wait_after_node(self, node: Child) -> None:
+        """Wait until it is worth it to connect again; find out why not, if it never is."""
         last_words = node.tail(30)
         self._ends_in_a_row = (
             1 if _NODE_ID.search(_read(node.log_file)) else self._ends_in_a_row + 1
@@ -141,7 +164,6 @@ class SiteLauncher:
             self._once("the connection to the server was lost; trying again")
         time.sleep(_RESTART_SEC)
         self._wait_for_server()
-        return self._start_supernode(children, port)
 
     def _start_supernode(self, children: ChildGroup, port: int) -> Child:
         link = self._link
@@ -164,14 +186,16 @@ class SiteLauncher:
             env=flower_environment(self._state / "supernode"),
         )
 
-    def _start_executor(self, children: ChildGroup, port: int) -> None:
-        children.start(
+    def _start_executor(self, children: ChildGroup, port: int) -> Child:
+        log_file = self.logs / "executor.log"
+        self._executor_began_at = len(_read(log_file))
+        return children.start(
             "the executor",
             [
                 *(sys.executable, "-m", "feat_fed_client"),
                 *(f"127.0.0.1:{port}", str(self._secret)),
             ],
-            log_file=self.logs / "executor.log",
+            log_file=log_file,
             env={
                 **flower_environment(self._state / "executor"),
                 **_ALLOCATOR,
@@ -248,6 +272,10 @@ def server_absence(link: ServerLinkConfig) -> str | None:
         ) from error
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _has_ended(child: Child) -> bool:
+    return child.process.poll() is not None
 
 
 def _read(path: Path) -> str:

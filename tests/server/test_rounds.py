@@ -70,10 +70,13 @@ class FakeGrid:
         self.replies: dict[str, Message] = {}
         self.asked: list[Assignment] = []
         self.node_of: dict[str, int] = {}
+        self.activated_at = {name: "first" for name in sites}
 
     def get_nodes(self) -> list[Any]:
         return [
-            SimpleNamespace(node_id=number, public_key=name.encode())
+            SimpleNamespace(
+                node_id=number, public_key=name.encode(), last_activated_at=self.activated_at[name]
+            )
             for number, name in enumerate(self.sites, start=1)
         ]
 
