@@ -16,7 +16,6 @@ import hashlib
 import logging
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -241,4 +240,5 @@ def main(arguments: Sequence[str]) -> None:
     trusted = trusted_bundles(site_of_this_machine())
     preload()
     Executor(address, Path(secret_file).read_bytes(), trusted, site_of_this_machine).run()
-    sys.exit(1)
+    logging.shutdown()
+    os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

@@ -20,7 +20,11 @@ from feat_fed_server.replies import Reply, missing
 MAX_SENDINGS = 5
 """To a site in a round: a site that dies of each is left out."""
 
-_LOST = (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED)
+_LOST = (
+    ErrorCode.MESSAGE_UNAVAILABLE,
+    ErrorCode.NODE_UNAVAILABLE,
+    ErrorCode.CLIENT_APP_CRASHED,
+)
 
 
 @dataclass
@@ -33,7 +37,7 @@ class Asked:
     activated_at: str
     """When the site's node had connected, as Flower says it; changes when it connects anew."""
     ids: list[str] = field(default_factory=list)
-    """Of all sendings that Flower took."""
+    """Of the sendings that may still be answered."""
     sendings: int = 0
     loss: Reply | None = None
     """Why nobody is at the last sending any more, where that is known."""
@@ -46,9 +50,10 @@ class Asked:
             self.ids.append(message_id)
 
     def note_loss(self, message_id: str, reply: Reply) -> None:
-        """Note that nobody works at a sending; only the last one's loss matters."""
+        """Note that a sending is lost: Flower has forgotten it. Only the last one's loss matters."""
         if message_id == self.ids[-1]:
             self.loss = reply
+        self.ids.remove(message_id)
 
     def note_node(self, activated_at: str) -> None:
         """Note the site's node; one that has connected anew knows nothing of what was sent."""

@@ -171,7 +171,7 @@ class RoundLoop:
         self, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor]
     ) -> Reply | None:
         """Return a site's reply to any of the sendings, if it is there or none will come."""
-        for message_id in asked.ids:
+        for message_id in list(asked.ids):
             reply = self._pull(message_id, asked, assignment, schema)
             if reply is not None:
                 return reply

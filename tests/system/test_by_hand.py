@@ -1,6 +1,5 @@
 """A consortium by hand: the commands of the README, in any order, and what goes wrong."""
 
-import contextlib
 import shutil
 import socket
 import time
@@ -9,75 +8,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feat_fed.data.synthetic import write_demo_hospitals
-from feat_fed.processes import free_port
 from feat_fed.report import RunStore
 from feat_fed.report.live import SiteLive
-from system.study_runs import TINY, Command, nobody_left, started, wait_until
+from system.consortium import NAMES, Consortium, feat_fed, make_folders
+from system.study_runs import TINY, nobody_left, started, wait_until
 
 pytestmark = pytest.mark.slow
-
-NAMES = ("hospital-1", "hospital-2", "hospital-3")
-
-
-def feat_fed(output: Path, *arguments: object) -> str:
-    with started(output, *arguments) as command:
-        command.end(120)
-        return command.text()
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folders of a coordinator and three hospitals, made by the README's commands."""
     root = tmp_path_factory.mktemp("made")
-    federation = root / "coordinator" / "federation.yaml"
-    federation.parent.mkdir()
-    federation.write_text(yaml.safe_dump({"address": "127.0.0.1:1", "sites": list(NAMES)}))
-    told = feat_fed(root / "provision.out", "provision", federation)
-    assert "hospital-1.pub, hospital-2.pub, hospital-3.pub" in told
-    for name in NAMES:
-        folder = root / name
-        folder.mkdir()
-        feat_fed(root / "keygen.out", "keygen", folder / "site.key")
-        shutil.copy(folder / "site.pub", federation.parent / "sites" / f"{name}.pub")
-        shutil.copy(federation.parent / "tls" / "ca.crt", folder)
-    write_demo_hospitals(root / "data", hospitals=3, seed=1)
+    make_folders(root)
     return root
-
-
-class Consortium:
-    """A copy of those folders with an address of its own."""
-
-    def __init__(self, root: Path, made: Path) -> None:
-        self.root = root
-        shutil.copytree(made, root)
-        self.address = f"127.0.0.1:{free_port()}"
-        self.federation = root / "coordinator" / "federation.yaml"
-        tree = {"address": self.address, "sites": list(NAMES)}
-        self.federation.write_text(yaml.safe_dump(tree))
-        for name in NAMES:
-            self.write(name, paths=[str(root / "data" / name)])
-
-    def site(self, name: str) -> Path:
-        return self.root / name / "site.yaml"
-
-    def write(self, name: str, *, paths: list[str]) -> None:
-        link = {
-            "address": self.address,
-            "ca_certificate": "ca.crt",
-            "private_key": "site.key",
-        }
-        tree = {"name": name, "server": link, "data": {"paths": paths}, "store": "store"}
-        self.site(name).write_text(yaml.safe_dump({**tree, "compute": {"threads": 1}}))
-
-    def client(self, name: str) -> contextlib.AbstractContextManager[Command]:
-        return started(self.root / f"{name}.out", "client", "--site-config", self.site(name))
-
-    def server(self, *arguments: object) -> contextlib.AbstractContextManager[Command]:
-        return started(
-            *(self.root / "server.out", "server", "--study", TINY),
-            *("--federation", self.federation, "--runs", self.root / "runs", *arguments),
-        )
 
 
 @pytest.fixture
