@@ -50,7 +50,7 @@ class Asked:
             self.ids.append(message_id)
 
     def note_loss(self, message_id: str, reply: Reply) -> None:
-        """Note that a sending is lost: Flower has forgotten it. Only the last one's loss matters."""
+        """Note that a sending is lost, which Flower then forgets; only the last loss matters."""
         if message_id == self.ids[-1]:
             self.loss = reply
         self.ids.remove(message_id)
