@@ -19,6 +19,7 @@ from feat_fed.errors import ChildError, ConfigError, RefusedError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.wire import flower_environment
 from feat_fed_client import READY, SITE_CONFIG
+from feat_fed_client.connection import Connection
 from feat_fed_client.keys import check_site_key
 
 _RESTART_SEC = 5.0
@@ -62,6 +63,7 @@ class SiteLauncher:
         self.logs = site.store / "logs"
         self._state = site.store / "flower"
         self._secret = self._state / "executor.secret"
+        self._connection = Connection(self._state, self._link)
         self._said = ""
         self._ends_in_a_row = 0
         self._idle_executors = 0
@@ -96,6 +98,7 @@ class SiteLauncher:
         with ChildGroup() as children:
             port = free_port()
             while True:
+                self._connection.give_up()
                 node = self._start_supernode(children, port)
                 executor = self._start_executor(children, port)
                 while not any(_has_ended(each) for each in (node, executor)):
@@ -111,8 +114,12 @@ class SiteLauncher:
 
     def _announce(self, node: Child) -> None:
         """Say whether the server is there; the SuperNode itself waits for it without a word."""
-        if time.monotonic() < self._look_at or not _NODE_ID.search(_read(node.log_file)):
+        if time.monotonic() < self._look_at:
             return
+        connected = _NODE_ID.search(_read(node.log_file))
+        if not connected:
+            return
+        self._connection.note(int(connected[1]))
         self._look_at = time.monotonic() + _LOOK_SEC
         with contextlib.suppress(RefusedError):
             if server_absence(self._link) is None:
@@ -166,7 +173,7 @@ class SiteLauncher:
         self._wait_for_server()
 
     def _start_supernode(self, children: ChildGroup, port: int) -> Child:
-        link = self._link
+        link, self._look_at = self._link, 0.0
         command = "from flwr.supernode.cli import flower_supernode; flower_supernode()"
         log_file = self.logs / "supernode.log"
         log_file.unlink(missing_ok=True)
