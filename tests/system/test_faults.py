@@ -131,16 +131,20 @@ def bytes_of(weights: Mapping[str, Tensor]) -> dict[str, bytes]:
 def run(
     both: Consortium, path: Path, kills: list[tuple[str, str]], rng: random.Random
 ) -> list[tuple[str, str]]:
-    """Run the study while killing, one after the other; return what could not be killed."""
+    """Run the study while killing, one after the other; return what could not be killed.
+
+    A round's kill comes at any moment after the round before it has ended.
+    """
     left = list(kills)
     with contextlib.ExitStack() as stack:
         sites = Sites(both, stack)
         server = stack.enter_context(both.server("--study", path))
         server.wait_for("round 1/")
         while server.process.poll() is None:
-            time.sleep(rng.uniform(0.5, 6.0) if left else 0.5)
-            if left and sites.kill(*left[0]):
-                log.info("killed %s", left.pop(0))
+            time.sleep(rng.uniform(0.1, 5.0))
+            done = server.text().count("train loss")
+            if left and done >= len(kills) - len(left) and sites.kill(*left[0]):
+                log.info("round %d: killed %s", done + 1, left.pop(0))
         assert server.end() == 0, server.text()
         for each in sites.commands.values():
             sites.seen.update(each.family())
