@@ -8,6 +8,7 @@
     ├── DataError            a folder of clips cannot be used
     │   └── ClipError        one file cannot be read; the others can
     ├── CheckpointError      a weights file is damaged, foreign or of another model
+    │   └── StorageError     one cannot be written, as on a full disk
     ├── TrainingError        local training cannot go on
     ├── ProtocolError        a message from the other side breaks the protocol
     ├── FederationError      the study cannot go on
@@ -74,6 +75,12 @@ class CheckpointError(FeatFedError):
     """A weights file is damaged, foreign or of another model."""
 
     code = "checkpoint"
+
+
+class StorageError(CheckpointError):
+    """A file of weights cannot be written: the disk is full, over its quota or read-only."""
+
+    code = "storage"
 
 
 class TrainingError(FeatFedError):

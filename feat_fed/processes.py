@@ -92,16 +92,29 @@ class ChildGroup:
         """Forget a child that has ended and was dealt with."""
         self._children.remove(child)
 
+    def end(self, child: Child) -> None:
+        """End one child, if it has not ended yet, and whatever it started; forget it."""
+        family = _family(child.process)
+        if child.process.poll() is None:
+            child.process.send_signal(signal.SIGTERM)
+        _end(child.process, family, self._grace_sec)
+        self.remove(child)
+
     def check(self) -> None:
         """Raise :class:`ChildError` if any child has ended; keep the logs small."""
+        self.rotate_logs()
         for child in self._children:
-            child.log.rotate_if_large()
             code = child.process.poll()
             if code is not None:
                 raise ChildError(
                     f"{child.name} has ended ({_describe(code)}); its log is {child.log_file}\n"
                     f"{child.tail()}"
                 )
+
+    def rotate_logs(self) -> None:
+        """Keep the logs small; to be called every now and then."""
+        for child in self._children:
+            child.log.rotate_if_large()
 
     def stop(self) -> None:
         """End all children and whatever they started; returns when none is left."""

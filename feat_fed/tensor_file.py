@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from feat_fed.atomic import atomic_path
-from feat_fed.errors import CheckpointError
+from feat_fed.errors import CheckpointError, StorageError
 
 _HEADER = "feat_fed"
 _FORMAT = {"format": "pt"}
@@ -30,20 +30,21 @@ HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: BaseModel) -> None:
-    """Write tensors and header atomically and durably; the folder must exist.
+    """Write tensors and header atomically and durably; the folder is made where it is missing.
 
     Raises
     ------
-    CheckpointError
+    StorageError
         If the file cannot be written; what was there before is still there.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = header.model_dump_json()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as part:
             save_file(state, part, {_HEADER: text, _DIGEST: _digest(text, state)} | _FORMAT)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+        raise StorageError(f"{path} cannot be written: {error}") from error
 
 
 def read_tensor_file(path: Path, header: type[HeaderT]) -> tuple[HeaderT, dict[str, Tensor]]:

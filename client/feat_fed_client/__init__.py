@@ -5,3 +5,6 @@ SITE_CONFIG = "FEAT_FED_SITE"
 
 CLIENT_LOCK = "flower/client.lock"
 """In a site's store; held while a client works with it."""
+
+READY = "ready for tasks"
+"""In the executor's log once it can work."""

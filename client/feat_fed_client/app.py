@@ -6,10 +6,12 @@ Flower never loads this by what a server sends: the site's executor
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -27,26 +29,32 @@ from feat_fed_client import SITE_CONFIG
 from feat_fed_client.history import note_report
 from feat_fed_client.limits import DeclinedError
 from feat_fed_client.session import SiteSession
+from feat_fed_client.supervision import Witness
 
 log = logging.getLogger(__name__)
 
 
-def make_app(site_of: Callable[[Context], SiteConfig]) -> ClientApp:
-    """Return a ClientApp; ``site_of`` finds the site's configuration on this machine."""
+def make_app(
+    site_of: Callable[[Context], SiteConfig], *, witness: Witness = lambda _: None
+) -> ClientApp:
+    """Return a ClientApp; ``site_of`` finds the site's configuration on this machine.
+
+    ``witness`` is told again and again that the work goes on.
+    """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context))
+        return answer(message, site_of(context), witness=witness)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context))
+        return answer(message, site_of(context), witness=witness)
 
     return app
 
 
-def answer(message: Message, site: SiteConfig) -> Message:
+def answer(message: Message, site: SiteConfig, *, witness: Witness = lambda _: None) -> Message:
     """Do what the server asks. An error becomes a code; its text stays in the site's log."""
     try:
         assignment, buckets = from_records(message.content, Assignment)
@@ -56,7 +64,7 @@ def answer(message: Message, site: SiteConfig) -> Message:
         raise Unreadable(FAILURES["protocol"]) from error
     try:
         weights = unpack(buckets, _schema(assignment))
-        report, trained = SiteSession(site).run(assignment, weights)
+        report, trained = SiteSession(site, witness=witness).run(assignment, weights)
         note_report(site.store, report)
         return Message(to_records(report, pack(trained)), reply_to=message)
     except DeclinedError as declined:
@@ -67,9 +75,29 @@ def answer(message: Message, site: SiteConfig) -> Message:
     except Exception as error:
         reference = secrets.token_hex(4)
         log.exception("[%s] round %d failed", reference, assignment.round)
-        report = _failed(assignment, site, error, reference)
-        note_report(site.store, report)
-        return Message(to_records(report), reply_to=message)
+        return failure(message, site, failure_code(error), reference)
+
+
+def failure(message: Message, site: SiteConfig, code: FailureCode, reference: str) -> Message:
+    """Reply to an assignment that it could not be done.
+
+    Raises
+    ------
+    ProtocolError
+        If the message is no assignment.
+    """
+    assignment, _ = from_records(message.content, Assignment)
+    report = Report(
+        study_id=assignment.study_id,
+        round=assignment.round,
+        task=assignment.task,
+        site=site.name,
+        outcome="failed",
+        code=code,
+        reference=reference,
+    )
+    note_report(site.store, report)
+    return Message(to_records(report), reply_to=message)
 
 
 class Unreadable(Exception):  # noqa: N818
@@ -79,18 +107,6 @@ class Unreadable(Exception):  # noqa: N818
 def _schema(assignment: Assignment) -> dict[str, Tensor]:
     with torch.device("meta"):
         return dict(FEAT(assignment.study.model).state_dict())
-
-
-def _failed(assignment: Assignment, site: SiteConfig, error: Exception, reference: str) -> Report:
-    return Report(
-        study_id=assignment.study_id,
-        round=assignment.round,
-        task=assignment.task,
-        site=site.name,
-        outcome="failed",
-        code=failure_code(error),
-        reference=reference,
-    )
 
 
 def _declined(assignment: Assignment, site: SiteConfig, declined: DeclinedError) -> Report:
@@ -105,10 +121,40 @@ def _declined(assignment: Assignment, site: SiteConfig, declined: DeclinedError)
     )
 
 
-def failure_code(error: Exception) -> FailureCode:
+def failure_code(error: BaseException) -> FailureCode:
     """Return the class of an error: all that the server learns of it."""
+    if any(_is_of_storage(each) for each in _causes(error)):
+        return "storage"
+    if isinstance(error, MemoryError):
+        return "memory"
     kind = "data" if isinstance(error, DataError) else getattr(error, "code", None)
     return next((code for code in FAILURES if code == kind), "internal")
 
 
-app = make_app(lambda context: load_site(Path(os.environ[SITE_CONFIG])))
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_of_storage(error: BaseException) -> bool:
+    """Whether a disk is full or read-only, whatever was to be written."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) in (
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_READONLY,
+        )
+    return isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+    )
+
+
+def site_of_this_machine(_: object = None) -> SiteConfig:
+    """Return the site's configuration, which the environment names."""
+    return load_site(Path(os.environ[SITE_CONFIG]))
+
+
+app = make_app(site_of_this_machine)

@@ -19,6 +19,7 @@ from feat_fed.report.live import StudyLive
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
+from feat_fed_server.asked import Asked, activations, is_lost
 from feat_fed_server.replies import Reply, missing, read_reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.strategy import build_strategy
@@ -56,6 +57,7 @@ class RoundLoop:
         self._study_id = store.summary().study_id
         self._strategy = build_strategy(self._study.strategy)
         self._connected: dict[str, int] = {}
+        self._activated: dict[int, str] = {}
 
     def run(self) -> None:
         """Train until the study's last round, then score the final weights.
@@ -162,35 +164,46 @@ class RoundLoop:
     def _collect(
         self, messages: Sequence[Message], assignment: Assignment, schema: Mapping[str, Tensor]
     ) -> list[Reply]:
+        """Send the messages, again where a site lost one, until all answered or time is up."""
         deadline = time.time() + self._study.sites.round_sec
         site_of = {node: site for site, node in self._connected.items()}
-        nodes = [message.metadata.dst_node_id for message in messages]
-        pushed = dict(zip(nodes, self._grid.push_messages(messages), strict=True))
-        # Flower gives no id for a message that it could not take.
-        pending = {message_id: node for node, message_id in pushed.items() if message_id}
-        replies = [missing(site_of[node]) for node, message_id in pushed.items() if not message_id]
+        waiting = [
+            Asked(site_of[node], message, self._activated[node])
+            for message in messages
+            for node in [message.metadata.dst_node_id]
+        ]
+        for each, message_id in zip(waiting, self._grid.push_messages(messages), strict=True):
+            each.sent(message_id)
+        replies: list[Reply] = []
         phase = "training" if assignment.task == "train" else "scoring"
-        while pending and time.time() < deadline:
+        while waiting and time.time() < deadline:
             self._tell(phase, assignment.round, [each.site for each in replies], deadline)
-            for message_id, node_id in list(pending.items()):
-                reply = self._pull(message_id, node_id, site_of[node_id], assignment, schema)
+            for each in list(waiting):
+                reply = self._answer(each, assignment, schema)
                 if reply is not None:
-                    del pending[message_id]
+                    waiting.remove(each)
                     replies.append(reply)
                     log.info("%s: %s %s", reply.site, reply.status, reply.reason)
                     self._tell(phase, assignment.round, [each.site for each in replies], deadline)
+            self._send_again(waiting, deadline)
             time.sleep(_pause(deadline - self._study.sites.round_sec))
-        return replies + [missing(site_of[node]) for node in pending.values()]
+        return replies + [each.loss or missing(each.site) for each in waiting]
+
+    def _answer(
+        self, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor]
+    ) -> Reply | None:
+        """Return a site's reply to any of the sendings, if it is there or none will come."""
+        for message_id in list(asked.ids):
+            reply = self._pull(message_id, asked, assignment, schema)
+            if reply is not None:
+                return reply
+        return asked.loss if asked.given_up else None
 
     def _pull(
-        self,
-        message_id: str,
-        node_id: int,
-        site: str,
-        assignment: Assignment,
-        schema: Mapping[str, Tensor],
+        self, message_id: str, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor]
     ) -> Reply | None:
         """Return a site's reply if it is there; one that Flower cannot read is refused."""
+        site, node_id = asked.site, asked.message.metadata.dst_node_id
         try:
             messages = list(self._grid.pull_messages([message_id]))
         except httpx.HTTPError:
@@ -200,16 +213,42 @@ class RoundLoop:
             return Reply(site, "refused", "a reply that is no message of Flower's")
         if not messages:
             return None
-        return read_reply(
+        reply = read_reply(
             messages[0], site, node_id, assignment=assignment, roster=self._roster, schema=schema
         )
+        if is_lost(messages[0]):
+            asked.note_loss(message_id, reply)
+            return None
+        return reply
+
+    def _send_again(self, waiting: Sequence[Asked], deadline: float) -> None:
+        """Send sites that are back what they had lost."""
+        if not waiting:
+            return
+        online, activated = self._look()
+        for each in waiting:
+            node_id = online.get(each.site)
+            if node_id is None:
+                continue
+            each.note_node(activated[node_id])
+            if each.loss is None or each.given_up:
+                continue
+            log.warning("%s is asked again: %s", each.site, each.loss.reason)
+            message = each.again(node_id, ttl_sec=max(1.0, deadline - time.time()))
+            [message_id] = self._grid.push_messages([message])
+            each.sent(message_id)
+
+    def _look(self) -> tuple[dict[str, int], dict[int, str]]:
+        """Return the connected sites' nodes, and when each node connected."""
+        nodes = tuple(self._grid.get_nodes())
+        return self._roster.online(nodes), activations(nodes)
 
     def _wait_for_sites(self, number: int, needed: int, but: Set[str]) -> None:
         """Wait for all sites but some a while, for as many as are needed of them longer."""
         sites = self._study.sites
         give_up_at, settled_at = time.time() + sites.wait_sec, None
         while True:
-            self._connected = self._roster.online(tuple(self._grid.get_nodes()))
+            self._connected, self._activated = self._look()
             wanted = [name for name in self._roster.expected if name not in but]
             absent = [name for name in wanted if name not in self._connected]
             if not absent:

@@ -170,7 +170,12 @@ def test_no_file_of_the_store_tells_who_it_is_of(site: Path) -> None:
         assert not path.stat().st_mode & 0o077, path.name
     before = len(records(store))
     latents = {path.name for path in (store / "latents").glob("*.safetensors")}
+    learnt = [store / kind / ("a" * 32) for kind in ("rounds", "spool", "optimiser")]
+    for folder in learnt:
+        folder.mkdir(parents=True)
+        (folder / "from-clips.safetensors").touch()
     assert run_app(["data", "erase", str(site), "--patient", f"{WORD}-P0"]) == 0
+    assert not [folder for folder in learnt if folder.exists()]
     assert len(records(store)) < before
     assert not page.exists() and not page.with_suffix(".json").exists()
     assert {path.name for path in (store / "latents").glob("*.safetensors")} < latents

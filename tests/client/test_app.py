@@ -108,7 +108,7 @@ def test_a_message_that_is_no_assignment_is_told_so_by_a_fixed_phrase(
         (TrainingError("x"), "training"),
         (ProtocolError("x"), "protocol"),
         (FeatFedError("x"), "internal"),
-        (MemoryError("x"), "internal"),
+        (MemoryError("x"), "memory"),
     ],
 )
 def test_codes(error: Exception, code: str) -> None:

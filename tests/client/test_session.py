@@ -191,6 +191,7 @@ class Noise:
     """Latent clips of nothing, without files."""
 
     num_clips = 3
+    digest = "of nothing"
 
     def batch(self, seed: int, step: int, batch_size: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed % 2**31 + step)
@@ -259,8 +260,10 @@ def test_a_pause_ends_a_round_at_its_next_step_and_the_one_after_is_declined(
     session = within(ready, Clock())
     report, _ = session.run(told, weights_of(told.study))
     assert (report.steps, report.ended_by) == (3, "pause")
+    # What is done is told again to whoever asks; the next round is not begun.
+    assert session.run(told, weights_of(told.study))[0] == report
     with pytest.raises(DeclinedError, match="is paused"):
-        session.run(told, weights_of(told.study))
+        session.run(told.model_copy(update={"round": told.round + 1}), weights_of(told.study))
 
 
 def test_hours_that_end_while_clips_are_encoded_leave_no_step(
@@ -342,10 +345,13 @@ def test_a_round_gives_way_to_other_processes(ready: SiteConfig) -> None:
     told = tiny()
     pid = os.fork()
     if pid == 0:
-        SiteSession(nice).run(told, weights_of(told.study))
-        threads = psutil.Process().threads()
-        levels = {os.getpriority(os.PRIO_PROCESS, each.id) for each in threads}
-        os._exit(levels.pop() if len(levels) == 1 else 99)
+        levels = {99}
+        try:
+            SiteSession(nice).run(told, weights_of(told.study))
+            threads = psutil.Process().threads()
+            levels = {os.getpriority(os.PRIO_PROCESS, each.id) for each in threads}
+        finally:
+            os._exit(levels.pop() if len(levels) == 1 else 99)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 

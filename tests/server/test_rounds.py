@@ -19,6 +19,7 @@ from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import restore
 from feat_fed.wire import from_records, to_records
 from feat_fed_server import rounds as rounds_module
+from feat_fed_server.asked import MAX_SENDINGS
 from feat_fed_server.roster import KeyRoster
 from feat_fed_server.rounds import RoundLoop
 
@@ -72,10 +73,13 @@ class FakeGrid:
         self.asked: list[Assignment] = []
         self.asked_of: list[str] = []
         self.node_of: dict[str, int] = {}
+        self.activated_at = {name: "first" for name in sites}
 
     def get_nodes(self) -> list[Any]:
         return [
-            SimpleNamespace(node_id=number, public_key=name.encode())
+            SimpleNamespace(
+                node_id=number, public_key=name.encode(), last_activated_at=self.activated_at[name]
+            )
             for number, name in enumerate(self.sites, start=1)
         ]
 
@@ -353,11 +357,12 @@ def test_a_site_to_which_the_model_is_too_large_is_not_asked_again(store: RunSto
 
 
 def test_a_failure_beside_a_decline_is_tried_again_a_few_times_only(store: RunStore) -> None:
-    grid = FakeGrid(
-        {"a": declines("a", times=10**6), "b": lambda a, w: Error(8, ""), "c": honest("c", 1.0)}
-    )
+    def fails(assignment: Assignment, weights: Weights) -> RecordDict:
+        return to_records(report(assignment, "b", outcome="failed", code="training", examples=0))
+
+    grid = FakeGrid({"a": declines("a", times=10**6), "b": fails, "c": honest("c", 1.0)})
     roster = KeyRoster({name.encode(): name for name in grid.sites})
-    with pytest.raises(FederationError, match="a: the site is paused; b: Flower error"):
+    with pytest.raises(FederationError, match="a: the site is paused; b: training failed"):
         RoundLoop(grid, roster, store).run()  # type: ignore[arg-type]
     asked = trained_at(grid, 1)
     assert (asked.count("b"), asked.count("c")) == (3, 1)
@@ -436,3 +441,89 @@ def test_a_study_whose_sites_are_gone_at_the_end_is_complete(store: RunStore) ->
     run(RunStore(store.root), {}, "a", "b")
     assert store.summary().state == "complete"
     assert store.summary().final_heldout_loss is None
+
+
+class Unreliable:
+    """Answers of a site that loses some of what it is sent."""
+
+    def __init__(self, site: str, *outcomes: Error | None) -> None:
+        self.sendings = 0
+        self._honest = honest(site, 1.0)
+        self._outcomes = list(outcomes)
+
+    def __call__(self, assignment: Assignment, weights: Weights) -> RecordDict | Error | None:
+        self.sendings += 1
+        return self._outcomes.pop(0) if self._outcomes else self._honest(assignment, weights)
+
+
+GONE, DIED = Error(5, "Node Unavailable"), Error(8, "ClientApp crashed")
+
+
+@pytest.mark.parametrize("losses", [[GONE], [DIED], [GONE, DIED, GONE, DIED]])
+def test_a_site_that_lost_its_message_is_sent_it_again(
+    losses: list[Error], store: RunStore
+) -> None:
+    a = Unreliable("a", *losses)
+    grid = run(store, {"a": a, "b": honest("b", 3.0)})
+    assert moved_by(store, 2) == pytest.approx(4.0, abs=1e-5)
+    assert a.sendings == len(losses) + 3  # two rounds and the scoring
+    first = [each for each in grid.asked if each.round == 1]
+    assert all(each == first[0] for each in first)
+
+
+def test_a_site_that_dies_of_its_message_is_left_out_at_last(store: RunStore) -> None:
+    c = Unreliable("c", *[DIED] * 99)
+    run(store, {"a": honest("a", 1.0), "b": honest("b", 3.0), "c": c})
+    assert c.sendings == 3 * MAX_SENDINGS
+    site = {each.site: each for each in store.rounds()[0].sites}["c"]
+    assert (site.status, site.reason) == ("failed", "Flower error 8: the site's process ended")
+    assert moved_by(store, 2) == pytest.approx(4.0, abs=1e-5)
+
+
+def test_a_site_that_reconnects_without_a_word_is_sent_its_message_again(store: RunStore) -> None:
+    grid = FakeGrid({"a": honest("a", 1.0), "b": Unreliable("b", None)})
+    pull = grid.pull_messages
+
+    def reconnecting(ids: Iterable[str]) -> list[Message]:
+        grid.activated_at["b"] = "again"
+        return pull(ids)
+
+    grid.pull_messages = reconnecting  # type: ignore[method-assign]
+    RoundLoop(grid, KeyRoster({name.encode(): name for name in "ab"}), store).run()  # type: ignore[arg-type]
+    assert [site.status for site in store.rounds()[0].sites] == ["ok", "ok"]
+
+
+def test_a_site_that_answers_twice_counts_once(store: RunStore) -> None:
+    sites = {"a": honest("a", 1.0), "b": honest("b", 3.0)}
+    grid = FakeGrid(sites)
+    pull, looks = grid.pull_messages, iter(range(100))
+
+    def late(ids: Iterable[str]) -> list[Message]:
+        asked = list(ids)
+        if grid.node_of[asked[0]] == 2 and (look := next(looks)) < 3:
+            grid.activated_at["b"] = f"at {look}"  # on its way while it is asked again
+            return []
+        return pull(asked)
+
+    grid.pull_messages = late  # type: ignore[method-assign]
+    RoundLoop(grid, KeyRoster({name.encode(): name for name in sites}), store).run()  # type: ignore[arg-type]
+    assert moved_by(store, 1) == pytest.approx(2.0, abs=1e-5)
+    assert [site.site for site in store.rounds()[0].sites] == ["a", "b"]
+
+
+def test_a_site_that_does_not_come_back_costs_the_round_nothing_but_time(store: RunStore) -> None:
+    sites = {"a": honest("a", 1.0), "b": honest("b", 3.0), "c": Unreliable("c", *[GONE] * 99)}
+    grid = FakeGrid(sites)
+    push, gone = grid.push_messages, False
+
+    def losing(messages: Iterable[Message]) -> list[str]:
+        nonlocal gone
+        ids, gone = push(messages), True
+        return ids
+
+    everyone = grid.get_nodes
+    grid.push_messages = losing  # type: ignore[method-assign]
+    grid.get_nodes = lambda: everyone()[: 2 if gone else 3]  # type: ignore[method-assign]
+    RoundLoop(grid, KeyRoster({name.encode(): name for name in sites}), store).run()  # type: ignore[arg-type]
+    assert [site.status for site in store.rounds()[0].sites] == ["ok", "ok", "failed"]
+    assert sites["c"].sendings == 1  # type: ignore[attr-defined]
