@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feat_fed.data.synthetic import write_demo_hospitals
 from feat_fed.cli.main import run_app
+from feat_fed.data.synthetic import write_demo_hospitals
 from feat_fed.processes import free_port
 from feat_fed.report import RunStore
 from feat_fed.report.live import SiteLive
