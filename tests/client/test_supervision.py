@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -64,6 +65,18 @@ def test_one_that_dies_again_and_again_is_given_up(lives: Lives) -> None:
 
     assert supervised(work, patience=HASTY) == Death("internal", "signal 9")
     assert lives.count() == 3
+
+
+def test_an_answer_that_is_cut_off_is_none(lives: Lives) -> None:
+    class CutOff(list[bytes]):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"half"
+            die()
+
+    def work(witness: Witness) -> list[bytes]:
+        return CutOff([b"half", b"more"]) if lives.begin() == 1 else [b"whole"]
+
+    assert supervised(work, patience=HASTY) == [b"whole"]
 
 
 def test_a_new_checkpoint_gives_it_all_its_lives_again(lives: Lives) -> None:
