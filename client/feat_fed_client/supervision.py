@@ -27,8 +27,8 @@ from feat_fed.protocol import FailureCode
 
 log = logging.getLogger(__name__)
 
-Sign = Literal["working", "stepped", "kept"]
-"""Of life: in a phase without steps, after an optimiser step, after a checkpoint."""
+Sign = Literal["working", "alive", "stepped", "kept"]
+"""Of life: in a phase without steps, in any phase, after an optimiser step, after a checkpoint."""
 
 Witness = Callable[[Sign], None]
 
@@ -152,6 +152,8 @@ class _Life:
                 self.kept = True
             case "working":
                 self._stepped_at = None
+            case "alive":
+                pass
         return None
 
     def _allowed_sec(self) -> float:

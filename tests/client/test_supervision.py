@@ -134,8 +134,11 @@ def _is_there(pid: int) -> bool:
 def test_slow_steps_and_long_preparations_are_no_hang() -> None:
     def work(witness: Witness) -> list[bytes]:
         witness("stepped")
+        for _ in range(4):  # parts of a step
+            time.sleep(0.4)
+            witness("alive")
         witness("working")
-        time.sleep(1.2)  # longer than between steps
+        time.sleep(1.6)  # longer than between steps
         return [b"done"]
 
     assert supervised(work, patience=HASTY) == [b"done"]
