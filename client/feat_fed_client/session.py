@@ -137,8 +137,8 @@ class SiteSession:
             self._limits.require_open()
             mid_round = self._under_way(assignment, f"{asked} {clips.digest}")
             report, trained = self._train(assignment, job, clips, mid_round)
-            spool.write(asked, report, trained)
-            mid_round.remove()
+            if spool.write(asked, report, trained):
+                mid_round.remove()
             return report, trained
         finally:
             self._tell(SiteLive(phase="idle", round=assignment.round), now=True)

@@ -71,11 +71,10 @@ class Spool:
                 return header.report, weights
         return None
 
-    def write(self, job: str, report: Report, weights: Mapping[str, Tensor]) -> None:
-        """Keep an update in place of any other of the study's.
+    def write(self, job: str, report: Report, weights: Mapping[str, Tensor]) -> bool:
+        """Keep an update in place of any other of the study's; return whether the disk took it.
 
-        A disk that takes it not costs no round: the update is sent all the same, and is trained
-        again should it get lost on the way.
+        If not, it is sent all the same, and is trained again should it get lost on the way.
 
         Parameters
         ----------
@@ -90,6 +89,8 @@ class Spool:
             write_tensor_file(path, weights, _Header(job=job, report=report))
         except StorageError as error:
             log.error("THE UPDATE IS SENT WITHOUT A COPY HERE, free some disk: %s", error)
+            return False
+        return True
 
     def _files(self) -> dict[int, Path]:
         """Return the updates by round."""

@@ -27,8 +27,8 @@ from feat_fed.protocol import FailureCode
 
 log = logging.getLogger(__name__)
 
-Sign = Literal["working", "stepped", "kept"]
-"""Of life: in a phase without steps, after an optimiser step, after a checkpoint."""
+Sign = Literal["working", "alive", "stepped", "kept"]
+"""Of life: in a phase without steps, in any phase, after an optimiser step, after a checkpoint."""
 
 Witness = Callable[[Sign], None]
 
@@ -121,12 +121,13 @@ class _Life:
         """Wait for the child's end, which is brought about when it answers or falls silent."""
         answer = None
         stalled = False
-        with contextlib.suppress(EOFError, ConnectionError):
+        with contextlib.suppress(EOFError, OSError):  # the child's end of the pipe is closed
             while answer is None and not stalled:
                 if self._receiver.poll(_LOOK_SEC):
                     answer = self._hear(self._receiver.recv_bytes())
                 elif self._has_ended():
-                    break
+                    if not self._receiver.poll():  # its last words may have come meanwhile
+                        break
                 else:
                     stalled = time.monotonic() - self._heard_at > self._allowed_sec()
         silent_sec = time.monotonic() - self._heard_at
@@ -151,6 +152,8 @@ class _Life:
                 self.kept = True
             case "working":
                 self._stepped_at = None
+            case "alive":
+                pass
         return None
 
     def _allowed_sec(self) -> float:

@@ -1,7 +1,9 @@
 """What leaves a site when something goes wrong there: a code, never a text."""
 
 import datetime as dt
+import errno
 import logging
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from feat_fed.errors import (
     DataError,
     FeatFedError,
     ProtocolError,
+    StorageError,
     TrainingError,
 )
 from feat_fed.federate import pack
@@ -143,7 +146,26 @@ def test_a_message_that_is_no_assignment_is_told_so_by_a_fixed_phrase(
         (ProtocolError("x"), "protocol"),
         (FeatFedError("x"), "internal"),
         (MemoryError("x"), "memory"),
+        (StorageError("x"), "storage"),
+        (OSError(errno.ENOSPC, "x"), "storage"),
+        (OSError(errno.EROFS, "x"), "storage"),
+        (FileNotFoundError(errno.ENOENT, "x"), "internal"),
     ],
 )
 def test_codes(error: Exception, code: str) -> None:
     assert failure_code(error) == code
+
+
+def test_a_full_disk_is_one_whatever_was_to_be_written(tmp_path: Path) -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise DataError("a latent cannot be written") from error
+    except DataError as error:
+        assert failure_code(error) == "storage"
+    database = sqlite3.connect(tmp_path / "manifest.sqlite")
+    database.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        database.executescript("CREATE TABLE a (x); CREATE TABLE b (x);")
+    assert failure_code(full.value) == "storage"

@@ -87,7 +87,7 @@ def test_a_full_disk_is_told_loudly_and_costs_no_update(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("feat_fed.tensor_file.save_file", full)
-    spool.write("asked", report(3), WEIGHTS)
+    assert not spool.write("asked", report(3), WEIGHTS)
     assert "No space left on device" in caplog.text
     assert not list(spool.folder.iterdir())
 

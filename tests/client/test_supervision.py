@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -66,6 +67,18 @@ def test_one_that_dies_again_and_again_is_given_up(lives: Lives) -> None:
     assert lives.count() == 3
 
 
+def test_an_answer_that_is_cut_off_is_none(lives: Lives) -> None:
+    class CutOff(list[bytes]):
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"half"
+            die()
+
+    def work(witness: Witness) -> list[bytes]:
+        return CutOff([b"half", b"more"]) if lives.begin() == 1 else [b"whole"]
+
+    assert supervised(work, patience=HASTY) == [b"whole"]
+
+
 def test_a_new_checkpoint_gives_it_all_its_lives_again(lives: Lives) -> None:
     def work(witness: Witness) -> list[bytes]:
         number = lives.begin()
@@ -121,8 +134,11 @@ def _is_there(pid: int) -> bool:
 def test_slow_steps_and_long_preparations_are_no_hang() -> None:
     def work(witness: Witness) -> list[bytes]:
         witness("stepped")
+        for _ in range(4):  # parts of a step
+            time.sleep(0.4)
+            witness("alive")
         witness("working")
-        time.sleep(1.2)  # longer than between steps
+        time.sleep(1.6)  # longer than between steps
         return [b"done"]
 
     assert supervised(work, patience=HASTY) == [b"done"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import re
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from flwr.supercore.task_identity import TaskIdentity
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -37,6 +39,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     make_folders(root)
     return root
+
+
+@pytest.fixture(autouse=True)
+def flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's strategies make messages, also in this process."""
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
 
 
 class Sites:
@@ -185,12 +194,14 @@ def check(made: Path, folder: Path, *, rounds: int, kills: list[tuple[str, str]]
 
 @pytest.mark.slow
 def test_kills_of_what_works_at_the_sites(made: Path, tmp_path: Path) -> None:
-    kills = [(SITES[0], "trainer"), (SITES[1], "holder"), (SITES[0], "executor")]
-    check(made, tmp_path, rounds=5, kills=kills)
+    first, second = SITES
+    kills = [(first, "trainer"), (second, "holder"), (first, "executor"), (second, "SuperNode")]
+    check(made, tmp_path, rounds=4, kills=kills)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif("FEAT_FED_LONG_TESTS" not in os.environ, reason="set FEAT_FED_LONG_TESTS=1")
 def test_twenty_rounds_and_twenty_kills(made: Path, tmp_path: Path) -> None:
     rng = random.Random(5)
     kills = [(rng.choice(SITES), kind) for kind in KINDS * 4]
