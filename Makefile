@@ -8,8 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
 
+# Two workers: tests that start whole studies take turns in one, all others run in the other.
 test: .venv/.installed-dev
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

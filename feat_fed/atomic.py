@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 
@@ -45,6 +47,34 @@ def write_bytes_atomically(
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+
+
+def remove_parts(folder: Path, pattern: str = "*") -> None:
+    """Remove the parts that processes left in ``folder`` when they were killed while writing.
+
+    Call it where nothing in this process is writing there. Other living processes' parts stay.
+
+    Parameters
+    ----------
+    pattern
+        Of the names (with suffix) that the parts were to get.
+    """
+    for part in folder.glob(".*.*-????????*"):
+        match = re.fullmatch(r"\.(.+)\.(\d+)-[0-9a-f]{8}(\.\w+)?", part.name)
+        if match and fnmatch(match[1] + (match[3] or ""), pattern):
+            pid = int(match[2])
+            if pid == os.getpid() or not _is_alive(pid):
+                part.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@
     ├── DataError            a folder of clips cannot be used
     │   └── ClipError        one file cannot be read; the others can
     ├── CheckpointError      a weights file is damaged, foreign or of another model
+    │   └── StorageError     one cannot be written, as on a full disk
     ├── TrainingError        local training cannot go on
     │   ├── MemoryShortError what is to be computed does not fit into memory
     │   ├── DeviceError      the GPU was lost, or the driver under it
@@ -77,6 +78,12 @@ class CheckpointError(FeatFedError):
     """A weights file is damaged, foreign or of another model."""
 
     code = "checkpoint"
+
+
+class StorageError(CheckpointError):
+    """A file of weights cannot be written: the disk is full, over its quota or read-only."""
+
+    code = "storage"
 
 
 class TrainingError(FeatFedError):

@@ -18,21 +18,25 @@ from typing import Self
 import psutil
 
 from feat_fed.errors import ChildError, ConfigError
+from feat_fed.log_file import ChildLog
 
 
 @dataclass(frozen=True)
 class Child:
-    """A process that we started, its name for messages and where its output goes."""
+    """A process that we started, its name for messages and its log."""
 
     name: str
     process: subprocess.Popen[bytes]
-    log_file: Path
+    log: ChildLog
+
+    @property
+    def log_file(self) -> Path:
+        """Where its output goes."""
+        return self.log.path
 
     def tail(self, lines: int = 5) -> str:
         """Return the last lines that the process wrote."""
-        with contextlib.suppress(OSError):
-            return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
-        return ""
+        return self.log.tail(lines)
 
 
 class ChildGroup:
@@ -72,20 +76,20 @@ class ChildGroup:
 
         It gets the open files ``pass_fds`` under the same numbers.
         """
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log = ChildLog(log_file)
         guarded = [sys.executable, "-m", "feat_fed.child", str(os.getpid()), *command]
-        with log_file.open("ab") as log:
+        with log_file.open("ab") as output:
             process = subprocess.Popen(
                 guarded,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
                 pass_fds=pass_fds,
             )
-        child = Child(name, process, log_file)
+        child = Child(name, process, log)
         self._children.append(child)
         return child
 
@@ -93,8 +97,17 @@ class ChildGroup:
         """Forget a child that has ended and was dealt with."""
         self._children.remove(child)
 
+    def end(self, child: Child) -> None:
+        """End one child, if it has not ended yet, and whatever it started; forget it."""
+        family = _family(child.process)
+        if child.process.poll() is None:
+            child.process.send_signal(signal.SIGTERM)
+        _end(child.process, family, self._grace_sec)
+        self.remove(child)
+
     def check(self) -> None:
-        """Raise :class:`ChildError` if any child has ended."""
+        """Raise :class:`ChildError` if any child has ended; keep the logs small."""
+        self.rotate_logs()
         for child in self._children:
             code = child.process.poll()
             if code is not None:
@@ -102,6 +115,11 @@ class ChildGroup:
                     f"{child.name} has ended ({describe_exit(code)}); its log is {child.log_file}\n"
                     f"{child.tail()}"
                 )
+
+    def rotate_logs(self) -> None:
+        """Keep the logs small; to be called every now and then."""
+        for child in self._children:
+            child.log.rotate_if_large()
 
     def stop(self) -> None:
         """End all children and whatever they started; returns when none is left."""

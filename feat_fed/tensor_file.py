@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from feat_fed.atomic import atomic_path
-from feat_fed.errors import CheckpointError
+from feat_fed.errors import CheckpointError, StorageError
 
 _HEADER = "feat_fed"
 _FORMAT = {"format": "pt"}
@@ -32,22 +32,23 @@ HeaderT = TypeVar("HeaderT", bound=BaseModel)
 def write_tensor_file(
     path: Path, tensors: Mapping[str, Tensor], header: BaseModel, *, durable: bool = True
 ) -> None:
-    """Write tensors and header atomically; the folder must exist.
+    """Write tensors and header atomically; the folder is made where it is missing.
 
     ``durable`` is that of :func:`~feat_fed.atomic.atomic_path`.
 
     Raises
     ------
-    CheckpointError
+    StorageError
         If the file cannot be written; what was there before is still there.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = header.model_dump_json()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, durable=durable) as part:
             save_file(state, part, {_HEADER: text, _DIGEST: _digest(text, state)} | _FORMAT)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+        raise StorageError(f"{path} cannot be written: {error}") from error
 
 
 def read_tensor_file(path: Path, header: type[HeaderT]) -> tuple[HeaderT, dict[str, Tensor]]:

@@ -6,10 +6,12 @@ Flower never loads this by what a server sends: the site's executor
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import secrets
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -24,27 +26,35 @@ from feat_fed.model import FEAT
 from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
+from feat_fed_client.history import note_report
+from feat_fed_client.limits import DeclinedError
 from feat_fed_client.session import SiteSession
+from feat_fed_client.supervision import Witness
 
 log = logging.getLogger(__name__)
 
 
-def make_app(site_of: Callable[[Context], SiteConfig]) -> ClientApp:
-    """Return a ClientApp; ``site_of`` finds the site's configuration on this machine."""
+def make_app(
+    site_of: Callable[[Context], SiteConfig], *, witness: Witness = lambda _: None
+) -> ClientApp:
+    """Return a ClientApp; ``site_of`` finds the site's configuration on this machine.
+
+    ``witness`` is told again and again that the work goes on.
+    """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context))
+        return answer(message, site_of(context), witness=witness)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context))
+        return answer(message, site_of(context), witness=witness)
 
     return app
 
 
-def answer(message: Message, site: SiteConfig) -> Message:
+def answer(message: Message, site: SiteConfig, *, witness: Witness = lambda _: None) -> Message:
     """Do what the server asks. An error becomes a code; its text stays in the site's log."""
     try:
         assignment, buckets = from_records(message.content, Assignment)
@@ -54,13 +64,40 @@ def answer(message: Message, site: SiteConfig) -> Message:
         raise Unreadable(FAILURES["protocol"]) from error
     try:
         weights = unpack(buckets, _schema(assignment))
-        report, trained = SiteSession(site).run(assignment, weights)
+        report, trained = SiteSession(site, witness=witness).run(assignment, weights)
+        note_report(site.store, report)
         return Message(to_records(report, pack(trained)), reply_to=message)
+    except DeclinedError as declined:
+        log.info("round %d declined: %s", assignment.round, declined)
+        report = _declined(assignment, site, declined)
+        note_report(site.store, report)
+        return Message(to_records(report), reply_to=message)
     except Exception as error:
         reference = secrets.token_hex(4)
         log.exception("[%s] round %d failed", reference, assignment.round)
-        report = _failed(assignment, site, error, reference)
-        return Message(to_records(report), reply_to=message)
+        return failure(message, site, failure_code(error), reference)
+
+
+def failure(message: Message, site: SiteConfig, code: FailureCode, reference: str) -> Message:
+    """Reply to an assignment that it could not be done.
+
+    Raises
+    ------
+    ProtocolError
+        If the message is no assignment.
+    """
+    assignment, _ = from_records(message.content, Assignment)
+    report = Report(
+        study_id=assignment.study_id,
+        round=assignment.round,
+        task=assignment.task,
+        site=site.name,
+        outcome="failed",
+        code=code,
+        reference=reference,
+    )
+    note_report(site.store, report)
+    return Message(to_records(report), reply_to=message)
 
 
 class Unreadable(Exception):  # noqa: N818
@@ -72,22 +109,52 @@ def _schema(assignment: Assignment) -> dict[str, Tensor]:
         return dict(FEAT(assignment.study.model).state_dict())
 
 
-def _failed(assignment: Assignment, site: SiteConfig, error: Exception, reference: str) -> Report:
+def _declined(assignment: Assignment, site: SiteConfig, declined: DeclinedError) -> Report:
+    """Return what the server learns: which limit, and neither hours nor numbers."""
     return Report(
         study_id=assignment.study_id,
         round=assignment.round,
         task=assignment.task,
         site=site.name,
-        outcome="failed",
-        code=failure_code(error),
-        reference=reference,
+        outcome="declined",
+        code=declined.limit,
     )
 
 
-def failure_code(error: Exception) -> FailureCode:
+def failure_code(error: BaseException) -> FailureCode:
     """Return the class of an error: all that the server learns of it."""
+    if any(_is_of_storage(each) for each in _causes(error)):
+        return "storage"
+    if isinstance(error, MemoryError):
+        return "memory"
     kind = "data" if isinstance(error, DataError) else getattr(error, "code", None)
     return next((code for code in FAILURES if code == kind), "internal")
 
 
-app = make_app(lambda context: load_site(Path(os.environ[SITE_CONFIG])))
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_of_storage(error: BaseException) -> bool:
+    """Whether a disk is full or read-only, whatever was to be written."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) in (
+            sqlite3.SQLITE_FULL,
+            sqlite3.SQLITE_READONLY,
+        )
+    return isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EROFS,
+    )
+
+
+def site_of_this_machine(_: object = None) -> SiteConfig:
+    """Return the site's configuration, which the environment names."""
+    return load_site(Path(os.environ[SITE_CONFIG]))
+
+
+app = make_app(site_of_this_machine)

@@ -3,9 +3,9 @@
 Flower's own executor unpacks and runs whatever bundle the server sends. This one stands
 in its place: it takes every task from the SuperNode (one left alone would block the
 node), refuses all but a ClientApp of an approved bundle, never unpacks that bundle, and
-calls the installed :mod:`feat_fed_client.app`. Each message is handled in a child that
-is forked from this process after torch was imported, which saves its import each round
-and leaves nothing in memory.
+calls the installed :mod:`feat_fed_client.app`. Each message is held by a child, and worked on
+by a child of that one (:mod:`feat_fed_client.supervision`). Both are forked from this process
+after torch was imported, which saves its import each round and leaves nothing in memory.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import gc
 import hashlib
 import logging
 import os
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from flwr.app import Context, Message
 from flwr.app.error import Error
-from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -43,11 +43,14 @@ from flwr.supernode.runtime.run_clientapp import (
 )
 
 from feat_fed.child import end_with_parent
-from feat_fed.config import SiteConfig, load_site
+from feat_fed.config import SiteConfig
+from feat_fed.errors import FeatFedError
+from feat_fed.protocol import Report
 from feat_fed.train import preload
-from feat_fed.wire import bundle
-from feat_fed_client import SITE_CONFIG
-from feat_fed_client.app import app
+from feat_fed.wire import bundle, from_records, to_records
+from feat_fed_client import READY
+from feat_fed_client.app import failure, make_app, site_of_this_machine
+from feat_fed_client.supervision import Death, Patience, Witness, supervised
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +60,8 @@ _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 REFUSED_BUNDLE = "the site has not approved this application bundle"
 REFUSED_TASK = "the site runs no task of this kind"
 FAILED = "the site could not answer; its own log says why"
+
+_REPORT, _ERROR = b"report", b"error"
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,18 @@ class Executor:
         Shared with that SuperNode, so that no other local process can take its tasks.
     trusted
         SHA-256 of the bundles that may run.
-    app
-        The installed application.
+    site_of
+        Reads the site's configuration, anew for each message.
     """
 
     runtime_address: str
     secret: bytes
     trusted: frozenset[str]
-    app: ClientApp
+    site_of: Callable[[object], SiteConfig]
+    patience: Patience | None = None
 
     def run(self) -> None:
-        """Answer tasks until the process is ended."""
+        """Answer tasks until one is lost: the SuperNode waits for its answer, and must end, too."""
         client = self._client(
             SuperExecAuthHttpInterceptor(master_secret=self.secret, protected_methods=_ACQUIRE),
             retry=False,
@@ -89,50 +95,51 @@ class Executor:
         request = AcquireTaskRequest(supported_task_types=[each.value for each in TaskType])
         # Objects made so far stay out of collections, so children share their memory.
         gc.freeze()
-        while True:
+        log.info(READY)
+        lost = ""
+        while not lost:
             # The SuperNode may be starting, or starting again.
             with contextlib.suppress(httpx.TransportError):
                 answer = client.AcquireTask(request)
                 if answer.HasField("task") and answer.token:
-                    self._in_child(answer.task.type, answer.token)
+                    task_type, token = answer.task.type, answer.token
+                    # It holds the message while a child of its own works on it.
+                    lost = _forked(lambda: self._answer(task_type, token))  # noqa: B023
             time.sleep(_POLL_SEC)
-
-    def _in_child(self, task_type: str, token: str) -> None:
-        """Handle a task in a child that holds the message while its own child works on it."""
-        status = _forked(lambda: self._answer(task_type, token))
-        if status:
-            log.error("a task could not be answered: its process ended with %s", status)
+        log.error("a task is lost: the process that held it ended with %s", lost)
 
     def _answer(self, task_type: str, token: str) -> None:
         """Pull one message and see to it that a reply goes out."""
-        client = self._task_client(token)
+        client = self._client(RuntimeTokenHttpInterceptor(token))
         message, context, _, fab = pull_task_input(client)
         if refusal := self.refusal(task_type, fab):
             log.error("refused a task: %s", refusal)
-            push_message(
-                client, Message(Error(ErrorCode.INVALID_FAB, refusal), reply_to=message), context
-            )
+            reply = Message(Error(ErrorCode.INVALID_FAB, refusal), reply_to=message)
         else:
-            self._work(client, token, message, context)
+            reply = self._work(client, message, context)
+        push_message(client, reply, context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
         client.close()
 
-    def _work(
-        self, client: RuntimeHttpClient, token: str, message: Message, context: Context
-    ) -> None:
-        """Let the application reply in a child; reply in its place if that one is killed."""
+    def _work(self, client: RuntimeHttpClient, message: Message, context: Context) -> Message:
+        """Let the application reply in a child, again where it dies; at last in its place.
 
-        def work() -> None:
-            push_message(self._task_client(token), self._reply(message, context), context)
-
-        # The heartbeat is a thread, so it starts after the fork, in the process that waits.
-        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
-        status = _forked(work, meanwhile=heartbeat.start)
-        heartbeat.stop()
-        if status:
-            log.error("the process that trained ended with %s", status)
-            reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
-            push_message(client, reply, context)
+        Children send their replies here and not to the SuperNode, which waits for ever for the
+        rest of one that was cut off.
+        """
+        outcome = supervised(
+            lambda witness: _parts(self._reply(message, context, witness)),
+            patience=self.patience,
+            meanwhile=lambda: _heartbeat(client),
+        )
+        if not isinstance(outcome, Death):
+            return _joined(outcome, message)
+        reference = secrets.token_hex(4)
+        log.error("[%s] given up: %s", reference, outcome.how)
+        try:
+            return failure(message, self.site_of(None), outcome.code, reference)
+        except FeatFedError:
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
 
     def refusal(self, task_type: str, fab: Fab) -> str | None:
         """Return why a task is not run, or None. Only what was received counts, not its name."""
@@ -142,16 +149,14 @@ class Executor:
             return REFUSED_BUNDLE
         return None
 
-    def _reply(self, message: Message, context: Context) -> Message:
+    def _reply(self, message: Message, context: Context, witness: Witness) -> Message:
+        app = make_app(self.site_of, witness=witness)
         try:
-            return self.app(message=message, context=context)
+            return app(message=message, context=context)
         except Exception:
             # The text may name a file or a patient, so a fixed phrase goes out instead.
             log.exception("the application failed")
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
-
-    def _task_client(self, token: str) -> RuntimeHttpClient:
-        return self._client(RuntimeTokenHttpInterceptor(token))
 
     def _client(
         self,
@@ -176,10 +181,38 @@ def trusted_bundles(site: SiteConfig) -> frozenset[str]:
     return frozenset(site.trusted_bundles or (bundle()[1],))
 
 
-def _forked(work: Callable[[], None], meanwhile: Callable[[], None] | None = None) -> str:
+@contextlib.contextmanager
+def _heartbeat(client: RuntimeHttpClient) -> Iterator[None]:
+    """Tell the SuperNode that the task is being worked on: a thread, so none while forking."""
+    sender = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    sender.start()
+    try:
+        yield
+    finally:
+        if sender.is_running:
+            sender.stop()
+
+
+def _parts(reply: Message) -> list[bytes]:
+    """Return a reply as bytes: a report and its buckets, or an error's code and phrase."""
+    if reply.has_error():
+        return [_ERROR, str(reply.error.code).encode(), (reply.error.reason or "").encode()]
+    report, buckets = from_records(reply.content, Report)
+    return [_REPORT, report.model_dump_json().encode(), *buckets]
+
+
+def _joined(parts: Sequence[bytes], message: Message) -> Message:
+    """Make the message of what :func:`_parts` returned in a child."""
+    kind, head, *rest = parts
+    if kind == _ERROR:
+        return Message(Error(int(head), rest[0].decode()), reply_to=message)
+    return Message(to_records(Report.model_validate_json(head), rest), reply_to=message)
+
+
+def _forked(work: Callable[[], None]) -> str:
     """Do ``work`` in a child and wait; return how it failed, or an empty text.
 
-    The child ends with this process. ``meanwhile`` runs here once the child is there.
+    The child ends with this process.
     """
     parent_pid = os.getpid()
     pid = os.fork()
@@ -194,8 +227,6 @@ def _forked(work: Callable[[], None], meanwhile: Callable[[], None] | None = Non
         finally:
             logging.shutdown()
             os._exit(status)
-    if meanwhile:
-        meanwhile()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return "" if code == 0 else f"signal {-code}" if code < 0 else f"exit status {code}"
 
@@ -206,6 +237,8 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("flwr").propagate = False  # it has a handler of its own
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
-    trusted = trusted_bundles(load_site(Path(os.environ[SITE_CONFIG])))
+    trusted = trusted_bundles(site_of_this_machine())
     preload()
-    Executor(address, Path(secret_file).read_bytes(), trusted, app).run()
+    Executor(address, Path(secret_file).read_bytes(), trusted, site_of_this_machine).run()
+    logging.shutdown()
+    os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

@@ -74,14 +74,10 @@ class OptimiserStore:
 
         Raises
         ------
-        CheckpointError
+        StorageError
             If it cannot be written.
         """
         header = _Header(study_id=self.study_id, round=after, fingerprint=fingerprint(self.model))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"{self.folder} cannot be made: {error}") from error
         write_tensor_file(self._path(after), state, header)
         earlier = max((each for each in self._rounds() if each < after), default=after)
         for number in self._rounds():

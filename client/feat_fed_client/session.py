@@ -1,20 +1,28 @@
-"""One assignment at a site: find the clips, encode them once, train, report."""
+"""One assignment at a site: find the clips, encode them once, train, report.
+
+A round that is asked for again goes on from its checkpoint, or is answered from the spool.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
 
 from torch import Tensor
 
 from feat_fed.codec import LatentWindows, build_codec, finish_erasing, prepare_at_site
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data import Manifest, scan, split_site
-from feat_fed.errors import ConfigError, DataError
+from feat_fed.errors import ConfigError, DataError, StorageError
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import SiteLive
 from feat_fed.train import (
+    MidRound,
     RoundHooks,
     RoundJob,
     StepProgress,
@@ -23,9 +31,20 @@ from feat_fed.train import (
     resolve_device,
     train_round,
 )
+from feat_fed.train.mid_round import Checkpoints, MidRoundFile, job_digest
+from feat_fed_client.events import RoundEvents, round_events
+from feat_fed_client.limits import SiteLimits
+from feat_fed_client.niceness import be_nice
 from feat_fed_client.optimiser_store import OptimiserStore
+from feat_fed_client.round_files import tidy, under_way
+from feat_fed_client.spool import Spool
+from feat_fed_client.supervision import Sign, Witness
+from feat_fed_client.traffic import require_traffic
+
+log = logging.getLogger(__name__)
 
 _LIVE_EVERY_SEC = 0.5
+_WAIT_SEC = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,12 +54,34 @@ class SiteClips:
     train: LatentWindows
     heldout: LatentWindows | None
 
+    @property
+    def digest(self) -> str:
+        """Of both."""
+        of_heldout = self.heldout.digest if self.heldout else ""
+        return sha256(f"{self.train.digest} {of_heldout}".encode()).hexdigest()
+
 
 class SiteSession:
-    """Do one assignment with the site's own data and devices."""
+    """Do one assignment with the site's own data and devices, within its own limits.
 
-    def __init__(self, site: SiteConfig) -> None:
+    Parameters
+    ----------
+    limits
+        Those of the site's file unless given.
+    witness
+        Is told again and again that the work goes on.
+    """
+
+    def __init__(
+        self,
+        site: SiteConfig,
+        limits: SiteLimits | None = None,
+        *,
+        witness: Witness = lambda _: None,
+    ) -> None:
         self._site = site
+        self._limits = limits or SiteLimits.of(site)
+        self._witness = witness
         self._told_at = 0.0
         site.store.mkdir(parents=True, exist_ok=True)
 
@@ -49,17 +90,56 @@ class SiteSession:
         """The site's."""
         return self._site.name
 
+    @property
+    def store(self) -> Path:
+        """The site's folder."""
+        return self._site.store
+
+    def wait_until_open(self, round_number: int, *, tell: Callable[[str], None]) -> None:
+        """Wait until the site's hours and its pause allow training; tell why, once a reason."""
+        told = ""
+        while closed := self._limits.closed():
+            if str(closed) != told:
+                told = str(closed)
+                tell(told)
+            self._tell(SiteLive(phase="waiting", round=round_number))
+            time.sleep(_WAIT_SEC)
+
     def run(
         self, assignment: Assignment, weights: Mapping[str, Tensor]
     ) -> tuple[Report, dict[str, Tensor]]:
-        """Train or score; return the report and, after training, the site's weights."""
+        """Train or score; return the report and, after training, the site's weights.
+
+        Raises
+        ------
+        DeclinedError
+            If the site's limits forbid the round, or no step of it could be taken before its
+            hours ended or it was paused.
+        """
+        be_nice(self._site.compute.niceness)
+        tidy(self._site.store, study_id=assignment.study_id)
+        spool = Spool.of(self._site.store, study_id=assignment.study_id)
+        spool.settle(assignment)
+        job = self._job(assignment, weights)
+        asked = job_digest(job)
+        # What is done already needs none of what the limits keep back.
+        if assignment.task == "train" and (done := spool.find(asked)):
+            log.info("round %d was done before and is sent again", assignment.round)
+            return done
+        self._limits.require_open()
+        require_traffic(self._site.limits, assignment.study.model, assignment.task)
         self._tell(SiteLive(phase="preparing", round=assignment.round), now=True)
         try:
-            clips = self.clips(assignment)
-            job = self._job(assignment, weights)
             if assignment.task == "evaluate":
-                return self._evaluate(assignment, job, clips)
-            return self._train(assignment, job, clips)
+                self._under_way(assignment, "").remove()
+                return self._evaluate(assignment, job, self.clips(assignment))
+            clips = self.clips(assignment)
+            self._limits.require_open()
+            mid_round = self._under_way(assignment, f"{asked} {clips.digest}")
+            report, trained = self._train(assignment, job, clips, mid_round)
+            if spool.write(asked, report, trained):
+                mid_round.remove()
+            return report, trained
         finally:
             self._tell(SiteLive(phase="idle", round=assignment.round), now=True)
 
@@ -72,12 +152,19 @@ class SiteSession:
         ------
         DataError
             If no clip is left for training.
+        DeclinedError
+            If the site's hours end or it is paused while clips are encoded; what is done stays.
         """
         study, site = assignment.study, self._site
         device = resolve_device(site.compute)
         codec = build_codec(study.codec, weights=site.codec_weights, device=device)
         with Manifest(site.store, alone="wait") as manifest:
-            inventory = scan(site.data, manifest=manifest, clips=study.clips)
+            inventory = scan(
+                site.data,
+                manifest=manifest,
+                clips=study.clips,
+                progress=lambda *_: self._witness("working"),
+            )
             finish_erasing(site, manifest)
             inventory.require_clips()
             split = split_site(
@@ -109,16 +196,19 @@ class SiteSession:
         )
 
     def _job(self, assignment: Assignment, weights: Mapping[str, Tensor]) -> RoundJob:
-        study = assignment.study
+        study, compute = assignment.study, self._site.compute
+        training = self._limits.shorten(study.training)
+        if compute.precision is not None:
+            training = training.model_copy(update={"precision": compute.precision})
         return RoundJob(
             model=study.model,
             diffusion=study.diffusion,
-            training=study.training,
+            training=training,
             weights=weights,
             seed=derive_seed(study.seed, self._site.name, assignment.round),
             first_step=assignment.first_step,
             total_steps=study.rounds * study.training.local_steps,
-            compute=self._site.compute,
+            compute=compute,
             folder=self._site.store / "training",
             optimiser_state=self._kept_state(assignment),
             label=self._label(study),
@@ -134,6 +224,9 @@ class SiteSession:
         return OptimiserStore.of(
             self._site.store, study_id=assignment.study_id, model=assignment.study.model
         )
+
+    def _under_way(self, assignment: Assignment, job: str) -> MidRoundFile:
+        return under_way(self._site.store, study_id=assignment.study_id, job=job)
 
     def _label(self, study: StudyConfig) -> int | None:
         """Return the class of the site's clips in the study's model.
@@ -154,16 +247,30 @@ class SiteSession:
         return label
 
     def _train(
-        self, assignment: Assignment, job: RoundJob, clips: SiteClips
+        self, assignment: Assignment, job: RoundJob, clips: SiteClips, mid_round: MidRoundFile
     ) -> tuple[Report, dict[str, Tensor]]:
-        result = train_round(
-            job,
-            train=clips.train,
-            heldout=clips.heldout,
-            hooks=RoundHooks(progress=lambda step: self._step(assignment.round, step)),
+        job = replace(job, resume=self._resumed(assignment, mid_round))
+        done = job.resume.steps_done if job.resume else 0
+        minutes = self._site.checkpoint_minutes
+        checkpoints = Checkpoints(
+            mid_round, minutes and minutes * 60, written=lambda: self._witness("kept")
         )
+        with self._events(assignment, job.first_step + done) as events:
+            result = train_round(
+                job,
+                train=clips.train,
+                heldout=clips.heldout,
+                hooks=RoundHooks(
+                    alive=lambda: self._witness("alive"),
+                    progress=lambda step: self._step(assignment, job, step, events),
+                    must_end=self._limits.must_end,
+                    keep=checkpoints.keep,
+                ),
+            )
+            events.heldout(result.heldout_loss, step=job.first_step)
+        self._witness("working")
         if result.optimiser_state is not None:
-            self._optimiser(assignment).write(result.optimiser_state, after=assignment.round)
+            self._keep_state(assignment, result.optimiser_state)
         report = Report(
             study_id=assignment.study_id,
             round=assignment.round,
@@ -180,10 +287,30 @@ class SiteSession:
         )
         return report, dict(result.weights)
 
+    def _resumed(self, assignment: Assignment, mid_round: MidRoundFile) -> MidRound | None:
+        """Return what an ended process left of this very round; any other's is removed."""
+        state = mid_round.read()
+        if state is None:
+            mid_round.remove()
+        else:
+            log.info("round %d goes on after %d steps", assignment.round, state.steps_done)
+        return state
+
+    def _keep_state(self, assignment: Assignment, state: Mapping[str, Tensor]) -> None:
+        """Keep the optimiser's state; the round is worth more than it."""
+        try:
+            self._optimiser(assignment).write(state, after=assignment.round)
+        except StorageError as error:
+            log.error("THE NEXT ROUND STARTS WITH AN OLDER OPTIMISER, free some disk: %s", error)
+
     def _evaluate(
         self, assignment: Assignment, job: RoundJob, clips: SiteClips
     ) -> tuple[Report, dict[str, Tensor]]:
         self._tell(SiteLive(phase="scoring", round=assignment.round), now=True)
+        score = evaluate_round(job, heldout=clips.heldout) if clips.heldout else None
+        last_step = assignment.first_step + assignment.study.training.local_steps
+        with self._events(assignment, last_step) as events:
+            events.heldout(score, step=last_step)
         report = Report(
             study_id=assignment.study_id,
             round=assignment.round,
@@ -191,31 +318,53 @@ class SiteSession:
             site=self._site.name,
             outcome="ok",
             examples=clips.train.num_clips,
-            heldout_loss=evaluate_round(job, heldout=clips.heldout) if clips.heldout else None,
+            heldout_loss=score,
         )
         return report, {}
 
+    def _events(
+        self, assignment: Assignment, step: int
+    ) -> contextlib.AbstractContextManager[RoundEvents]:
+        return round_events(self._site.store, study_id=assignment.study_id, first_step=step)
+
     def _encoded(self, round_number: int, clips: int, of_clips: int) -> None:
+        self._limits.require_open()
         self._tell(
             SiteLive(phase="preparing", round=round_number, clips=clips, of_clips=of_clips),
             now=clips == of_clips,
         )
 
-    def _step(self, round_number: int, step: StepProgress) -> None:
+    def _step(
+        self, assignment: Assignment, job: RoundJob, step: StepProgress, events: RoundEvents
+    ) -> None:
+        events.step(step, step=job.first_step + step.step - 1)
         self._tell(
             SiteLive(
                 phase="training",
-                round=round_number,
+                round=assignment.round,
                 step=step.step,
                 steps=step.steps,
                 loss=step.loss,
                 clips_per_sec=step.clips_per_sec,
+                memory_bytes=step.memory_bytes or None,
+                sec_left=self._sec_left(job, step),
             ),
             now=step.step == step.steps,
         )
 
+    def _sec_left(self, job: RoundJob, step: StepProgress) -> float:
+        """Return the time until the first of the round's ends."""
+        clips = (step.steps - step.step) * job.training.batch_size
+        ends = [clips / step.clips_per_sec, self._limits.sec_to_close()]
+        if job.training.local_minutes is not None:
+            ends.append(60 * job.training.local_minutes - step.seconds)
+        return max(0.0, min(each for each in ends if each is not None))
+
     def _tell(self, live: SiteLive, *, now: bool = False) -> None:
         """Rewrite the site's progress file, at most twice a second."""
+        sign: Sign = "stepped" if live.phase == "training" else "working"
+        self._witness(sign)
         if now or time.monotonic() - self._told_at > _LIVE_EVERY_SEC:
-            live.write(self._site.store / "live.json")
+            with contextlib.suppress(OSError):  # a full disk ends no round for its progress
+                live.write(self._site.store / "live.json")
             self._told_at = time.monotonic()

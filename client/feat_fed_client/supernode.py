@@ -18,10 +18,12 @@ from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.errors import ChildError, ConfigError, RefusedError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.wire import flower_environment
-from feat_fed_client import SITE_CONFIG
+from feat_fed_client import CLIENT_LOCK, READY, SITE_CONFIG
+from feat_fed_client.connection import Connection
 from feat_fed_client.keys import check_site_key
 
 _RESTART_SEC = 5.0
+_PAUSE_SEC = 1.0
 _LOOK_SEC = 15.0
 _MAX_ENDS_IN_A_ROW = 5
 _CONNECT_TIMEOUT_SEC = 10.0
@@ -40,8 +42,10 @@ _KEY_IN_USE = "code: 2004"
 class SiteLauncher:
     """Run a site's side of a study until it is told to stop.
 
-    The SuperNode is started again when it ends, since a server that is away for a while
-    must not end a site; only a refusal ends it.
+    SuperNode and executor are started again, both, when one of them ends: a server that is away
+    for a while must not end a site, nor a process that was killed, and a SuperNode waits for ever
+    for the answer to a task that its executor lost. Only a refusal ends the site, or a process
+    that never comes to work.
 
     Parameters
     ----------
@@ -49,18 +53,32 @@ class SiteLauncher:
         The site's YAML file, which the executor reads itself.
     tell
         Called with a line for the screen.
+    watch
+        Called twice a second while the site waits and works.
     """
 
-    def __init__(self, site_file: Path, site: SiteConfig, *, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        site_file: Path,
+        site: SiteConfig,
+        *,
+        tell: Callable[[str], None],
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
         self._site_file = site_file.resolve()
         self._site = site
         self._link = check_link(site)
         self._tell = tell
+        self._watch = watch
         self.logs = site.store / "logs"
         self._state = site.store / "flower"
         self._secret = self._state / "executor.secret"
+        self._connection = Connection(self._state, self._link)
         self._said = ""
         self._ends_in_a_row = 0
+        self._node_id: int | None = None
+        self._was_ready = False
+        self._idle_executors = 0
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -73,10 +91,10 @@ class SiteLauncher:
         RefusedError
             If the server turns this site away, or is not the study's.
         ChildError
-            If the executor ends.
+            If the SuperNode or the executor cannot be started.
         """
         self._state.mkdir(parents=True, exist_ok=True)
-        with (self._state / "client.lock").open("w") as lock:
+        with (self._site.store / CLIENT_LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -90,19 +108,30 @@ class SiteLauncher:
         self._wait_for_server()
         with ChildGroup() as children:
             port = free_port()
-            node = self._start_supernode(children, port)
-            self._start_executor(children, port)
             while True:
-                time.sleep(0.5)
-                if node.process.poll() is not None:
-                    node = self._start_again(children, node, port)
-                children.check()
-                self._announce(node)
+                self._connection.give_up()
+                node = self._start_supernode(children, port)
+                executor = self._start_executor(children, port)
+                while not any(_has_ended(each) for each in (node, executor)):
+                    time.sleep(0.5)
+                    children.rotate_logs()
+                    self._announce(node)
+                    self._look_whether_ready(executor)
+                    self._watch()
+                if _has_ended(node):
+                    self._wait_after_node(node)
+                else:
+                    self._wait_after_executor(executor)
+                # Meanwhile a round went on; from its checkpoint it goes on when it is asked again.
+                children.end(executor)
+                children.end(node)
 
     def _announce(self, node: Child) -> None:
         """Say whether the server is there; the SuperNode itself waits for it without a word."""
-        if time.monotonic() < self._look_at or not _NODE_ID.search(_read(node.log_file)):
+        self._look_for_id(node)
+        if time.monotonic() < self._look_at or self._node_id is None:
             return
+        self._connection.note(self._node_id)
         self._look_at = time.monotonic() + _LOOK_SEC
         with contextlib.suppress(RefusedError):
             if server_absence(self._link) is None:
@@ -110,12 +139,32 @@ class SiteLauncher:
                 return
         self._once("the server is away; waiting for it to come back")
 
-    def _start_again(self, children: ChildGroup, node: Child, port: int) -> Child:
-        children.remove(node)
+    def _look_whether_ready(self, executor: Child) -> None:
+        self._was_ready |= any(READY in line for line in executor.log.news())
+
+    def _look_for_id(self, node: Child) -> None:
+        """Take note of the id that a SuperNode tells once it is connected."""
+        for line in node.log.news():
+            if told := _NODE_ID.search(line):
+                self._node_id = int(told[1])
+
+    def _wait_after_executor(self, executor: Child) -> None:
+        """See whether it is worth it to start it again."""
+        self._look_whether_ready(executor)
+        self._idle_executors = 1 if self._was_ready else self._idle_executors + 1
+        if self._idle_executors > _MAX_ENDS_IN_A_ROW:
+            raise ChildError(
+                f"the executor has ended {self._idle_executors} times before it could work; its "
+                f"log is {executor.log_file}\n{executor.tail()}"
+            )
+        self._tell(f"the executor has ended; starting it again (its log: {executor.log_file})")
+        time.sleep(_PAUSE_SEC * self._idle_executors)
+
+    def _wait_after_node(self, node: Child) -> None:
+        """Wait until it is worth it to connect again; find out why not, if it never is."""
         last_words = node.tail(30)
-        self._ends_in_a_row = (
-            1 if _NODE_ID.search(_read(node.log_file)) else self._ends_in_a_row + 1
-        )
+        self._look_for_id(node)
+        self._ends_in_a_row = 1 if self._node_id is not None else self._ends_in_a_row + 1
         if _UNKNOWN_KEY in last_words:
             raise RefusedError(
                 f"the server at {self._link.address} does not know the key of "
@@ -141,13 +190,11 @@ class SiteLauncher:
             self._once("the connection to the server was lost; trying again")
         time.sleep(_RESTART_SEC)
         self._wait_for_server()
-        return self._start_supernode(children, port)
 
     def _start_supernode(self, children: ChildGroup, port: int) -> Child:
-        link = self._link
+        link, self._look_at = self._link, 0.0
         command = "from flwr.supernode.cli import flower_supernode; flower_supernode()"
-        log_file = self.logs / "supernode.log"
-        log_file.unlink(missing_ok=True)
+        self._node_id = None
         return children.start(
             "the SuperNode",
             [
@@ -160,12 +207,13 @@ class SiteLauncher:
                 *("--host", "127.0.0.1"),
                 *("--port", str(port)),
             ],
-            log_file=log_file,
+            log_file=self.logs / "supernode.log",
             env=flower_environment(self._state / "supernode"),
         )
 
-    def _start_executor(self, children: ChildGroup, port: int) -> None:
-        children.start(
+    def _start_executor(self, children: ChildGroup, port: int) -> Child:
+        self._was_ready = False
+        return children.start(
             "the executor",
             [
                 *(sys.executable, "-m", "feat_fed_client"),
@@ -250,8 +298,5 @@ def server_absence(link: ServerLinkConfig) -> str | None:
         return error.strerror or str(error)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+def _has_ended(child: Child) -> bool:
+    return child.process.poll() is not None

@@ -203,6 +203,7 @@ def erase(
     from feat_fed.codec import LatentStore
     from feat_fed.data import Manifest
     from feat_fed.data.inventory.erase import allow_again, erase_patient, find_patient
+    from feat_fed_client.round_files import forget_rounds
 
     site = _site(site_config)
     with Manifest(site.store, alone="refuse") as manifest:
@@ -214,6 +215,7 @@ def erase(
         latents = LatentStore(site.store / "latents", site.latents).erase(traces.sha256s)
         sheets = erase_patient(manifest, patient)
         drop_page(site)
+        learnt = forget_rounds(site.store)
     if not traces.sha256s and not traces.clip_ids:
         say("nothing here was of this patient: see that the id is spelled as in the files")
     say(
@@ -224,6 +226,11 @@ def erase(
         say(
             f"{traces.shared} clips under other patients show the same: they stay, and from the "
             "next scan on are not used until a person has approved them; see `data report`"
+        )
+    if learnt:
+        say(
+            f"removed {learnt} files that rounds left here: checkpoints, updates that were not "
+            "acknowledged and optimiser states may have been learnt from the patient, too"
         )
     say("kept: a keyed hash of the patient and the files, so that they are not read again")
     say(

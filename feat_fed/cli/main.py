@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from feat_fed.cli import checkpoints, data, demo, federation, run, site, study, train_local
+from feat_fed.cli import (
+    checkpoints,
+    data,
+    demo,
+    federation,
+    run,
+    site,
+    site_control,
+    study,
+    train_local,
+)
 from feat_fed.cli.console import console, fail, say
 from feat_fed.errors import FeatFedError, MissingExtraError
 
@@ -43,6 +53,7 @@ app.command(rich_help_panel=_SITE)(federation.keygen)
 app.command(rich_help_panel=_SITE)(site.client)
 app.command(rich_help_panel=_SITE)(train_local.train_local)
 app.add_typer(data.app, name="data", rich_help_panel=_SITE)
+app.add_typer(site_control.app, name="site", rich_help_panel=_SITE)
 app.command(rich_help_panel=_RESEARCH)(study.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.import_checkpoint)
@@ -56,6 +67,7 @@ _EXTRAS = {
     "client": "client",
     "train-local": "client",
     "data": "client",
+    "site": "client",
     "simulate": "simulation",
 }
 """Which extra a command belongs to."""

@@ -5,6 +5,7 @@ Legend: B batch, N clips, F frames, C channels, h and w of the latent.
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
@@ -72,6 +73,12 @@ class LatentWindows(Dataset[Tensor]):
     def num_clips(self) -> int:
         """Clips that windows come from."""
         return len(self._clips)
+
+    @property
+    def digest(self) -> str:
+        """Of which clips these are and how they are cut: equal where all batches are."""
+        names = "\n".join(clip.latent.path.name for clip in self._clips)
+        return sha256(f"{self._config.model_dump_json()}\n{names}".encode()).hexdigest()
 
     @property
     def num_patients(self) -> int:

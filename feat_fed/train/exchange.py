@@ -55,6 +55,10 @@ class Stepped(StrictModel):
     steps: int
     loss: float
     clips_per_sec: float
+    seconds: float
+    gradient_norm: float
+    learning_rate: float
+    memory_bytes: int
 
 
 class AskEnd(StrictModel):

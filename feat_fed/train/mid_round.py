@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from feat_fed.config.base import StrictModel
-from feat_fed.errors import CheckpointError
+from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 from feat_fed.train.jobs import MidRound, RoundJob
 
@@ -45,7 +46,7 @@ class MidRoundFile:
 
     path: Path
     job: str
-    """:func:`job_digest` of the round."""
+    """Of the round: :func:`job_digest` with the site's clips."""
 
     def read(self) -> MidRound | None:
         """Return what this very round left; None where there is nothing that can be used."""
@@ -73,10 +74,9 @@ class MidRoundFile:
 
         Raises
         ------
-        CheckpointError
+        StorageError
             If it cannot be written, as on a full disk.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         header = _Header(
             job=self.job,
             losses=state.losses,
@@ -92,6 +92,37 @@ class MidRoundFile:
     def remove(self) -> None:
         """Forget the round: it is done, or nobody wants it any more."""
         self.path.unlink(missing_ok=True)
+
+
+@dataclass
+class Checkpoints:
+    """Writes the file when it is time for it; a checkpoint that fails costs no round.
+
+    Parameters
+    ----------
+    every_sec
+        Between two of them; None: never.
+    written
+        Called after each that was written.
+    """
+
+    file: MidRoundFile
+    every_sec: float | None
+    written: Callable[[], None] = lambda: None
+    _last_sec: float = field(default_factory=time.monotonic)
+
+    def keep(self, state: Callable[[], MidRound]) -> None:
+        """Be ``RoundHooks.keep``."""
+        if self.every_sec is None or time.monotonic() - self._last_sec < self.every_sec:
+            return
+        try:
+            self.file.write(state())
+        except StorageError as error:
+            log.error("the round goes on without this checkpoint: %s", error)
+        else:
+            self.written()
+        # Counted from the end: writing that takes long does not eat up the training.
+        self._last_sec = time.monotonic()
 
 
 def job_digest(job: RoundJob) -> str:

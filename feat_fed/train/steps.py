@@ -23,6 +23,7 @@ from feat_fed.train.engine import Engine, StepOutcome
 from feat_fed.train.faults import is_short_of_memory
 from feat_fed.train.jobs import MidRound, RoundHooks, RoundJob, StepProgress, TrainingClips
 from feat_fed.train.learning_rate import learning_rate_at
+from feat_fed.train.memory import peak_bytes
 from feat_fed.train.peers import Peers
 
 _log = logging.getLogger(__name__)
@@ -134,7 +135,18 @@ class RoundSteps:
             if outcome.taken:
                 seconds = time.perf_counter() - self._started_sec
                 clips_per_sec = (steps.done - already) * training.batch_size / seconds
-                hooks.progress(StepProgress(steps.done, planned, outcome.loss, clips_per_sec))
+                hooks.progress(
+                    StepProgress(
+                        step=steps.done,
+                        steps=planned,
+                        loss=outcome.loss,
+                        clips_per_sec=clips_per_sec,
+                        seconds=self._seconds(),
+                        gradient_norm=outcome.gradient_norm,
+                        learning_rate=self._rate(steps.done - 1, steps.skipped),
+                        memory_bytes=peak_bytes(self._device),
+                    )
+                )
             ended_by = self._ended_by()
             if ended_by and steps.losses and steps.done < planned:
                 steps.ended_by = ended_by
@@ -167,8 +179,7 @@ class RoundSteps:
     def _step_in_parts(self) -> StepOutcome:
         job, steps = self._job, self._steps
         step = job.first_step + steps.done
-        rate = learning_rate_at(job.training, step=step, total_steps=job.total_steps)
-        self._engine.set_learning_rate(rate * BACK_OFF**steps.skipped)
+        self._engine.set_learning_rate(self._rate(steps.done, steps.skipped))
         z_BFCHW = self._train.batch(job.seed, step, job.training.batch_size)
         parts = losses_of_batch(
             z_BFCHW.to(self._device).float(),
@@ -180,6 +191,12 @@ class RoundSteps:
             begun=self._hooks.alive,
         )
         return self._engine.step(parts)
+
+    def _rate(self, done: int, skipped: int) -> float:
+        """Return the learning rate of the step after ``done`` ones, of which some were skipped."""
+        step, training = self._job.first_step + done, self._job.training
+        rate = learning_rate_at(training, step=step, total_steps=self._job.total_steps)
+        return rate * BACK_OFF**skipped
 
     def _ended_by(self) -> EndedBy | None:
         """Return what ends the round, as the first process sees it."""

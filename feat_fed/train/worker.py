@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -93,14 +94,7 @@ def hooks_over(line: Line, exchange: Exchange, peers: Peers) -> RoundHooks:
 
     def progress(step: StepProgress) -> None:
         if first:
-            line.tell(
-                Stepped(
-                    step=step.step,
-                    steps=step.steps,
-                    loss=step.loss,
-                    clips_per_sec=step.clips_per_sec,
-                )
-            )
+            line.tell(Stepped(**asdict(step)))
 
     def must_end() -> EndedBy | None:
         if not first:

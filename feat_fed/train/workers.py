@@ -185,9 +185,7 @@ class _Watch:
                 self.micro_batch = message.micro_batch
             case Stepped():
                 self._note_step()
-                self._hooks.progress(
-                    StepProgress(message.step, message.steps, message.loss, message.clips_per_sec)
-                )
+                self._hooks.progress(StepProgress(**message.model_dump(exclude={"kind"})))
             case AskEnd():
                 self._answer(line, EndAnswer(ended_by=self._hooks.must_end()))
             case AskKeep():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import httpx
 from flwr.app import Message
@@ -18,16 +19,19 @@ from feat_fed.report.live import StudyLive
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
+from feat_fed_server.asked import Asked, activations, is_lost
 from feat_fed_server.replies import Reply, missing, read_reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.strategy import build_strategy
+from feat_fed_server.tally import Tally
 
 log = logging.getLogger(__name__)
 
 _POLL_SEC = 0.25
 _SLOWEST_POLL_SEC = 1.0
-_MAX_ATTEMPTS = 3
-"""Times that a round without enough good replies is begun again."""
+_ASK_AGAIN_SEC = 30.0
+_ASK_AGAIN_TIMES = 20
+"""At most, of a site that declined, within the study's ``sites.wait_sec``."""
 
 Weights = dict[str, Tensor]
 
@@ -53,6 +57,7 @@ class RoundLoop:
         self._study_id = store.summary().study_id
         self._strategy = build_strategy(self._study.strategy)
         self._connected: dict[str, int] = {}
+        self._activated: dict[int, str] = {}
 
     def run(self) -> None:
         """Train until the study's last round, then score the final weights.
@@ -73,26 +78,11 @@ class RoundLoop:
         self._tell("done", state.rounds_done)
 
     def _round(self, state: GlobalState) -> GlobalState:
-        number, needed = state.rounds_done + 1, self._study.sites.minimum
+        number = state.rounds_done + 1
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            replies, bytes_down = self._ask("train", number, state.weights, needed=needed)
-            updates = [each.update for each in replies if each.update]
-            if len(updates) >= needed:
-                break
-            log.warning(
-                "round %d, attempt %d: %d good replies, %d needed: %s",
-                number,
-                attempt,
-                len(updates),
-                needed,
-                _reasons(replies),
-            )
-        else:
-            raise FederationError(
-                f"round {number} had {len(updates)} good replies of the "
-                f"{needed} that the study needs; {_reasons(replies)}"
-            )
+        tally = self._gather(number, state.weights)
+        replies = tally.replies
+        updates = [each.update for each in replies if each.update]
         self._tell("aggregating", number)
         weights = self._strategy.aggregate(number, updates, state.weights)
         new = state.after_round(weights, ema_decay=self._study.strategy.ema_decay)
@@ -103,11 +93,40 @@ class RoundLoop:
                 seconds=time.monotonic() - started,
                 train_loss=_mean(replies, "train_loss"),
                 heldout_loss=_mean(replies, "heldout_loss"),
-                sites=tuple(each.record(bytes_down) for each in replies),
+                sites=tally.records(self._study.training),
             )
         )
         save(self._store, new)
         return new
+
+    def _gather(self, number: int, weights: Weights) -> Tally:
+        """Ask until enough sites have answered well.
+
+        A site that failed is asked again at once, a few times. One that declined for the time
+        being is asked after a while, as long as the study waits for sites.
+        """
+        sites, give_up_at = self._study.sites, math.inf
+        tally = Tally(self._roster.expected, needed=sites.minimum)
+        while True:
+            replies, bytes_down = self._ask(
+                "train", number, weights, needed=tally.still_needed, but=tally.settled
+            )
+            tally.add(replies, bytes_down=bytes_down)
+            if not tally.still_needed:
+                return tally
+            log.warning("round %d has %s", number, tally.told())
+            if tally.declined:
+                give_up_at = min(give_up_at, time.time() + sites.wait_sec)
+            if tally.hopeless or (not tally.failed and time.time() >= give_up_at):
+                raise FederationError(f"round {number} had {tally.told()}")
+            if tally.declined and not tally.failed:
+                self._wait_for_declined(number, tally, give_up_at)
+
+    def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
+        """Let some time go by: whoever is asked again receives all weights again."""
+        self._tell("waiting", number, tally.good, until, tally.declined)
+        pause_sec = max(_ASK_AGAIN_SEC, self._study.sites.wait_sec / _ASK_AGAIN_TIMES)
+        time.sleep(max(0.0, min(pause_sec, until - time.time())))
 
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""
@@ -115,11 +134,18 @@ class RoundLoop:
         return _mean(replies, "heldout_loss")
 
     def _ask(
-        self, task: Task, number: int, weights: Weights, *, needed: int
+        self,
+        task: Task,
+        number: int,
+        weights: Weights,
+        *,
+        needed: int,
+        but: Set[str] = frozenset(),
     ) -> tuple[list[Reply], int]:
-        """Send a task to all sites and collect their replies until the deadline."""
-        self._wait_for_sites(number, needed)
-        if not self._connected:
+        """Send a task to all sites but some; collect their replies until the deadline."""
+        self._wait_for_sites(number, needed, but)
+        nodes = [node for site, node in self._connected.items() if site not in but]
+        if not nodes:
             return [], 0
         assignment = Assignment(
             study_id=self._study_id,
@@ -128,9 +154,7 @@ class RoundLoop:
             first_step=(number - 1) * self._study.training.local_steps,
             study=self._study,
         )
-        messages, bytes_down = self._strategy.configure(
-            assignment, weights, list(self._connected.values())
-        )
+        messages, bytes_down = self._strategy.configure(assignment, weights, nodes)
         for message in messages:
             message.metadata.message_type = task
             message.metadata.ttl = self._study.sites.round_sec
@@ -140,35 +164,46 @@ class RoundLoop:
     def _collect(
         self, messages: Sequence[Message], assignment: Assignment, schema: Mapping[str, Tensor]
     ) -> list[Reply]:
+        """Send the messages, again where a site lost one, until all answered or time is up."""
         deadline = time.time() + self._study.sites.round_sec
         site_of = {node: site for site, node in self._connected.items()}
-        nodes = [message.metadata.dst_node_id for message in messages]
-        pushed = dict(zip(nodes, self._grid.push_messages(messages), strict=True))
-        # Flower gives no id for a message that it could not take.
-        pending = {message_id: node for node, message_id in pushed.items() if message_id}
-        replies = [missing(site_of[node]) for node, message_id in pushed.items() if not message_id]
+        waiting = [
+            Asked(site_of[node], message, self._activated[node])
+            for message in messages
+            for node in [message.metadata.dst_node_id]
+        ]
+        for each, message_id in zip(waiting, self._grid.push_messages(messages), strict=True):
+            each.sent(message_id)
+        replies: list[Reply] = []
         phase = "training" if assignment.task == "train" else "scoring"
-        while pending and time.time() < deadline:
+        while waiting and time.time() < deadline:
             self._tell(phase, assignment.round, [each.site for each in replies], deadline)
-            for message_id, node_id in list(pending.items()):
-                reply = self._pull(message_id, node_id, site_of[node_id], assignment, schema)
+            for each in list(waiting):
+                reply = self._answer(each, assignment, schema)
                 if reply is not None:
-                    del pending[message_id]
+                    waiting.remove(each)
                     replies.append(reply)
                     log.info("%s: %s %s", reply.site, reply.status, reply.reason)
                     self._tell(phase, assignment.round, [each.site for each in replies], deadline)
+            self._send_again(waiting, deadline)
             time.sleep(_pause(deadline - self._study.sites.round_sec))
-        return replies + [missing(site_of[node]) for node in pending.values()]
+        return replies + [each.loss or missing(each.site) for each in waiting]
+
+    def _answer(
+        self, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor]
+    ) -> Reply | None:
+        """Return a site's reply to any of the sendings, if it is there or none will come."""
+        for message_id in list(asked.ids):
+            reply = self._pull(message_id, asked, assignment, schema)
+            if reply is not None:
+                return reply
+        return asked.loss if asked.given_up else None
 
     def _pull(
-        self,
-        message_id: str,
-        node_id: int,
-        site: str,
-        assignment: Assignment,
-        schema: Mapping[str, Tensor],
+        self, message_id: str, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor]
     ) -> Reply | None:
         """Return a site's reply if it is there; one that Flower cannot read is refused."""
+        site, node_id = asked.site, asked.message.metadata.dst_node_id
         try:
             messages = list(self._grid.pull_messages([message_id]))
         except httpx.HTTPError:
@@ -178,24 +213,52 @@ class RoundLoop:
             return Reply(site, "refused", "a reply that is no message of Flower's")
         if not messages:
             return None
-        return read_reply(
+        reply = read_reply(
             messages[0], site, node_id, assignment=assignment, roster=self._roster, schema=schema
         )
+        if is_lost(messages[0]):
+            asked.note_loss(message_id, reply)
+            return None
+        return reply
 
-    def _wait_for_sites(self, number: int, needed: int) -> None:
-        """Wait for all sites a while, for the study's minimum longer; say who is missing."""
+    def _send_again(self, waiting: Sequence[Asked], deadline: float) -> None:
+        """Send sites that are back what they had lost."""
+        if not waiting:
+            return
+        online, activated = self._look()
+        for each in waiting:
+            node_id = online.get(each.site)
+            if node_id is None:
+                continue
+            each.note_node(activated[node_id])
+            if each.loss is None or each.given_up:
+                continue
+            log.warning("%s is asked again: %s", each.site, each.loss.reason)
+            message = each.again(node_id, ttl_sec=max(1.0, deadline - time.time()))
+            [message_id] = self._grid.push_messages([message])
+            each.sent(message_id)
+
+    def _look(self) -> tuple[dict[str, int], dict[int, str]]:
+        """Return the connected sites' nodes, and when each node connected."""
+        nodes = tuple(self._grid.get_nodes())
+        return self._roster.online(nodes), activations(nodes)
+
+    def _wait_for_sites(self, number: int, needed: int, but: Set[str]) -> None:
+        """Wait for all sites but some a while, for as many as are needed of them longer."""
         sites = self._study.sites
         give_up_at, settled_at = time.time() + sites.wait_sec, None
         while True:
-            self._connected = self._roster.online(tuple(self._grid.get_nodes()))
-            absent = [name for name in self._roster.expected if name not in self._connected]
-            if len(self._connected) >= len(self._roster.expected):
+            self._connected, self._activated = self._look()
+            wanted = [name for name in self._roster.expected if name not in but]
+            absent = [name for name in wanted if name not in self._connected]
+            if not absent:
                 return
-            if len(self._connected) < needed:
+            here = len(wanted) - len(absent)
+            if here < needed:
                 settled_at = None
                 if time.time() > give_up_at:
                     raise FederationError(
-                        f"{len(self._connected)} of the {needed} sites that the study needs came "
+                        f"{here} of the {needed} sites that the study needs came "
                         f"within {sites.wait_sec:.0f} s; missing: {', '.join(absent)}"
                     )
             else:
@@ -206,7 +269,12 @@ class RoundLoop:
             time.sleep(_POLL_SEC)
 
     def _tell(
-        self, phase: str, number: int, replied: Sequence[str] = (), deadline: float | None = None
+        self,
+        phase: str,
+        number: int,
+        replied: Sequence[str] = (),
+        deadline: float | None = None,
+        declined: Mapping[str, str] | None = None,
     ) -> None:
         StudyLive.model_validate(
             {
@@ -216,6 +284,7 @@ class RoundLoop:
                 "connected": sorted(self._connected),
                 "missing": [name for name in self._roster.expected if name not in self._connected],
                 "replied": sorted(replied),
+                "declined": declined or {},
                 "deadline": deadline,
             }
         ).write(self._store.live)
@@ -233,7 +302,3 @@ def _mean(replies: Sequence[Reply], field: str) -> float | None:
     pairs = [(count, value) for count, value in pairs if value is not None]
     total = sum(count for count, _ in pairs)
     return sum(count * value for count, value in pairs) / total if total else None
-
-
-def _reasons(replies: Sequence[Reply]) -> str:
-    return "; ".join(f"{each.site}: {each.reason}" for each in replies if each.status != "ok")

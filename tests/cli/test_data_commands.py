@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
 from pathlib import Path
 
 import av
@@ -168,7 +170,12 @@ def test_no_file_of_the_store_tells_who_it_is_of(site: Path) -> None:
         assert not path.stat().st_mode & 0o077, path.name
     before = len(records(store))
     latents = {path.name for path in (store / "latents").glob("*.safetensors")}
+    learnt = [store / kind / ("a" * 32) for kind in ("rounds", "spool", "optimiser")]
+    for folder in learnt:
+        folder.mkdir(parents=True)
+        (folder / "from-clips.safetensors").touch()
     assert run_app(["data", "erase", str(site), "--patient", f"{WORD}-P0"]) == 0
+    assert not [folder for folder in learnt if folder.exists()]
     assert len(records(store)) < before
     assert not page.exists() and not page.with_suffix(".json").exists()
     assert {path.name for path in (store / "latents").glob("*.safetensors")} < latents
@@ -203,3 +210,63 @@ def test_another_pattern_takes_the_latents_of_the_erased(site: Path) -> None:
     site.write_text(yaml.safe_dump(tree))
     assert run_app(["data", "scan", str(site)]) == 0
     assert len(list((store / "latents").glob("*.safetensors"))) == len(contents) - 1
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    """Return the file of a site with a video of each of four patients; one's name is no UTF-8."""
+    for number, name in enumerate((b"anna", b"ben", b"carl", b"d\xe9sir\xe9e")):
+        folder = tmp_path / "data" / os.fsdecode(name)
+        folder.mkdir(parents=True)
+        frames = np.roll(moving_frames(20, width=64 + 16 * number), 5 * number, axis=1)
+        write_video(tmp_path / "x.mp4", frames, "libx264").rename(folder / "1.mp4")
+    rules = {"min_frames": 4, "duplicate_bits": None, "review": "waived"}
+    tree = {"name": "a", "data": {"paths": ["data"], "rules": rules, "workers": 1}, "store": "s"}
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(tree))
+    return tmp_path / "site.yaml"
+
+
+def test_a_name_that_is_no_utf_8_has_its_place_on_the_page(videos: Path) -> None:
+    page = videos.with_name("page.html")
+    assert run_app(["data", "report", str(videos), "--show-paths", "--out", str(page)]) == 0
+    assert "d\ufffdsir\ufffde/1.mp4" in page.read_text(encoding="utf-8")
+
+
+def test_the_page_says_who_is_held_out_in_a_study(videos: Path) -> None:
+    clips = {"frames": 4, "heldout_fraction": 0.5}
+    tree = {"name": "tiny", "model": {"in_channels": 6}, "clips": clips}
+    videos.with_name("study.yaml").write_text(yaml.safe_dump(tree))
+    page = videos.with_name("page.html")
+    assert run_app(["data", "report", str(videos), "--out", str(page)]) == 0
+    assert "no study has split them yet" in page.read_text()
+    arguments = ["--study", str(videos.with_name("study.yaml")), "--out", str(page)]
+    assert run_app(["data", "report", str(videos), *arguments]) == 0
+    told = re.search(r"(\d) to train on, (\d) held out", page.read_text())
+    assert told is not None
+    train, heldout = int(told[1]), int(told[2])
+    assert train + heldout == 4
+    assert min(train, heldout) > 0
+    captions = re.findall(r"px, (training|held out)</figcaption>", page.read_text())
+    assert (captions.count("training"), captions.count("held out")) == (train, heldout)
+
+
+def test_a_pattern_that_finds_nobody_is_told(
+    videos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tree = yaml.safe_load(videos.read_text())
+    tree["data"]["patient_pattern"] = r"(ann|ben)"
+    videos.write_text(yaml.safe_dump(tree))
+    assert run_app(["data", "scan", str(videos)]) == 0
+    told = " ".join(capfd.readouterr().err.split())
+    assert "data.patient_pattern does not match 2 clips" in told
+
+
+def test_a_store_without_its_key_is_not_gone_on_with(
+    videos: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["data", "scan", str(videos)]) == 0
+    (videos.with_name("s") / "patients.key").unlink()
+    assert run_app(["data", "scan", str(videos)]) == 1
+    told = " ".join(capfd.readouterr().err.split())
+    assert "patients.key is missing" in told
+    assert "restore" in told

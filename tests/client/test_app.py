@@ -1,13 +1,16 @@
 """What leaves a site when something goes wrong there: a code, never a text."""
 
+import datetime as dt
+import errno
 import logging
+import sqlite3
 from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from feat_fed.config import SiteConfig, SiteDataConfig, StudyConfig
+from feat_fed.config import LimitsConfig, SiteConfig, SiteDataConfig, StudyConfig
 from feat_fed.errors import (
     CheckpointError,
     ClipError,
@@ -15,6 +18,7 @@ from feat_fed.errors import (
     DataError,
     FeatFedError,
     ProtocolError,
+    StorageError,
     TrainingError,
 )
 from feat_fed.federate import pack
@@ -23,6 +27,7 @@ from feat_fed.protocol import FAILURES, Assignment, Report
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import app as app_module
 from feat_fed_client.app import failure_code, make_app
+from feat_fed_client.history import past_rounds
 
 SECRET = "MUELLER^ANNA born 1950 in /data/ward-7"
 
@@ -77,6 +82,38 @@ def test_an_error_leaves_as_a_code_and_its_text_stays_in_the_log(
     assert SECRET in caplog.text
 
 
+def test_a_round_that_the_sites_hours_forbid_is_declined_and_says_none_of_them(
+    site: SiteConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = dt.datetime.now()
+    begin, end = now + dt.timedelta(hours=1), now + dt.timedelta(hours=2)
+    hours = f"{begin:%H:%M}-{end:%H:%M}"
+    limits = LimitsConfig.model_validate({"hours": [hours], "gb_per_round": 1e-9})
+    caplog.set_level(logging.INFO)
+    reply = ask(site.model_copy(update={"limits": limits}), assignment())
+    report, buckets = from_records(reply.content, Report)
+    assert (report.outcome, report.code, report.reference) == ("declined", "hours", None)
+    assert not buckets
+    assert hours in caplog.text and hours not in str(reply.content)
+    assert [each.report for each in past_rounds(site.store)] == [report]
+
+
+def test_a_paused_site_declines_without_an_error(
+    site: SiteConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.store.mkdir()
+    (site.store / "paused").touch()
+    report, _ = from_records(ask(site, assignment()).content, Report)
+    assert (report.outcome, report.code, report.steps) == ("declined", "paused", 0)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_round_of_too_many_bytes_is_declined(site: SiteConfig) -> None:
+    small = site.model_copy(update={"limits": LimitsConfig(gb_per_round=1e-9)})
+    report, _ = from_records(ask(small, assignment()).content, Report)
+    assert (report.outcome, report.code) == ("declined", "traffic")
+
+
 def test_a_missing_data_folder_is_a_failure_of_data(site: SiteConfig) -> None:
     reply = ask(site, assignment())
     assert from_records(reply.content, Report)[0].code == "data"
@@ -108,8 +145,27 @@ def test_a_message_that_is_no_assignment_is_told_so_by_a_fixed_phrase(
         (TrainingError("x"), "training"),
         (ProtocolError("x"), "protocol"),
         (FeatFedError("x"), "internal"),
-        (MemoryError("x"), "internal"),
+        (MemoryError("x"), "memory"),
+        (StorageError("x"), "storage"),
+        (OSError(errno.ENOSPC, "x"), "storage"),
+        (OSError(errno.EROFS, "x"), "storage"),
+        (FileNotFoundError(errno.ENOENT, "x"), "internal"),
     ],
 )
 def test_codes(error: Exception, code: str) -> None:
     assert failure_code(error) == code
+
+
+def test_a_full_disk_is_one_whatever_was_to_be_written(tmp_path: Path) -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise DataError("a latent cannot be written") from error
+    except DataError as error:
+        assert failure_code(error) == "storage"
+    database = sqlite3.connect(tmp_path / "manifest.sqlite")
+    database.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        database.executescript("CREATE TABLE a (x); CREATE TABLE b (x);")
+    assert failure_code(full.value) == "storage"

@@ -1,3 +1,5 @@
+import contextlib
+import dataclasses
 import hashlib
 import io
 import os
@@ -8,20 +10,26 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 
 from feat_fed.bundle import bundle_files
-from feat_fed.config import SiteConfig, SiteDataConfig
-from feat_fed.wire import bundle
-from feat_fed_client.app import app
+from feat_fed.config import SiteConfig, SiteDataConfig, load_study
+from feat_fed.protocol import Assignment, Report
+from feat_fed.wire import bundle, from_records, to_records
+from feat_fed_client import executor as executor_module
 from feat_fed_client.executor import (
+    FAILED,
     REFUSED_BUNDLE,
     REFUSED_TASK,
     Executor,
     _forked,
+    _joined,
+    _parts,
     trusted_bundles,
 )
+from feat_fed_client.supervision import Patience
 
 CLIENT = TaskType.CLIENT_APP.value
 
@@ -36,7 +44,9 @@ def site(*hashes: str) -> SiteConfig:
 
 
 def executor(*hashes: str) -> Executor:
-    return Executor("127.0.0.1:1", b"secret", trusted_bundles(site(*hashes)), app)
+    return Executor(
+        "127.0.0.1:1", b"secret", trusted_bundles(site(*hashes)), lambda _: site(*hashes)
+    )
 
 
 def fab(content: bytes, claimed: str | None = None) -> Fab:
@@ -81,6 +91,44 @@ def test_how_a_child_ended_is_told() -> None:
     assert _forked(lambda: None) == ""
     assert _forked(fail) == "exit status 1"
     assert _forked(lambda: os.kill(os.getpid(), signal.SIGKILL)) == "signal 9"
+
+
+def asked() -> Message:
+    told = Assignment(
+        study_id="a" * 32, round=3, task="train", first_step=0, study=load_study("demo")
+    )
+    message = Message(to_records(told), dst_node_id=1, message_type="train")
+    message.metadata.__dict__["_message_id"] = "1"
+    return message
+
+
+def context() -> Context:
+    return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+
+
+def test_a_reply_comes_whole_from_the_child_to_who_sends_it() -> None:
+    report = Report(study_id="a" * 32, round=3, task="train", site="a", outcome="ok", examples=1)
+    replies = [
+        Message(to_records(report, [b"x" * 9, b""]), reply_to=asked()),
+        Message(Error(2, FAILED), reply_to=asked()),
+    ]
+    first, second = (_joined(_parts(each), asked()) for each in replies)
+    assert from_records(first.content, Report) == (report, [b"x" * 9, b""])
+    assert (second.error.code, second.error.reason) == (2, FAILED)
+    assert second.metadata.reply_to_message_id == "1"
+
+
+def test_a_trainer_that_dies_each_time_is_reported_with_a_code(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(executor_module, "_heartbeat", lambda _: contextlib.nullcontext())
+    dying = dataclasses.replace(executor(), patience=Patience(pause_sec=0.01))
+    monkeypatch.setattr(Executor, "_reply", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    reply = dying._work(None, asked(), context())  # type: ignore[arg-type]
+    report, _ = from_records(reply.content, Report)
+    assert (report.outcome, report.code, report.round) == ("failed", "internal", 3)
+    assert report.reference is not None
+    assert report.reference in caplog.text
 
 
 _LIKE_THE_EXECUTOR = """

@@ -1,0 +1,101 @@
+"""A site's finished update, on its disk until the server has it.
+
+::
+
+    spool/STUDY_ID/round-0003.safetensors
+
+An update is written before it is sent and leaves when the server has acknowledged it. Flower
+acknowledges nothing to an application, so the server's next word does: it sends an assignment
+for a later round, or for the scoring of the last one, only after it has written its own state.
+Until then a round that is asked for again with the same weights is answered with the bytes that
+were sent before, and is not trained again.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from feat_fed.atomic import remove_parts
+from feat_fed.config.base import StrictModel
+from feat_fed.errors import CheckpointError, StorageError
+from feat_fed.protocol import Assignment, Report
+from feat_fed.tensor_file import read_tensor_file, write_tensor_file
+
+log = logging.getLogger(__name__)
+
+
+class _Header(StrictModel):
+    """What a file says of itself, as JSON in the safetensors metadata."""
+
+    schema_version: Literal[1] = 1
+    kind: Literal["update"] = "update"
+    job: str
+    report: Report
+
+
+@dataclass(frozen=True)
+class Spool:
+    """Updates of one study: one at most."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, store: Path, *, study_id: str) -> Spool:
+        """Name the study's part of the site's store."""
+        return cls(store / "spool" / study_id)
+
+    def settle(self, assignment: Assignment) -> None:
+        """Remove what this assignment proves that the server has, and what a kill left half."""
+        remove_parts(self.folder)
+        written = assignment.round - (assignment.task == "train")
+        for number, path in self._files().items():
+            if number <= written:
+                path.unlink(missing_ok=True)
+
+    def find(self, job: str) -> tuple[Report, dict[str, Tensor]] | None:
+        """Return the update of this very job, if there is one that is whole."""
+        for path in self._files().values():
+            try:
+                header, weights = read_tensor_file(path, _Header)
+            except CheckpointError as error:
+                log.warning("the round is trained again: %s", error)
+                continue
+            if header.job == job:
+                return header.report, weights
+        return None
+
+    def write(self, job: str, report: Report, weights: Mapping[str, Tensor]) -> bool:
+        """Keep an update in place of any other of the study's; return whether the disk took it.
+
+        If not, it is sent all the same, and is trained again should it get lost on the way.
+
+        Parameters
+        ----------
+        job
+            :func:`feat_fed.train.mid_round.job_digest` of what was asked.
+        """
+        path = self.folder / f"round-{report.round:04d}.safetensors"
+        for each in self._files().values():
+            if each != path:
+                each.unlink(missing_ok=True)
+        try:
+            write_tensor_file(path, weights, _Header(job=job, report=report))
+        except StorageError as error:
+            log.error("THE UPDATE IS SENT WITHOUT A COPY HERE, free some disk: %s", error)
+            return False
+        return True
+
+    def _files(self) -> dict[int, Path]:
+        """Return the updates by round."""
+        names = {each: re.fullmatch(r"round-(\d+)\.safetensors", each.name) for each in self._all()}
+        return {int(match[1]): path for path, match in names.items() if match}
+
+    def _all(self) -> list[Path]:
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []

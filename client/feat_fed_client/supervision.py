@@ -1,0 +1,221 @@
+"""Who trains is watched from a process that does nothing else, and started again when it dies.
+
+The worker, forked from here, bears witness of its work through a pipe, and answers through it.
+One that is killed, crashes or falls silent is ended with all that it started; the next one goes
+on from the round's checkpoint (:mod:`feat_fed.train.mid_round`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal, cast
+
+import psutil
+
+from feat_fed.child import end_with_parent
+from feat_fed.protocol import FailureCode
+
+log = logging.getLogger(__name__)
+
+Sign = Literal["working", "alive", "stepped", "kept"]
+"""Of life: in a phase without steps, in any phase, after an optimiser step, after a checkpoint."""
+
+Witness = Callable[[Sign], None]
+
+Work = Callable[[Witness], Sequence[bytes]]
+
+_LOOK_SEC = 0.5
+_ANSWER = b"answer "
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a worker may be silent, and how often it is started again."""
+
+    working_sec: float = 3600.0
+    """Outside of the steps, as while a long clip is encoded or held-out clips are scored."""
+    step_sec: float = 600.0
+    """Between steps, or as long as this many of the slowest step so far:"""
+    steps: float = 20.0
+    deaths: int = 3
+    """In a row, without a new checkpoint in between, after which it is given up."""
+    pause_sec: float = 2.0
+    """Before it is started again, times the deaths in a row."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a worker ended that did not answer."""
+
+    code: FailureCode
+    how: str
+
+
+def supervised(
+    work: Work,
+    *,
+    patience: Patience | None = None,
+    meanwhile: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> list[bytes] | Death:
+    """Do ``work`` in a child, in another one if that dies, and return its answer or last death.
+
+    Parameters
+    ----------
+    work
+        Gets a witness to bear and returns an answer of any number of parts.
+    meanwhile
+        Entered here while a child is there, and left before another one is forked.
+    """
+    patience = patience or Patience()
+    deaths = 0
+    while True:
+        life = _Life.begin(work, patience)
+        with meanwhile():
+            outcome = life.watch()
+        if not isinstance(outcome, Death):
+            return outcome
+        deaths = 1 if life.kept else deaths + 1
+        log.error("who trained has died: %s (%d in a row)", outcome.how, deaths)
+        if deaths >= patience.deaths:
+            return outcome
+        time.sleep(patience.pause_sec * deaths)
+
+
+class _Life:
+    """One child, from its start to its end."""
+
+    def __init__(self, pid: int, receiver: Connection, patience: Patience) -> None:
+        self.kept = False
+        self._pid = pid
+        self._receiver = receiver
+        self._patience = patience
+        self._heard_at = time.monotonic()
+        self._stepped_at: float | None = None
+        self._slowest_sec = 0.0
+        self._oom_kills = oom_kills()
+
+    @classmethod
+    def begin(cls, work: Work, patience: Patience) -> _Life:
+        """Fork the child; it ends with this process, and leads a process group."""
+        receiver, sender = Pipe(duplex=False)
+        parent_pid, pid = os.getpid(), os.fork()
+        if pid == 0:
+            receiver.close()
+            _do(work, sender, parent_pid)
+        sender.close()
+        with contextlib.suppress(OSError):  # it may have done so itself, or be gone
+            os.setpgid(pid, pid)
+        return cls(pid, receiver, patience)
+
+    def watch(self) -> list[bytes] | Death:
+        """Wait for the child's end, which is brought about when it answers or falls silent."""
+        answer = None
+        stalled = False
+        with contextlib.suppress(EOFError, OSError):  # the child's end of the pipe is closed
+            while answer is None and not stalled:
+                if self._receiver.poll(_LOOK_SEC):
+                    answer = self._hear(self._receiver.recv_bytes())
+                elif self._has_ended():
+                    if not self._receiver.poll():  # its last words may have come meanwhile
+                        break
+                else:
+                    stalled = time.monotonic() - self._heard_at > self._allowed_sec()
+        silent_sec = time.monotonic() - self._heard_at
+        code = self._end(at_once=answer is None)
+        if answer is not None:
+            return answer
+        if stalled:
+            return Death("stalled", f"no sign of work for {silent_sec:.0f} s")
+        return self._died_of(code)
+
+    def _hear(self, word: bytes) -> list[bytes] | None:
+        """Note a sign; return the answer if it is one."""
+        if word.startswith(_ANSWER):
+            return [self._receiver.recv_bytes() for _ in range(int(word[len(_ANSWER) :]))]
+        self._heard_at = time.monotonic()
+        match cast(Sign, word.decode()):
+            case "stepped":
+                if self._stepped_at is not None:
+                    self._slowest_sec = max(self._slowest_sec, self._heard_at - self._stepped_at)
+                self._stepped_at = self._heard_at
+            case "kept":
+                self.kept = True
+            case "working":
+                self._stepped_at = None
+            case "alive":
+                pass
+        return None
+
+    def _allowed_sec(self) -> float:
+        if self._stepped_at is None:
+            return self._patience.working_sec
+        return max(self._patience.step_sec, self._patience.steps * self._slowest_sec)
+
+    def _has_ended(self) -> bool:
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._pid, flags) is not None
+
+    def _end(self, *, at_once: bool) -> int:
+        """End the child with its family, at once or when it has ended itself; return its code."""
+        family: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(self._pid).children(recursive=True)
+        deadline = time.monotonic() + _LOOK_SEC * 10
+        while not at_once and not self._has_ended():
+            at_once = time.monotonic() > deadline
+            time.sleep(0.01)
+        if not self._has_ended():
+            os.kill(self._pid, signal.SIGKILL)
+        for each in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        # Before the child is reaped its group cannot be another's.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, signal.SIGKILL)
+        self._receiver.close()
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+    def _died_of(self, code: int) -> Death:
+        if code >= 0:
+            return Death("internal", f"exit status {code} without an answer")
+        if -code == signal.SIGKILL and oom_kills() > self._oom_kills:
+            return Death("memory", "the kernel killed it, for memory ran out")
+        return Death("internal", f"signal {-code}")
+
+
+def _do(work: Work, sender: Connection, parent_pid: int) -> None:
+    """Be the child: work, answer and exit."""
+    status = 1
+    try:
+        end_with_parent(parent_pid)
+        os.setpgid(0, 0)
+        parts = work(lambda sign: sender.send_bytes(sign.encode()))
+        sender.send_bytes(_ANSWER + str(len(parts)).encode())
+        for part in parts:
+            sender.send_bytes(part)
+        status = 0
+    except BaseException:
+        log.exception("the work failed")
+    finally:
+        logging.shutdown()
+        os._exit(status)
+
+
+def oom_kills() -> int:
+    """Return how many processes of this container (or machine) the kernel killed for memory."""
+    for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        with contextlib.suppress(OSError):
+            lines = dict(line.split() for line in Path(path).read_text().splitlines())
+            if "oom_kill" in lines:
+                return int(lines["oom_kill"])
+    return 0

@@ -1,0 +1,127 @@
+"""A finished update stays until the server has it, and is what it was."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from feat_fed.config import load_study
+from feat_fed.protocol import Assignment, Report, Task
+from feat_fed_client import round_files
+from feat_fed_client.round_files import KEEP_DAYS, forget_rounds, tidy
+from feat_fed_client.spool import Spool
+
+STUDY, OTHER = "a" * 32, "b" * 32
+
+
+def report(number: int) -> Report:
+    return Report(
+        study_id=STUDY,
+        round=number,
+        task="train",
+        site="a",
+        outcome="ok",
+        examples=3,
+        steps=7,
+        train_loss=0.1 + 0.2,
+        train_sec=1 / 3,
+    )
+
+
+def told(number: int, task: Task = "train") -> Assignment:
+    study = load_study("demo")
+    return Assignment(study_id=STUDY, round=number, task=task, first_step=0, study=study)
+
+
+WEIGHTS = {"w": torch.randn(3, 4), "b": torch.randn(())}
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool.of(tmp_path, study_id=STUDY)
+
+
+def test_an_update_is_found_by_what_was_asked_and_by_nothing_else(spool: Spool) -> None:
+    assert spool.find("asked") is None
+    spool.write("asked", report(3), WEIGHTS)
+    found = spool.find("asked")
+    assert found is not None
+    assert found[0] == report(3)
+    assert {name: each.numpy().tobytes() for name, each in found[1].items()} == {
+        name: each.numpy().tobytes() for name, each in WEIGHTS.items()
+    }
+    assert spool.find("with other weights") is None
+
+
+@pytest.mark.parametrize(
+    ("number", "task", "stays"),
+    [(2, "train", True), (3, "train", True), (4, "train", False), (3, "evaluate", False)],
+)
+def test_the_servers_next_word_acknowledges_it(
+    number: int, task: Task, stays: bool, spool: Spool
+) -> None:
+    spool.write("asked", report(3), WEIGHTS)
+    spool.settle(told(number, task))
+    assert (spool.find("asked") is not None) == stays
+
+
+def test_there_is_one_a_study_at_most(spool: Spool) -> None:
+    spool.write("asked", report(3), WEIGHTS)
+    spool.write("asked next", report(4), WEIGHTS)
+    assert [each.name for each in spool.folder.iterdir()] == ["round-0004.safetensors"]
+
+
+def test_a_damaged_update_is_trained_again(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
+    spool.write("asked", report(3), WEIGHTS)
+    [path] = spool.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert spool.find("asked") is None
+    assert "trained again" in caplog.text
+
+
+def test_a_full_disk_is_told_loudly_and_costs_no_update(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("feat_fed.tensor_file.save_file", full)
+    assert not spool.write("asked", report(3), WEIGHTS)
+    assert "No space left on device" in caplog.text
+    assert not list(spool.folder.iterdir())
+
+
+def test_what_a_killed_writer_left_goes(spool: Spool) -> None:
+    spool.write("asked", report(3), WEIGHTS)
+    gone = os.fork()
+    if not gone:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    left = spool.folder / f".round-0003.{gone}-0badf00d.safetensors"
+    others = spool.folder / f".round-0003.{os.getppid()}-0badf00d.safetensors"
+    left.touch()
+    others.touch()
+    spool.settle(told(3))
+    assert not left.exists()
+    assert others.exists()
+
+
+def test_other_studies_leftovers_go_after_a_month(tmp_path: Path) -> None:
+    for study in (STUDY, OTHER):
+        Spool.of(tmp_path, study_id=study).write("asked", report(3), WEIGHTS)
+    tidy(tmp_path, study_id=STUDY)
+    assert len(list((tmp_path / "spool").iterdir())) == 2
+    long_ago = tmp_path.stat().st_mtime - (KEEP_DAYS + 1) * 86400
+    for each in (tmp_path / "spool").rglob("*"):
+        os.utime(each, (long_ago, long_ago))
+    tidy(tmp_path, study_id=STUDY)
+    assert [each.name for each in (tmp_path / "spool").iterdir()] == [STUDY]
+
+
+def test_all_that_was_learnt_can_be_forgotten(tmp_path: Path) -> None:
+    Spool.of(tmp_path, study_id=STUDY).write("asked", report(3), WEIGHTS)
+    round_files.under_way(tmp_path, study_id=STUDY, job="x").path.parent.mkdir(parents=True)
+    (tmp_path / "latents").mkdir()
+    assert forget_rounds(tmp_path) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["latents"]
