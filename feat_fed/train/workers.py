@@ -59,6 +59,9 @@ STALLED_STEPS = 20
 """As long as the slowest step so far took, times this."""
 
 _COMMAND = (executable, "-m", "feat_fed.train.worker")
+_MAX_LOST = 3
+"""Workers that end without a word, one after the other and with no checkpoint in between."""
+
 _EXIT_SEC = 5.0
 _OTHERS_SEC = 2.0
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -79,8 +82,8 @@ def train_in_workers(
 ) -> RoundResult:
     """Train as :func:`~feat_fed.train.local.train_round`, in a process for each device, or in one.
 
-    Where a worker runs out of memory, all begin again with half as many clips at once, from the
-    last checkpoint that the hooks asked for.
+    Where a worker is killed or runs out of memory (then with half as many clips at once), all
+    begin again from the last checkpoint that the hooks asked for.
 
     Raises
     ------
@@ -88,12 +91,14 @@ def train_in_workers(
         If no worker gives a sign of life for ``stalled_sec``, or for as long as 20 of the
         slowest step.
     TrainingError
-        If the clips are none that another process can open, or a worker ends by itself.
+        If the clips are none that another process can open, or workers end without a word
+        again and again.
     FeatFedError
         Whatever class a worker's error is of.
     """
     started_sec = time.perf_counter()
     earlier_sec = job.resume.seconds if job.resume else 0.0
+    lost = 0
     sources = _source(train), None if heldout is None else _source(heldout)
     while True:
         with exchange_in(job.folder) as exchange:
@@ -106,11 +111,16 @@ def train_in_workers(
             except MemoryShortError as error:
                 if watch.micro_batch is None or watch.micro_batch == 1:
                     raise
-                _log.warning("%s", error)
-        smaller = (watch.micro_batch + 1) // 2
-        _log.warning("memory ran out: all begin again, with %d clips at once each", smaller)
-        compute = job.compute.model_copy(update={"micro_batch": smaller})
-        job = replace(job, compute=compute, resume=watch.kept or job.resume)
+                smaller = (watch.micro_batch + 1) // 2
+                _log.warning("%s: all begin again, with %d clips at once", error, smaller)
+                compute = job.compute.model_copy(update={"micro_batch": smaller})
+                job = replace(job, compute=compute)
+            except _LostError as error:
+                lost = 1 if watch.kept else lost + 1
+                if lost == _MAX_LOST:
+                    raise
+                _log.error("%s: all begin again", error)
+        job = replace(job, resume=watch.kept or job.resume)
     return replace(result, seconds=earlier_sec + time.perf_counter() - started_sec)
 
 
@@ -121,6 +131,10 @@ def _source(clips: TrainingClips | HeldoutClips) -> WindowsSource:
             "site's store, or with compute.devices: 1"
         )
     return clips.source()
+
+
+class _LostError(TrainingError):
+    """A worker has ended without a word."""
 
 
 class _Watch:
@@ -254,10 +268,11 @@ class _Watch:
                 if heard.code is not None or heard.ended:
                     line, message = other, heard
                     break
-        kind = TrainingError if message.code is None else _ERRORS.get(message.code, TrainingError)
         name = self._workers[line].name
-        told = f"{name} {message.text}" if message.ended else f"{message.text} ({name})"
-        raise kind(f"{told}; {self._where(line)}")
+        if message.ended:
+            raise _LostError(f"{name} {message.text}; {self._where(line)}")
+        kind = _ERRORS.get(message.code or TrainingError.code, TrainingError)
+        raise kind(f"{message.text} ({name}); {self._where(line)}")
 
     def _others(self, line: Connection) -> Iterator[tuple[Connection, Failed]]:
         """Yield how other workers end in the next moments."""

@@ -197,21 +197,29 @@ def test_a_round_resumed_by_two_workers_is_the_uninterrupted_one(
     assert result.train_loss == whole.result.train_loss
 
 
-def test_a_killed_worker_ends_the_other_and_is_named(clips: LatentWindows, tmp_path: Path) -> None:
-    def kill(step: StepProgress) -> None:
-        # FOLDER RANK SIZE PIPE
-        next(each for each in children() if each.cmdline()[-3] == "1").kill()
+def test_a_killed_worker_costs_no_byte(
+    whole: Whole, clips: LatentWindows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one ends with it, and both go on from the checkpoint."""
+    seen, killed, shared = Seen(keep_at=2), [], shared_memory()
 
-    shared = shared_memory()
-    task = job(tmp_path / "training", engine="torch")
-    with pytest.raises(TrainingError, match=r"process 2 of 2 has ended \(SIGKILL\).*worker-1.log"):
-        train_round(task, train=clips, heldout=None, hooks=RoundHooks(progress=kill))
+    def kill(step: StepProgress) -> None:
+        seen.steps.append(step)
+        if step.step == 3 and not killed:
+            # FOLDER RANK SIZE PIPE
+            killed.extend(each for each in children() if each.cmdline()[-3] == "1")
+            killed[0].kill()
+
+    folder = tmp_path / "training"
+    task = replace(whole.job, folder=folder)
+    hooks = replace(seen.hooks(), progress=kill)
+    result = train_round(task, train=clips, heldout=clips, hooks=hooks)
+    assert [each.step for each in seen.steps] == [1, 2, 3, 3, 4]
+    assert "process 2 of 2 has ended (SIGKILL)" in caplog.text
+    assert same(result.weights, whole.result.weights)
+    assert same(result.optimiser_state, whole.result.optimiser_state)
     assert children() == []
-    assert {each.name for each in (tmp_path / "training").iterdir()} == {
-        ".lock",
-        "worker-0.log",
-        "worker-1.log",
-    }
+    assert {each.name for each in folder.iterdir()} == {".lock", "worker-0.log", "worker-1.log"}
     assert shared_memory() <= shared
 
 
@@ -303,6 +311,15 @@ failed(None, "RuntimeError: connection closed by peer")
 """
     with pytest.raises(TrainingError, match=r"process 2 of 2 has ended \(SIGSEGV\)"):
         made_up(script)
+
+
+def test_workers_that_are_killed_again_and_again_end_the_round(
+    made_up: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    script = "os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(60)"
+    with pytest.raises(TrainingError, match=r"2 of 2 has ended \(SIGKILL\); its log.*worker-1.log"):
+        made_up(script)
+    assert caplog.text.count("all begin again") == 2
 
 
 def test_an_error_of_no_known_class_is_told(made_up: Run) -> None:
