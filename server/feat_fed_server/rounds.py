@@ -251,9 +251,10 @@ class RoundLoop:
             self._connected, self._activated = self._look()
             wanted = [name for name in self._roster.expected if name not in but]
             absent = [name for name in wanted if name not in self._connected]
-            if not absent:
+            # Counted, for nodes of a simulation have no name before they first report.
+            here = len(self._connected.keys() - but)
+            if here >= len(wanted):
                 return
-            here = len(wanted) - len(absent)
             if here < needed:
                 settled_at = None
                 if time.time() > give_up_at:
