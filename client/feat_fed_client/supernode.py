@@ -17,6 +17,7 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.errors import ChildError, ConfigError, RefusedError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
+from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import flower_environment
 from feat_fed_client import SITE_CONFIG
 from feat_fed_client.keys import check_site_key
@@ -32,8 +33,8 @@ _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 # In the SuperNode's last words: the server's door, and Flower 1.41.
-_UNKNOWN_KEY = "code: 9401"
-_WRONG_CLOCK = "code: 9402"
+_UNKNOWN_KEY = f"code: {UNKNOWN_KEY}"
+_WRONG_CLOCK = f"code: {WRONG_CLOCK}"
 _KEY_IN_USE = "code: 2004"
 
 
