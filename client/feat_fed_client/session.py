@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from feat_fed.codec import LatentWindows, build_codec, finish_erasing, prepare_at_site
-from feat_fed.config import SiteConfig, StudyConfig
+from feat_fed.config import SiteConfig
 from feat_fed.data import Manifest, scan, split_site
-from feat_fed.errors import ConfigError, DataError
+from feat_fed.errors import DataError
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import SiteLive
 from feat_fed.train import (
@@ -23,6 +23,7 @@ from feat_fed.train import (
     resolve_device,
     train_round,
 )
+from feat_fed_client.label import label_of
 from feat_fed_client.optimiser_store import OptimiserStore
 
 _LIVE_EVERY_SEC = 0.5
@@ -120,7 +121,7 @@ class SiteSession:
             total_steps=study.rounds * study.training.local_steps,
             compute=self._site.compute,
             optimiser_state=self._kept_state(assignment),
-            label=self._label(study),
+            label=label_of(self._site, study),
         )
 
     def _kept_state(self, assignment: Assignment) -> dict[str, Tensor] | None:
@@ -133,24 +134,6 @@ class SiteSession:
         return OptimiserStore.of(
             self._site.store, study_id=assignment.study_id, model=assignment.study.model
         )
-
-    def _label(self, study: StudyConfig) -> int | None:
-        """Return the class of the site's clips in the study's model.
-
-        Raises
-        ------
-        ConfigError
-            If the study has classes and the site's file names none of them.
-        """
-        classes, label = study.model.num_classes, self._site.data.label
-        if not classes:
-            return None
-        if label is None or label >= classes:
-            raise ConfigError(
-                f"data.label is {label}, and the study's model has the classes 0 to {classes - 1}; "
-                "say in the site's file which one its clips are"
-            )
-        return label
 
     def _train(
         self, assignment: Assignment, job: RoundJob, clips: SiteClips

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import re
 import secrets
-import socket
 import ssl
 import sys
 import time
@@ -21,11 +20,11 @@ from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import flower_environment
 from feat_fed_client import SITE_CONFIG
 from feat_fed_client.keys import check_site_key
+from feat_fed_client.reach import greet
 
 _RESTART_SEC = 5.0
 _LOOK_SEC = 15.0
 _MAX_ENDS_IN_A_ROW = 5
-_CONNECT_TIMEOUT_SEC = 10.0
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 
 # glibc gives large blocks back to the kernel at once and takes a page fault for each page of
@@ -226,29 +225,11 @@ def server_absence(link: ServerLinkConfig) -> str | None:
     RefusedError
         If something else answers: no TLS, another CA, or another name.
     """
-    host, port = split_address(link.address)
-    context = ssl.create_default_context(cafile=str(link.ca_certificate))
     try:
-        with (
-            socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_SEC) as plain,
-            context.wrap_socket(plain, server_hostname=host),
-        ):
-            return None
-    except ssl.SSLCertVerificationError as error:
-        raise RefusedError(
-            f"the server at {link.address} is not the one that "
-            f"{link.ca_certificate} vouches for ({error.verify_message}); "
-            "ask the coordinator for the right address and ca.crt"
-        ) from error
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-        return "it hung up"  # a server that is stopping
-    except ssl.SSLError as error:
-        raise RefusedError(
-            f"what answers at {link.address} does not speak TLS "
-            f"({error.reason or 'no handshake'}); check server.address"
-        ) from error
+        greet(link)
     except OSError as error:
         return error.strerror or str(error)
+    return None
 
 
 def _read(path: Path) -> str:

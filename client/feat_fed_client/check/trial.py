@@ -1,0 +1,286 @@
+"""What a child of ``feat-fed check`` does: some steps of training, or the encoding of some clips.
+
+``python -m feat_fed_client.check.trial TASK.json RESULT.json``. A process of its own, so that one
+that the kernel ends for want of memory is a result and not the end of the check.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+from torch import Tensor
+
+from feat_fed.config import ComputeConfig, SiteConfig, StudyConfig
+from feat_fed.config.base import StrictModel
+from feat_fed.errors import ClipError, FeatFedError
+from feat_fed.model import FEAT
+from feat_fed.protocol import EndedBy
+from feat_fed.train import (
+    EvaluationJob,
+    MidRound,
+    RoundHooks,
+    RoundJob,
+    StepProgress,
+    evaluate_round,
+    resolve_device,
+    train_round,
+)
+from feat_fed.train.memory import available_bytes
+
+MAX_STEPS = 6
+"""With the first, which is not timed."""
+LONG_SEC = 20.0
+"""Of timed steps, after which no more are taken."""
+MAX_TRIAL_CLIPS = 2
+_OOM_FIRST = 1000
+
+
+class TrialClip(StrictModel):
+    """A clip of the manifest and where it lies."""
+
+    path: Path
+    sha256: str
+    num_frames: int
+    height_px: int
+    width_px: int
+    field: tuple[int, int, int, int] | None
+    overlays: tuple[tuple[int, int, int, int], ...]
+
+
+class TrialTask(StrictModel):
+    """What is tried."""
+
+    kind: Literal["train", "encode"]
+    site: SiteConfig
+    study: StudyConfig
+    label: int | None = None
+    clips: tuple[TrialClip, ...] = ()
+
+
+class StepTrial(StrictModel):
+    """Steps of the study's training, on latents that are made up."""
+
+    micro_batch: int
+    steps: int
+    """That were timed."""
+    step_sec: float
+    score_clip_sec: float
+    """To score a held-out clip."""
+    peak_bytes: int | None
+    """Of the device's memory; None where several GPUs share the work."""
+    may_use_bytes: int
+    """``compute.memory_share`` of what was free."""
+
+
+class EncodeTrial(StrictModel):
+    """Clips of the site that were encoded, and thrown away."""
+
+    clips: int
+    frames: int
+    seconds: float
+
+
+class TrialFailure(StrictModel):
+    """What ended a trial."""
+
+    code: str
+    """Of a :class:`FeatFedError`, or the class of any other error."""
+    text: str
+    """May hold paths; empty for an error that is none of ours."""
+
+
+class TrialResult(StrictModel):
+    """One of the three."""
+
+    step: StepTrial | None = None
+    encode: EncodeTrial | None = None
+    failure: TrialFailure | None = None
+
+
+@dataclass(frozen=True)
+class MadeUpClips:
+    """Latents of unit scale, in the study's shape."""
+
+    shape_FCHW: tuple[int, int, int, int]
+    num_clips: int = 64
+
+    @classmethod
+    def of(cls, study: StudyConfig) -> MadeUpClips:
+        """Take the study's size."""
+        side = study.clips.size_px // study.codec.step_px
+        return cls((study.clips.frames, study.model.in_channels, side, side))
+
+    def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
+        """Return z_BFCHW."""
+        generator = torch.Generator().manual_seed(step)
+        return torch.randn(batch_size, *self.shape_FCHW, generator=generator)
+
+    def fixed(self, num_clips: int) -> Tensor:
+        """Return z_NFCHW."""
+        return self.batch(0, 0, num_clips)
+
+
+class _Stopwatch:
+    """Times a round's steps after the first, and ends the round when that is enough."""
+
+    def __init__(self) -> None:
+        self.micro_batch = 0
+        self.steps = 0
+        self.seconds = 0.0
+        self._started_sec: float | None = None
+
+    def progress(self, step: StepProgress) -> None:
+        if self._started_sec is not None:
+            self.steps += 1
+            self.seconds = time.perf_counter() - self._started_sec
+
+    def must_end(self) -> EndedBy | None:
+        return "pause" if self.seconds > LONG_SEC else None
+
+    def keep(self, make: Callable[[], MidRound]) -> None:
+        if self._started_sec is None:
+            self.micro_batch = make().micro_batch
+            self._started_sec = time.perf_counter()
+
+
+def try_training(task: TrialTask) -> StepTrial:
+    """Take some steps as a round does.
+
+    Raises
+    ------
+    FeatFedError
+        As :func:`feat_fed.train.train_round` does.
+    """
+    study, compute = task.study, task.site.compute
+    may_use_bytes = int(compute.memory_share * _free_bytes(compute))
+    before_bytes = psutil.Process().memory_info().rss
+    training = study.training.model_copy(
+        update={
+            "local_steps": MAX_STEPS,
+            "local_epochs": None,
+            "local_minutes": None,
+            "optimiser_state": "reset",
+        }
+    )
+    job = RoundJob(
+        model=study.model,
+        diffusion=study.diffusion,
+        training=training,
+        weights=FEAT(study.model).state_dict(),
+        compute=compute,
+        label=task.label,
+        seed=0,
+        first_step=study.training.warmup_steps,
+        total_steps=study.rounds * study.training.local_steps,
+    )
+    clips, watch = MadeUpClips.of(study), _Stopwatch()
+    train_round(
+        job,
+        train=clips,
+        heldout=None,
+        hooks=RoundHooks(progress=watch.progress, must_end=watch.must_end, keep=watch.keep),
+    )
+    peak_bytes = _peak_bytes(compute, before_bytes)
+    return StepTrial(
+        micro_batch=watch.micro_batch,
+        steps=watch.steps,
+        step_sec=watch.seconds / max(1, watch.steps),
+        score_clip_sec=_score_clip_sec(job, clips),
+        peak_bytes=peak_bytes,
+        may_use_bytes=may_use_bytes,
+    )
+
+
+def try_encoding(task: TrialTask) -> EncodeTrial:
+    """Read and encode the clips, and keep nothing."""
+    from feat_fed.codec import build_codec
+    from feat_fed.codec.prepare import encoding_sec
+    from feat_fed.data import ClipEntry
+    from feat_fed.data.reading.clip import Box
+
+    device = resolve_device(task.site.compute.device)
+    codec = build_codec(task.study.codec, weights=task.site.codec_weights, device=device)
+    seconds, frames, number = 0.0, 0, 0
+    for each in task.clips:
+        entry = ClipEntry(
+            source=(each.path,),
+            sha256=each.sha256,
+            patient="",
+            num_frames=each.num_frames,
+            height_px=each.height_px,
+            width_px=each.width_px,
+            fps=None,
+            field=Box(*each.field) if each.field else None,
+            overlays=tuple(Box(*box) for box in each.overlays),
+        )
+        with contextlib.suppress(ClipError):  # the next scan will say so
+            seconds += encoding_sec(entry, codec, task.study.clips)
+            frames, number = frames + each.num_frames, number + 1
+    return EncodeTrial(clips=number, frames=frames, seconds=seconds)
+
+
+def _score_clip_sec(job: RoundJob, clips: MadeUpClips) -> float:
+    number = min(2, job.training.heldout_clips)
+    score = EvaluationJob(
+        model=job.model,
+        diffusion=job.diffusion,
+        training=job.training.model_copy(update={"heldout_clips": number}),
+        weights=job.weights,
+        compute=job.compute,
+        label=job.label,
+    )
+    started_sec = time.perf_counter()
+    evaluate_round(score, heldout=clips)
+    return (time.perf_counter() - started_sec) / number
+
+
+def _free_bytes(compute: ComputeConfig) -> int:
+    if resolve_device(compute.device).type == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    return available_bytes()
+
+
+def _peak_bytes(compute: ComputeConfig, before_bytes: int) -> int | None:
+    """Return the most that training held: what the process grew by, or the GPU's allocations."""
+    several = compute.num_devices > 1
+    if resolve_device(compute.device).type == "cuda":
+        return None if several else int(torch.cuda.max_memory_allocated())
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_bytes
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return int(own + worker * compute.num_devices) if several else int(own)
+
+
+def _try(task: TrialTask) -> TrialResult:
+    try:
+        if task.kind == "train":
+            return TrialResult(step=try_training(task))
+        return TrialResult(encode=try_encoding(task))
+    except FeatFedError as error:
+        return TrialResult(failure=TrialFailure(code=error.code, text=str(error)))
+    except MemoryError:
+        return TrialResult(failure=TrialFailure(code="memory", text=""))
+    except Exception as error:
+        return TrialResult(failure=TrialFailure(code=type(error).__name__, text=""))
+
+
+def main() -> None:
+    """Read the task, try it, write the result."""
+    task_file, result_file = map(Path, sys.argv[1:])
+    # The kernel takes this process first when memory is short, not what else runs here.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_FIRST))
+    result = _try(TrialTask.model_validate_json(task_file.read_bytes()))
+    result_file.write_text(result.model_dump_json())
+
+
+if __name__ == "__main__":
+    main()
