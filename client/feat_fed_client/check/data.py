@@ -14,12 +14,14 @@ from feat_fed.errors import ConfigError, DataError
 from feat_fed_client.check.measure import Trouble, try_encoding
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import duration, gb, without_paths
+from feat_fed_client.check.text import duration, gb, told_and_mend
 from feat_fed_client.check.trial import MAX_TRIAL_CLIPS
 from feat_fed_client.label import label_of
 
 _OLD_SCAN_DAYS = 30
 _DAY_SEC = 24 * 3600.0
+_SHARE = 0.1
+"""Of a round's deadline that encoding may take without a word."""
 _MAX_NAMES = 20_000
 """Of files that are walked through to find clips for a trial."""
 _SCAN = "run `feat-fed data scan SITE.yaml`"
@@ -107,10 +109,7 @@ def codec(subject: Subject) -> Finding:
     study, it = subject.study, subject.codec
     assert study is not None
     if isinstance(it, ConfigError):
-        return red(
-            without_paths(str(it), subject.site),
-            "get the study's weights from the coordinator and set codec_weights",
-        )
+        return red(*told_and_mend(it, subject.site))
     if study.codec.weights_sha256 is None:
         return green(f"{study.codec.kind} needs no weights")
     return green(f"{study.codec.kind}, weights {study.codec.weights_sha256[:12]} as in the study")
@@ -148,11 +147,14 @@ def latents(subject: Subject) -> Finding:
         "in a time that was not measured" if seconds is None else f"in about {duration(seconds)}"
     )
     found += f"; {len(missing)} to come, {gb(needed_bytes)}, {takes}"
-    mend = "`feat-fed data prepare SITE.yaml --study ...` does it before the first round"
     numbers["encoding_sec"] = None if seconds is None else round(seconds, 1)
+    if seconds is not None and seconds < _SHARE * study.sites.round_sec:
+        return green(found, **numbers)
     if seconds is not None and seconds > study.sites.round_sec:
         found += f"; the study waits {duration(study.sites.round_sec)} for a round"
-    return amber(found, mend, **numbers)
+    return amber(
+        found, "`feat-fed data prepare SITE.yaml --study ...` does it before a round", **numbers
+    )
 
 
 def missing_of(subject: Subject, codec: VideoCodec) -> tuple[ClipEntry, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import socket
-import ssl
 
 from cryptography import x509
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
@@ -14,7 +13,7 @@ from feat_fed.errors import ConfigError, RefusedError
 from feat_fed.protocol import BAD_SIGNATURE, TOO_OFTEN, UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import duration, gb, without_paths
+from feat_fed_client.check.text import duration, gb, told_and_mend
 from feat_fed_client.keys import check_site_key
 from feat_fed_client.supernode import check_link
 
@@ -148,12 +147,8 @@ def bandwidth(subject: Subject) -> Finding:
 
 
 def _absent(subject: Subject, failure: Exception | None) -> Finding:
-    told = without_paths(str(failure), subject.site)
     if isinstance(failure, RefusedError | ConfigError):
-        cause = failure.__cause__
-        expired = isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code == 10
-        mend = "ask the coordinator for a new certificate" if expired else "see the message"
-        return red(told, mend)
+        return red(*told_and_mend(failure, subject.site))
     if isinstance(failure, socket.gaierror):
         return red(
             "the name in server.address is not known here",

@@ -28,11 +28,15 @@ class Finding(StrictModel):
     numbers: dict[str, Number] = Field(default_factory=dict)
 
 
-class CheckResult(Finding):
-    """A finding and the check that it is of."""
+class CheckResult(StrictModel):
+    """A check and its finding."""
 
     id: CheckId
     title: str
+    status: Status
+    found: str
+    mend: str
+    numbers: dict[str, Number]
 
 
 class CheckReport(StrictModel):

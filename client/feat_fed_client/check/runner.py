@@ -19,7 +19,7 @@ from feat_fed_client.check.result import (
     worst,
 )
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import without_paths
+from feat_fed_client.check.text import told_and_mend
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _finding(check: Check, subject: Subject) -> Finding:
     try:
         return check.find(subject)
     except FeatFedError as error:
-        return red(without_paths(str(error), subject.site), "do what it says, and check again")
+        return red(*told_and_mend(error, subject.site))
     except Exception as error:
         # Its text may name a file or a patient.
         return red(

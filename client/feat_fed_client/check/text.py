@@ -40,3 +40,9 @@ def without_paths(text: str, site: SiteConfig) -> str:
         text = text.replace(path, name)
     text = re.sub(r"<data\.paths>/.*", "<data.paths>/...", text)
     return _ELSEWHERE.sub("<path>", text)
+
+
+def told_and_mend(error: Exception, site: SiteConfig) -> tuple[str, str]:
+    """Return what an error of ours says was found and what to do, without paths."""
+    told, _, mend = without_paths(str(error), site).rpartition("; ")
+    return (told, mend) if told else (mend, "do what it says, and check again")
