@@ -18,21 +18,25 @@ from typing import Self
 import psutil
 
 from feat_fed.errors import ChildError, ConfigError
+from feat_fed.log_file import ChildLog
 
 
 @dataclass(frozen=True)
 class Child:
-    """A process that we started, its name for messages and where its output goes."""
+    """A process that we started, its name for messages and its log."""
 
     name: str
     process: subprocess.Popen[bytes]
-    log_file: Path
+    log: ChildLog
+
+    @property
+    def log_file(self) -> Path:
+        """Where its output goes."""
+        return self.log.path
 
     def tail(self, lines: int = 5) -> str:
         """Return the last lines that the process wrote."""
-        with contextlib.suppress(OSError):
-            return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
-        return ""
+        return self.log.tail(lines)
 
 
 class ChildGroup:
@@ -68,19 +72,19 @@ class ChildGroup:
         cwd: Path | None = None,
     ) -> Child:
         """Start ``command`` with its output appended to ``log_file``; environment is added to."""
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        log = ChildLog(log_file)
         guarded = [sys.executable, "-m", "feat_fed.child", str(os.getpid()), *command]
-        with log_file.open("ab") as log:
+        with log_file.open("ab") as output:
             process = subprocess.Popen(
                 guarded,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
             )
-        child = Child(name, process, log_file)
+        child = Child(name, process, log)
         self._children.append(child)
         return child
 
@@ -89,8 +93,9 @@ class ChildGroup:
         self._children.remove(child)
 
     def check(self) -> None:
-        """Raise :class:`ChildError` if any child has ended."""
+        """Raise :class:`ChildError` if any child has ended; keep the logs small."""
         for child in self._children:
+            child.log.rotate_if_large()
             code = child.process.poll()
             if code is not None:
                 raise ChildError(

@@ -75,6 +75,13 @@ DECLINES: dict[DeclineCode, str] = {
     "traffic": "the round's weights are more than the site sends and receives in a round",
 }
 
+SHORTENED: dict[EndedBy, str] = {
+    "minutes": "minutes were up",
+    "hours": "the site's hours ended",
+    "pause": "the site was paused",
+}
+"""Why a round has fewer steps than were planned."""
+
 HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
 UNKNOWN_KEY = 9401

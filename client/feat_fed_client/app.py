@@ -24,7 +24,9 @@ from feat_fed.model import FEAT
 from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
+from feat_fed_client.history import note_report
 from feat_fed_client.known_study import remember_study
+from feat_fed_client.limits import DeclinedError
 from feat_fed_client.session import SiteSession
 
 log = logging.getLogger(__name__)
@@ -57,11 +59,18 @@ def answer(message: Message, site: SiteConfig) -> Message:
     try:
         weights = unpack(buckets, _schema(assignment))
         report, trained = SiteSession(site).run(assignment, weights)
+        note_report(site.store, report)
         return Message(to_records(report, pack(trained)), reply_to=message)
+    except DeclinedError as declined:
+        log.info("round %d declined: %s", assignment.round, declined)
+        report = _declined(assignment, site, declined)
+        note_report(site.store, report)
+        return Message(to_records(report), reply_to=message)
     except Exception as error:
         reference = secrets.token_hex(4)
         log.exception("[%s] round %d failed", reference, assignment.round)
         report = _failed(assignment, site, error, reference)
+        note_report(site.store, report)
         return Message(to_records(report), reply_to=message)
 
 
@@ -83,6 +92,18 @@ def _failed(assignment: Assignment, site: SiteConfig, error: Exception, referenc
         outcome="failed",
         code=failure_code(error),
         reference=reference,
+    )
+
+
+def _declined(assignment: Assignment, site: SiteConfig, declined: DeclinedError) -> Report:
+    """Return what the server learns: which limit, and neither hours nor numbers."""
+    return Report(
+        study_id=assignment.study_id,
+        round=assignment.round,
+        task=assignment.task,
+        site=site.name,
+        outcome="declined",
+        code=declined.limit,
     )
 
 

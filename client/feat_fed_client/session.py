@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +24,12 @@ from feat_fed.train import (
     resolve_device,
     train_round,
 )
+from feat_fed_client.events import RoundEvents, round_events
 from feat_fed_client.label import label_of
+from feat_fed_client.limits import SiteLimits
+from feat_fed_client.niceness import be_nice
 from feat_fed_client.optimiser_store import OptimiserStore
+from feat_fed_client.traffic import require_traffic
 
 _LIVE_EVERY_SEC = 0.5
 
@@ -38,10 +43,17 @@ class SiteClips:
 
 
 class SiteSession:
-    """Do one assignment with the site's own data and devices."""
+    """Do one assignment with the site's own data and devices, within its own limits.
 
-    def __init__(self, site: SiteConfig) -> None:
+    Parameters
+    ----------
+    limits
+        Those of the site's file unless given.
+    """
+
+    def __init__(self, site: SiteConfig, limits: SiteLimits | None = None) -> None:
         self._site = site
+        self._limits = limits or SiteLimits.of(site)
         self._told_at = 0.0
         site.store.mkdir(parents=True, exist_ok=True)
 
@@ -53,10 +65,21 @@ class SiteSession:
     def run(
         self, assignment: Assignment, weights: Mapping[str, Tensor]
     ) -> tuple[Report, dict[str, Tensor]]:
-        """Train or score; return the report and, after training, the site's weights."""
+        """Train or score; return the report and, after training, the site's weights.
+
+        Raises
+        ------
+        DeclinedError
+            If the site's limits forbid the round, or no step of it could be taken before its
+            hours ended or it was paused.
+        """
+        self._limits.require_open()
+        require_traffic(self._site.limits, assignment.study.model, assignment.task)
+        be_nice(self._site.compute.niceness)
         self._tell(SiteLive(phase="preparing", round=assignment.round), now=True)
         try:
             clips = self.clips(assignment)
+            self._limits.require_open()
             job = self._job(assignment, weights)
             if assignment.task == "evaluate":
                 return self._evaluate(assignment, job, clips)
@@ -73,6 +96,8 @@ class SiteSession:
         ------
         DataError
             If no clip is left for training.
+        DeclinedError
+            If the site's hours end or it is paused while clips are encoded; what is done stays.
         """
         study, site = assignment.study, self._site
         device = resolve_device(site.compute.device)
@@ -110,16 +135,19 @@ class SiteSession:
         )
 
     def _job(self, assignment: Assignment, weights: Mapping[str, Tensor]) -> RoundJob:
-        study = assignment.study
+        study, compute = assignment.study, self._site.compute
+        training = self._limits.shorten(study.training)
+        if compute.precision is not None:
+            training = training.model_copy(update={"precision": compute.precision})
         return RoundJob(
             model=study.model,
             diffusion=study.diffusion,
-            training=study.training,
+            training=training,
             weights=weights,
             seed=derive_seed(study.seed, self._site.name, assignment.round),
             first_step=assignment.first_step,
             total_steps=study.rounds * study.training.local_steps,
-            compute=self._site.compute,
+            compute=compute,
             optimiser_state=self._kept_state(assignment),
             label=label_of(self._site, study),
         )
@@ -138,12 +166,18 @@ class SiteSession:
     def _train(
         self, assignment: Assignment, job: RoundJob, clips: SiteClips
     ) -> tuple[Report, dict[str, Tensor]]:
-        result = train_round(
-            job,
-            train=clips.train,
-            heldout=clips.heldout,
-            hooks=RoundHooks(progress=lambda step: self._step(assignment.round, step)),
-        )
+        done = job.resume.steps_done if job.resume else 0
+        with self._events(assignment, job.first_step + done) as events:
+            result = train_round(
+                job,
+                train=clips.train,
+                heldout=clips.heldout,
+                hooks=RoundHooks(
+                    progress=lambda step: self._step(assignment, job, step, events),
+                    must_end=self._limits.must_end,
+                ),
+            )
+            events.heldout(result.heldout_loss, step=job.first_step)
         if result.optimiser_state is not None:
             self._optimiser(assignment).write(result.optimiser_state, after=assignment.round)
         report = Report(
@@ -166,6 +200,10 @@ class SiteSession:
         self, assignment: Assignment, job: RoundJob, clips: SiteClips
     ) -> tuple[Report, dict[str, Tensor]]:
         self._tell(SiteLive(phase="scoring", round=assignment.round), now=True)
+        score = evaluate_round(job, heldout=clips.heldout) if clips.heldout else None
+        last_step = assignment.first_step + assignment.study.training.local_steps
+        with self._events(assignment, last_step) as events:
+            events.heldout(score, step=last_step)
         report = Report(
             study_id=assignment.study_id,
             round=assignment.round,
@@ -173,31 +211,51 @@ class SiteSession:
             site=self._site.name,
             outcome="ok",
             examples=clips.train.num_clips,
-            heldout_loss=evaluate_round(job, heldout=clips.heldout) if clips.heldout else None,
+            heldout_loss=score,
         )
         return report, {}
 
+    def _events(
+        self, assignment: Assignment, step: int
+    ) -> contextlib.AbstractContextManager[RoundEvents]:
+        return round_events(self._site.store, study_id=assignment.study_id, first_step=step)
+
     def _encoded(self, round_number: int, clips: int, of_clips: int) -> None:
+        self._limits.require_open()
         self._tell(
             SiteLive(phase="preparing", round=round_number, clips=clips, of_clips=of_clips),
             now=clips == of_clips,
         )
 
-    def _step(self, round_number: int, step: StepProgress) -> None:
+    def _step(
+        self, assignment: Assignment, job: RoundJob, step: StepProgress, events: RoundEvents
+    ) -> None:
+        events.step(step, step=job.first_step + step.step - 1)
         self._tell(
             SiteLive(
                 phase="training",
-                round=round_number,
+                round=assignment.round,
                 step=step.step,
                 steps=step.steps,
                 loss=step.loss,
                 clips_per_sec=step.clips_per_sec,
+                memory_bytes=step.memory_bytes or None,
+                sec_left=self._sec_left(job, step),
             ),
             now=step.step == step.steps,
         )
 
+    def _sec_left(self, job: RoundJob, step: StepProgress) -> float:
+        """Return the time until the first of the round's ends."""
+        clips = (step.steps - step.step) * job.training.batch_size
+        ends = [clips / step.clips_per_sec, self._limits.sec_to_close()]
+        if job.training.local_minutes is not None:
+            ends.append(60 * job.training.local_minutes - step.seconds)
+        return max(0.0, min(each for each in ends if each is not None))
+
     def _tell(self, live: SiteLive, *, now: bool = False) -> None:
         """Rewrite the site's progress file, at most twice a second."""
         if now or time.monotonic() - self._told_at > _LIVE_EVERY_SEC:
-            live.write(self._site.store / "live.json")
+            with contextlib.suppress(OSError):  # a full disk ends no round for its progress
+                live.write(self._site.store / "live.json")
             self._told_at = time.monotonic()

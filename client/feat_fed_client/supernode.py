@@ -61,6 +61,7 @@ class SiteLauncher:
         self._secret = self._state / "executor.secret"
         self._said = ""
         self._ends_in_a_row = 0
+        self._has_connected = False
         self._look_at = 0.0
 
     def run(self) -> None:
@@ -101,7 +102,8 @@ class SiteLauncher:
 
     def _announce(self, node: Child) -> None:
         """Say whether the server is there; the SuperNode itself waits for it without a word."""
-        if time.monotonic() < self._look_at or not _NODE_ID.search(_read(node.log_file)):
+        self._has_connected |= any(_NODE_ID.search(line) for line in node.log.news())
+        if time.monotonic() < self._look_at or not self._has_connected:
             return
         self._look_at = time.monotonic() + _LOOK_SEC
         with contextlib.suppress(RefusedError):
@@ -113,9 +115,8 @@ class SiteLauncher:
     def _start_again(self, children: ChildGroup, node: Child, port: int) -> Child:
         children.remove(node)
         last_words = node.tail(30)
-        self._ends_in_a_row = (
-            1 if _NODE_ID.search(_read(node.log_file)) else self._ends_in_a_row + 1
-        )
+        self._has_connected |= any(_NODE_ID.search(line) for line in node.log.news())
+        self._ends_in_a_row = 1 if self._has_connected else self._ends_in_a_row + 1
         if _UNKNOWN_KEY in last_words:
             raise RefusedError(
                 f"the server at {self._link.address} does not know the key of "
@@ -146,8 +147,7 @@ class SiteLauncher:
     def _start_supernode(self, children: ChildGroup, port: int) -> Child:
         link = self._link
         command = "from flwr.supernode.cli import flower_supernode; flower_supernode()"
-        log_file = self.logs / "supernode.log"
-        log_file.unlink(missing_ok=True)
+        self._has_connected = False
         return children.start(
             "the SuperNode",
             [
@@ -160,7 +160,7 @@ class SiteLauncher:
                 *("--host", "127.0.0.1"),
                 *("--port", str(port)),
             ],
-            log_file=log_file,
+            log_file=self.logs / "supernode.log",
             env=flower_environment(self._state / "supernode"),
         )
 
@@ -230,10 +230,3 @@ def server_absence(link: ServerLinkConfig) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""

@@ -67,7 +67,7 @@ class StudyScreen:
         self._sites: dict[str, TaskID] = {}
         self._shown_round: dict[str, int] = {}
         self._told_rounds = len(store.rounds())
-        self._told_missing: tuple[str, ...] | None = None
+        self._told_awaited = ""
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -88,9 +88,10 @@ class StudyScreen:
         for record in self._store.rounds()[self._told_rounds :]:
             say(round_line(record, self._store.study.rounds))
             self._told_rounds += 1
-        if live.phase == "waiting" and live.missing != self._told_missing:
-            say(f"waiting for {', '.join(live.missing)}" + _until(live.deadline))
-        self._told_missing = live.missing if live.phase == "waiting" else None
+        awaited = _awaited(live)
+        if awaited and awaited != self._told_awaited:
+            say(f"waiting for {awaited}" + _until(live.deadline))
+        self._told_awaited = awaited
         shares = [self._show_site(site, live) for site in sorted({*live.connected, *live.missing})]
         within = sum(shares) / len(shares) if live.phase == "training" else 0.0
         self._progress.update(
@@ -147,8 +148,14 @@ def round_line(record: RoundRecord, rounds: int) -> str:
         f"held-out loss before it {_loss(record.heldout_loss)}",
         f"{record.seconds:.0f} s",
     ]
-    bad = [f"{each.site} {each.status}: {each.reason}" for each in record.sites if each.reason]
-    return "  ".join(parts) + ("  (" + "; ".join(bad) + ")" if bad else "")
+    notes = [
+        f"{each.site} {each.status}: {each.reason}"
+        if each.reason
+        else f"{each.site}: {each.shortfall}"
+        for each in record.sites
+        if each.reason or each.shortfall
+    ]
+    return "  ".join(parts) + ("  (" + "; ".join(notes) + ")" if notes else "")
 
 
 def plain_lines() -> Callable[[str], None]:
@@ -156,9 +163,19 @@ def plain_lines() -> Callable[[str], None]:
     return lambda line: say(f"{time.strftime('%H:%M:%S')}  {line}")
 
 
+def _awaited(live: StudyLive) -> str:
+    """Return whom the study waits for before it can go on."""
+    if live.phase != "waiting":
+        return ""
+    declined = [f"{site} ({reason})" for site, reason in sorted(live.declined.items())]
+    return ", ".join([*live.missing, *declined])
+
+
 def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
     if site in live.missing:
         return "not here"
+    if site in live.declined:
+        return live.declined[site]
     if site in live.replied:
         return "replied"
     if local is None:

@@ -17,6 +17,7 @@ from feat_fed.cli.progress import StudyScreen, followed
 from feat_fed.cli.study import require_enough
 from feat_fed.config import ComputeConfig, SiteConfig, SiteDataConfig
 from feat_fed.errors import ConfigError, FederationError
+from feat_fed.log_file import rotating_handler
 from feat_fed.processes import split_address
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import flower_environment
@@ -106,8 +107,7 @@ def require_cluster(address: str) -> None:
 
 def _log_to_file(store: RunStore) -> None:
     """Send Flower's and our log lines to the run's folder; the screen is ours."""
-    handler = logging.FileHandler(store.logs / "simulation.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    handler = rotating_handler(store.logs / "simulation.log")
     for name in ("flwr", "feat_fed", "feat_fed_server"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -195,8 +195,17 @@ class HoursConfig(StrictModel):
             return {"begin": f"{match[1]}:{match[2]}", "end": f"{match[3]}:{match[4]}"}
         return value
 
+    @model_validator(mode="after")
+    def _is_some_time(self) -> Self:
+        if self.begin == self.end:
+            raise ValueError(f"{self} is no time at all; leave limits.hours out for always")
+        return self
+
     @model_serializer
     def _as_text(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
         return f"{self.begin:%H:%M}-{self.end:%H:%M}"
 
 

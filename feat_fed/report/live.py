@@ -7,10 +7,11 @@ site's file stays at the site.
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config.base import StrictModel
@@ -23,7 +24,7 @@ class Live(StrictModel):
 
     def write(self, path: Path) -> None:
         """Replace the file."""
-        write_bytes_atomically(path, self.model_dump_json().encode())
+        write_bytes_atomically(path, self.model_dump_json().encode(), durable=False)
 
     @classmethod
     def read(cls: type[LiveT], path: Path) -> LiveT | None:
@@ -42,6 +43,8 @@ class StudyLive(Live):
     connected: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     replied: tuple[str, ...] = ()
+    declined: dict[str, str] = Field(default_factory=dict)
+    """Sites that will not take part for now, and why, while the server waits for them."""
     deadline: float | None = None
     """Unix time by which the round or the waiting ends."""
 
@@ -49,12 +52,18 @@ class StudyLive(Live):
 class SiteLive(Live):
     """The site's view."""
 
-    phase: Literal["idle", "preparing", "training", "scoring"]
+    phase: Literal["idle", "preparing", "training", "scoring", "waiting"]
     round: int = 0
     step: int = 0
     steps: int = 0
     loss: float | None = None
     clips_per_sec: float | None = None
+    memory_bytes: int | None = None
+    """Most that the training process has taken: of the GPU's memory, or of the machine's."""
+    sec_left: float | None = None
+    """Until the round's last step, by its steps so far and the site's limits."""
     clips: int = 0
     """Encoded so far, of ``of_clips``, while the phase is ``preparing``."""
     of_clips: int = 0
+    at: float = Field(default_factory=time.time)
+    """Unix time of writing."""

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from feat_fed.config.base import StrictModel
+from feat_fed.protocol import SHORTENED, EndedBy
 
 SiteStatus = Literal["ok", "refused", "failed", "declined", "missing"]
 """``ok``: aggregated. ``refused``: the server turned the reply away. ``failed``: the site
@@ -23,6 +24,10 @@ class SiteRound(StrictModel):
     reason: str = Field("", description="a fixed phrase of ours; empty when ok")
     examples: int = Field(0, ge=0, description="training clips at the site")
     steps: int = Field(0, ge=0, description="optimiser steps taken")
+    planned_steps: int = Field(0, ge=0, description="that the study asks of this site; 0: unknown")
+    ended_by: EndedBy = Field(
+        "steps", description="what ended the site's training: all its steps, or a limit before"
+    )
     skipped_steps: int = Field(
         0, ge=0, description="not taken, because a loss or gradient was not finite"
     )
@@ -33,6 +38,17 @@ class SiteRound(StrictModel):
     train_sec: float = Field(0.0, ge=0)
     bytes_down: int = Field(0, ge=0, description="weights sent to the site")
     bytes_up: int = Field(0, ge=0, description="weights received from the site")
+
+    @property
+    def shortfall(self) -> str:
+        """What is missing of the round, and why, such as ``12 of 20 steps: ...``; or nothing."""
+        parts = []
+        if self.ended_by != "steps":
+            of = f" of {self.planned_steps}" if self.planned_steps else ""
+            parts.append(f"{self.steps}{of} steps: {SHORTENED[self.ended_by]}")
+        if self.skipped_steps:
+            parts.append(f"{self.skipped_steps} skipped: not finite")
+        return "; ".join(parts)
 
 
 class RoundRecord(StrictModel):

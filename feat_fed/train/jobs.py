@@ -5,6 +5,7 @@ Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -91,6 +92,12 @@ class StepProgress:
     """At most; the round's minutes may end it before."""
     loss: float
     clips_per_sec: float
+    seconds: float = 0.0
+    """Of training in the round so far."""
+    gradient_norm: float = math.nan
+    learning_rate: float = math.nan
+    memory_bytes: int = 0
+    """Most that the process has taken: of the GPU's memory, or of the machine's."""
 
 
 def _never() -> None:

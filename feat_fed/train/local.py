@@ -40,6 +40,7 @@ from feat_fed.train.jobs import (
     TrainingClips,
 )
 from feat_fed.train.learning_rate import learning_rate_at
+from feat_fed.train.memory import peak_bytes
 from feat_fed.train.precision import compute_in
 from feat_fed.train.weights import load_weights
 
@@ -235,7 +236,8 @@ def _train(
     while steps.done < planned:
         step = job.first_step + steps.done
         rate = learning_rate_at(training, step=step, total_steps=job.total_steps)
-        engine.set_learning_rate(rate * BACK_OFF**steps.skipped)
+        rate *= BACK_OFF**steps.skipped
+        engine.set_learning_rate(rate)
         z_BFCHW = train.batch(job.seed, step, training.batch_size).to(device).float()
         outcome = engine.step(
             losses_of_batch(z_BFCHW, schedule, job, step=step, micro_batch=micro_batch)
@@ -244,7 +246,18 @@ def _train(
         seconds = time.perf_counter() - started_sec
         if outcome.taken:
             clips_per_sec = (steps.done - already) * training.batch_size / seconds
-            hooks.progress(StepProgress(steps.done, planned, outcome.loss, clips_per_sec))
+            hooks.progress(
+                StepProgress(
+                    step=steps.done,
+                    steps=planned,
+                    loss=outcome.loss,
+                    clips_per_sec=clips_per_sec,
+                    seconds=earlier_sec + seconds,
+                    gradient_norm=outcome.gradient_norm,
+                    learning_rate=rate,
+                    memory_bytes=peak_bytes(device),
+                )
+            )
         minutes = (earlier_sec + seconds) / 60
         out_of_time = training.local_minutes is not None and minutes >= training.local_minutes
         ended_by = "minutes" if out_of_time else hooks.must_end()

@@ -1,11 +1,14 @@
-"""How much memory this process may still take."""
+"""How much memory this process may still take, and how much it has taken."""
 
 from __future__ import annotations
 
 import contextlib
+import resource
+import sys
 from pathlib import Path
 
 import psutil
+import torch
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -25,3 +28,14 @@ def available_bytes(cgroup: Path = _CGROUP) -> int:
         used = int((cgroup / "memory.current").read_text()) - idle_pages
         left = min(left, limit - used)
     return max(0, left)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most that this process has taken so far.
+
+    Of a GPU's memory what torch has reserved; with the CPU the resident set.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_reserved(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

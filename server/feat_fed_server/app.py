@@ -13,6 +13,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from feat_fed.errors import FeatFedError
+from feat_fed.log_file import rotating_handler
 from feat_fed.report.run_store import RunStore, lock_run
 from feat_fed_server import RUN_FOLDER
 from feat_fed_server.roster import KeyRoster, Roster
@@ -56,11 +57,8 @@ app = ServerApp()
 def _main(grid: Grid, context: Context) -> None:
     store = RunStore(Path(os.environ[RUN_FOLDER]))
     # Flower sends what this process prints to the SuperLink, so the log is a file of its own.
-    logging.basicConfig(
-        level=logging.INFO,
-        filename=store.logs / "serverapp.log",
-        format="%(asctime)s %(name)s: %(message)s",
-    )
+    handler = rotating_handler(store.logs / "serverapp.log")
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
     # A ServerApp of a server that was killed may need some seconds to notice.
     with lock_run(store.root, "rounds", wait_sec=_LOCK_WAIT_SEC):

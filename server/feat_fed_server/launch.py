@@ -11,7 +11,15 @@ from pathlib import Path
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.errors import FederationError
-from feat_fed.processes import ChildGroup, free_port, require_free, split_address, wait_for_port
+from feat_fed.log_file import ChildLog
+from feat_fed.processes import (
+    Child,
+    ChildGroup,
+    free_port,
+    require_free,
+    split_address,
+    wait_for_port,
+)
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import flower_environment
@@ -77,7 +85,7 @@ class StudyLauncher:
         write_bytes_atomically(secret, secrets.token_bytes(32), mode=0o600)
         with ChildGroup() as children:
             control_port = free_port()
-            self._start_superlink(children, host, port, control_port, secret)
+            superlink = self._start_superlink(children, host, port, control_port, secret)
             wait_for_port("127.0.0.1", control_port, children)
             link = SuperLinkClient(control_port)
             link.register_sites(self.sites)  # which opens the door
@@ -85,11 +93,12 @@ class StudyLauncher:
             self._start_executor(children, control_port, secret)
             run_id = link.start_run()
             self.tell(f"listening on {self.listen} for {', '.join(sorted(self.sites.values()))}")
-            self._follow(children, link, run_id)
+            self._follow(children, link, run_id, _Door(superlink.log, self.tell))
             link.close()
 
-    def _follow(self, children: ChildGroup, link: SuperLinkClient, run_id: int) -> None:
-        door = _Door(self.store.logs / "superlink.log", self.tell)
+    def _follow(
+        self, children: ChildGroup, link: SuperLinkClient, run_id: int, door: _Door
+    ) -> None:
         while (completed := self._finished(children, link, run_id)) is None:
             for _ in range(_POLLS_PER_QUESTION):
                 children.check()
@@ -111,8 +120,8 @@ class StudyLauncher:
 
     def _start_superlink(
         self, children: ChildGroup, host: str, port: int, control_port: int, secret: Path
-    ) -> None:
-        children.start(
+    ) -> Child:
+        return children.start(
             "the SuperLink",
             [
                 *(sys.executable, "-m", "feat_fed_server.superlink"),
@@ -148,20 +157,15 @@ class StudyLauncher:
 
 
 class _Door:
-    """What the door said in its log since the last look; the same line once a minute."""
+    """What the door says in the SuperLink's log; the same line once a minute."""
 
-    def __init__(self, log_file: Path, tell: Callable[[str], None]) -> None:
-        self._log_file = log_file
+    def __init__(self, log: ChildLog, tell: Callable[[str], None]) -> None:
+        self._log = log
         self._tell = tell
-        self._offset = log_file.stat().st_size if log_file.exists() else 0
         self._told_at: dict[str, float] = {}
 
     def tell_news(self) -> None:
-        with self._log_file.open("rb") as file:
-            file.seek(self._offset)
-            whole = file.read().rpartition(b"\n")[0]
-        self._offset += len(whole) + 1 if whole else 0
-        for line in whole.decode(errors="replace").splitlines():
+        for line in self._log.news():
             told = line.partition(_DOOR)[2]
             if told and time.monotonic() > self._told_at.get(told, 0) + _TELL_AGAIN_SEC:
                 self._told_at[told] = time.monotonic()

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from flwr.app import Message
 from torch import Tensor
 
+from feat_fed.config import TrainingConfig
 from feat_fed.errors import ProtocolError
 from feat_fed.federate import unpack
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
+from feat_fed.train.local import planned_steps
 from feat_fed.wire import from_records
 from feat_fed_server.roster import Roster
 from feat_fed_server.strategy import Update
@@ -28,7 +30,12 @@ class Reply:
     update: Update | None = None
     bytes_up: int = 0
 
-    def record(self, bytes_down: int) -> SiteRound:
+    @property
+    def may_change_soon(self) -> bool:
+        """Whether the site declined for the time being."""
+        return self.report is not None and self.report.code in ("paused", "hours")
+
+    def record(self, bytes_down: int, training: TrainingConfig) -> SiteRound:
         """Return the line of the run's record."""
         told = self.report if self.status == "ok" else None
         return SiteRound(
@@ -37,6 +44,8 @@ class Reply:
             reason=self.reason,
             examples=told.examples if told else 0,
             steps=told.steps if told else 0,
+            planned_steps=planned_steps(training, num_clips=told.examples) if told else 0,
+            ended_by=told.ended_by if told else "steps",
             skipped_steps=told.skipped_steps if told else 0,
             train_loss=told.train_loss if told else None,
             heldout_loss=told.heldout_loss if told else None,
@@ -95,8 +104,12 @@ def _check_answers(report: Report, assignment: Assignment) -> None:
             raise ProtocolError(f"an answer to another {field.replace('_', ' ')}")
     if report.outcome == "ok" and report.task == "train":
         most = assignment.study.training.local_steps
-        if report.steps < 1 or report.steps + report.skipped_steps > most:
+        done = report.steps + report.skipped_steps
+        if report.steps < 1 or done > most:
             raise ProtocolError(f"not between 1 and the round's {most} steps")
+        planned = planned_steps(assignment.study.training, num_clips=report.examples)
+        if report.ended_by == "steps" and done != planned:
+            raise ProtocolError(f"not all of the {planned} steps, and nothing that ended them")
 
 
 def _why(report: Report) -> str:

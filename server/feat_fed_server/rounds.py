@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import httpx
 from flwr.app import Message
@@ -21,13 +22,15 @@ from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed_server.replies import Reply, missing, read_reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.strategy import build_strategy
+from feat_fed_server.tally import Tally
 
 log = logging.getLogger(__name__)
 
 _POLL_SEC = 0.25
 _SLOWEST_POLL_SEC = 1.0
-_MAX_ATTEMPTS = 3
-"""Times that a round without enough good replies is begun again."""
+_ASK_AGAIN_SEC = 30.0
+_ASK_AGAIN_TIMES = 20
+"""At most, of a site that declined, within the study's ``sites.wait_sec``."""
 
 Weights = dict[str, Tensor]
 
@@ -74,26 +77,11 @@ class RoundLoop:
         self._tell("done", state.rounds_done)
 
     def _round(self, state: GlobalState) -> GlobalState:
-        number, needed = state.rounds_done + 1, self._study.sites.minimum
+        number = state.rounds_done + 1
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
-            replies, bytes_down = self._ask("train", number, state.weights, needed=needed)
-            updates = [each.update for each in replies if each.update]
-            if len(updates) >= needed:
-                break
-            log.warning(
-                "round %d, attempt %d: %d good replies, %d needed: %s",
-                number,
-                attempt,
-                len(updates),
-                needed,
-                _reasons(replies),
-            )
-        else:
-            raise FederationError(
-                f"round {number} had {len(updates)} good replies of the "
-                f"{needed} that the study needs; {_reasons(replies)}"
-            )
+        tally = self._gather(number, state.weights)
+        replies = tally.replies
+        updates = [each.update for each in replies if each.update]
         self._tell("aggregating", number)
         weights = self._strategy.aggregate(number, updates, state.weights)
         new = state.after_round(weights, ema_decay=self._study.strategy.ema_decay)
@@ -104,11 +92,40 @@ class RoundLoop:
                 seconds=time.monotonic() - started,
                 train_loss=_mean(replies, "train_loss"),
                 heldout_loss=_mean(replies, "heldout_loss"),
-                sites=tuple(each.record(bytes_down) for each in replies),
+                sites=tally.records(self._study.training),
             )
         )
         save(self._store, new)
         return new
+
+    def _gather(self, number: int, weights: Weights) -> Tally:
+        """Ask until enough sites have answered well.
+
+        A site that failed is asked again at once, a few times. One that declined for the time
+        being is asked after a while, as long as the study waits for sites.
+        """
+        sites, give_up_at = self._study.sites, math.inf
+        tally = Tally(self._roster.expected, needed=sites.minimum)
+        while True:
+            replies, bytes_down = self._ask(
+                "train", number, weights, needed=tally.still_needed, but=tally.settled
+            )
+            tally.add(replies, bytes_down=bytes_down)
+            if not tally.still_needed:
+                return tally
+            log.warning("round %d has %s", number, tally.told())
+            if tally.declined:
+                give_up_at = min(give_up_at, time.time() + sites.wait_sec)
+            if tally.hopeless or (not tally.failed and time.time() >= give_up_at):
+                raise FederationError(f"round {number} had {tally.told()}")
+            if tally.declined and not tally.failed:
+                self._wait_for_declined(number, tally, give_up_at)
+
+    def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
+        """Let some time go by: whoever is asked again receives all weights again."""
+        self._tell("waiting", number, tally.good, until, tally.declined)
+        pause_sec = max(_ASK_AGAIN_SEC, self._study.sites.wait_sec / _ASK_AGAIN_TIMES)
+        time.sleep(max(0.0, min(pause_sec, until - time.time())))
 
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""
@@ -116,11 +133,18 @@ class RoundLoop:
         return _mean(replies, "heldout_loss")
 
     def _ask(
-        self, task: Task, number: int, weights: Weights, *, needed: int
+        self,
+        task: Task,
+        number: int,
+        weights: Weights,
+        *,
+        needed: int,
+        but: Set[str] = frozenset(),
     ) -> tuple[list[Reply], int]:
-        """Send a task to all sites and collect their replies until the deadline."""
-        self._wait_for_sites(number, needed)
-        if not self._connected:
+        """Send a task to all sites but some; collect their replies until the deadline."""
+        self._wait_for_sites(number, needed, but)
+        nodes = [node for site, node in self._connected.items() if site not in but]
+        if not nodes:
             return [], 0
         assignment = Assignment(
             study_id=self._study_id,
@@ -130,9 +154,7 @@ class RoundLoop:
             study=self._study,
             versions=self._versions,
         )
-        messages, bytes_down = self._strategy.configure(
-            assignment, weights, list(self._connected.values())
-        )
+        messages, bytes_down = self._strategy.configure(assignment, weights, nodes)
         for message in messages:
             message.metadata.message_type = task
             message.metadata.ttl = self._study.sites.round_sec
@@ -184,20 +206,22 @@ class RoundLoop:
             messages[0], site, node_id, assignment=assignment, roster=self._roster, schema=schema
         )
 
-    def _wait_for_sites(self, number: int, needed: int) -> None:
-        """Wait for all sites a while, for the study's minimum longer; say who is missing."""
+    def _wait_for_sites(self, number: int, needed: int, but: Set[str]) -> None:
+        """Wait for all sites but some a while, for as many as are needed of them longer."""
         sites = self._study.sites
         give_up_at, settled_at = time.time() + sites.wait_sec, None
         while True:
             self._connected = self._roster.online(tuple(self._grid.get_nodes()))
-            absent = [name for name in self._roster.expected if name not in self._connected]
-            if len(self._connected) >= len(self._roster.expected):
+            wanted = [name for name in self._roster.expected if name not in but]
+            absent = [name for name in wanted if name not in self._connected]
+            if not absent:
                 return
-            if len(self._connected) < needed:
+            here = len(wanted) - len(absent)
+            if here < needed:
                 settled_at = None
                 if time.time() > give_up_at:
                     raise FederationError(
-                        f"{len(self._connected)} of the {needed} sites that the study needs came "
+                        f"{here} of the {needed} sites that the study needs came "
                         f"within {sites.wait_sec:.0f} s; missing: {', '.join(absent)}"
                     )
             else:
@@ -208,7 +232,12 @@ class RoundLoop:
             time.sleep(_POLL_SEC)
 
     def _tell(
-        self, phase: str, number: int, replied: Sequence[str] = (), deadline: float | None = None
+        self,
+        phase: str,
+        number: int,
+        replied: Sequence[str] = (),
+        deadline: float | None = None,
+        declined: Mapping[str, str] | None = None,
     ) -> None:
         StudyLive.model_validate(
             {
@@ -218,6 +247,7 @@ class RoundLoop:
                 "connected": sorted(self._connected),
                 "missing": [name for name in self._roster.expected if name not in self._connected],
                 "replied": sorted(replied),
+                "declined": declined or {},
                 "deadline": deadline,
             }
         ).write(self._store.live)
@@ -235,7 +265,3 @@ def _mean(replies: Sequence[Reply], field: str) -> float | None:
     pairs = [(count, value) for count, value in pairs if value is not None]
     total = sum(count for count, _ in pairs)
     return sum(count * value for count, value in pairs) / total if total else None
-
-
-def _reasons(replies: Sequence[Reply]) -> str:
-    return "; ".join(f"{each.site}: {each.reason}" for each in replies if each.status != "ok")
