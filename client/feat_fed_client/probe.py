@@ -95,7 +95,7 @@ class Prober:
             PROBE_BYTES_HEADER: str(down_bytes),
             "content-length": str(up_bytes),
         }
-        sent_at, started_sec = dt.datetime.now(dt.UTC), time.perf_counter()
+        sent_at, started_sec = _now(), time.perf_counter()
         with self._client.stream(
             "POST", PROBE_PATH, headers=headers, content=_random(up_bytes)
         ) as response:
@@ -141,7 +141,7 @@ class Prober:
 
     def _signed(self) -> dict[str, str]:
         """Return headers as a SuperNode's: Flower signs the time and nothing else."""
-        now = dt.datetime.now(dt.UTC).isoformat()
+        now = _now().isoformat()
         signature = sign_message(self._key, now.encode("ascii"))
         key = public_key_to_bytes(self._key.public_key())
         return {
@@ -149,6 +149,10 @@ class Prober:
             TIMESTAMP_HEADER: now,
             FLEET_HTTP_SIGNATURE_HEADER: base64.b64encode(signature).decode(),
         }
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
 
 
 def _measured(rate: Callable[[int], float | None]) -> float | None:

@@ -27,6 +27,7 @@ _CLOSE = 0.8
 """Of a deadline, from which on a result is amber."""
 _START_SEC = 20.0
 """For what stands around a round's training: processes, messages, the dry step."""
+_DAY_MIN = 24 * 60
 _LESS = (
     "close other programs, raise compute.memory_share, set compute.gradient_checkpointing: true, "
     "or ask for a study with fewer frames or pixels"
@@ -175,12 +176,9 @@ def _transfer_sec(subject: Subject) -> float:
 
 def _longest_minutes(site: SiteConfig) -> float | None:
     """Return how long the longest of the site's hours are."""
-    day = 24 * 60
-    lengths = [
-        ((each.end.hour - each.begin.hour) * 60 + each.end.minute - each.begin.minute - 1) % day + 1
-        for each in site.limits.hours
-    ]
-    return max(lengths, default=None)
+    hours = ((each.begin, each.end) for each in site.limits.hours)
+    lengths = [(end.hour - begin.hour) * 60 + end.minute - begin.minute for begin, end in hours]
+    return max((each % _DAY_MIN for each in lengths), default=None)
 
 
 def _not_now(subject: Subject) -> tuple[str, str] | None:

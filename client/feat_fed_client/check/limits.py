@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import datetime as dt
-
-from feat_fed.config import HoursConfig
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import gb
+from feat_fed_client.check.text import duration, gb
+from feat_fed_client.limits import SiteLimits
 
 
 def hours(subject: Subject) -> Finding:
-    """Tell whether training may run now."""
-    limits, now = subject.site.limits, dt.datetime.now().time()
-    if not limits.hours:
-        return green("training may run at any time", open=True)
-    told = ", ".join(str(each.model_dump()) for each in limits.hours)
-    if any(_holds(each, now) for each in limits.hours):
-        return green(f"training may run now ({told})", open=True)
-    return amber(
-        f"training may not run now, {now:%H:%M}, but {told}: rounds are declined until then",
-        "nothing, if that is meant; limits.hours says when",
-        open=False,
+    """Tell whether training may run now, and until when."""
+    limits = SiteLimits.of(subject.site)
+    if closed := limits.closed():
+        paused = closed.limit == "paused"
+        return amber(
+            f"{closed}; rounds are declined until then",
+            "`feat-fed site resume SITE.yaml`" if paused else "wait, or widen limits.hours",
+            open=False,
+            paused=paused,
+        )
+    left_sec = limits.sec_to_close()
+    if left_sec is None:
+        return green("training may run at any time", open=True, paused=False)
+    return green(
+        f"training may run now ({limits.hours}), for {duration(left_sec)}",
+        open=True,
+        paused=False,
+        left_sec=round(left_sec),
     )
 
 
@@ -44,9 +49,3 @@ def traffic(subject: Subject) -> Finding:
 def privacy(subject: Subject) -> Finding:
     """Say what the study spends of a privacy budget."""
     return green("the study adds no noise: no privacy budget is kept or spent")
-
-
-def _holds(window: HoursConfig, now: dt.time) -> bool:
-    if window.begin < window.end:
-        return window.begin <= now < window.end
-    return now >= window.begin or now < window.end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 from feat_fed.codec import VideoCodec, build_codec
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.errors import ConfigError
-from feat_fed.model.state import state_schema
 from feat_fed.protocol import Versions
 from feat_fed_client.check.clips import KnownClips, read_known_clips
 from feat_fed_client.check.measure import StepTrial, Trouble, try_step
 from feat_fed_client.check.way import Way, measure_way
+from feat_fed_client.traffic import round_bytes
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,7 @@ class Subject:
     @property
     def weights_bytes(self) -> int:
         """Of the study's model, as float32."""
-        if self.study is None:
-            return 0
-        schema = state_schema(self.study.model).values()
-        return sum(each.dtype.itemsize * math.prod(each.shape) for each in schema)
+        return round_bytes(self.study.model)[0] if self.study else 0
 
     @cached_property
     def clips(self) -> KnownClips | None:

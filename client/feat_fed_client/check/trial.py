@@ -7,7 +7,6 @@ that the kernel ends for want of memory is a result and not the end of the check
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import Literal
 
 import psutil
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from feat_fed.config import ComputeConfig, SiteConfig, StudyConfig
@@ -34,7 +34,8 @@ from feat_fed.train import (
     resolve_device,
     train_round,
 )
-from feat_fed.train.memory import available_bytes
+from feat_fed.train.memory import available_bytes, peak_bytes
+from feat_fed_client.niceness import be_nice
 
 MAX_STEPS = 6
 """With the first, which is not timed."""
@@ -72,11 +73,11 @@ class StepTrial(StrictModel):
     micro_batch: int
     steps: int
     """That were timed."""
-    step_sec: float
+    step_sec: float = Field(gt=0)
     score_clip_sec: float
     """To score a held-out clip."""
     peak_bytes: int | None
-    """Of the device's memory; None where several GPUs share the work."""
+    """That training held of the device's memory; None where several processes share it."""
     may_use_bytes: int
     """``compute.memory_share`` of what was free."""
 
@@ -162,13 +163,15 @@ def try_training(task: TrialTask) -> StepTrial:
     """
     study, compute = task.study, task.site.compute
     may_use_bytes = int(compute.memory_share * _free_bytes(compute))
-    before_bytes = psutil.Process().memory_info().rss
+    device = resolve_device(compute.device)
+    before_bytes = psutil.Process().memory_info().rss if device.type == "cpu" else 0
     training = study.training.model_copy(
         update={
             "local_steps": MAX_STEPS,
             "local_epochs": None,
             "local_minutes": None,
             "optimiser_state": "reset",
+            "precision": compute.precision or study.training.precision,
         }
     )
     job = RoundJob(
@@ -189,13 +192,13 @@ def try_training(task: TrialTask) -> StepTrial:
         heldout=None,
         hooks=RoundHooks(progress=watch.progress, must_end=watch.must_end, keep=watch.keep),
     )
-    peak_bytes = _peak_bytes(compute, before_bytes)
+    held_bytes = peak_bytes(device) - before_bytes if compute.num_devices == 1 else None
     return StepTrial(
         micro_batch=watch.micro_batch,
         steps=watch.steps,
         step_sec=watch.seconds / max(1, watch.steps),
         score_clip_sec=_score_clip_sec(job, clips),
-        peak_bytes=peak_bytes,
+        peak_bytes=held_bytes,
         may_use_bytes=may_use_bytes,
     )
 
@@ -249,16 +252,6 @@ def _free_bytes(compute: ComputeConfig) -> int:
     return available_bytes()
 
 
-def _peak_bytes(compute: ComputeConfig, before_bytes: int) -> int | None:
-    """Return the most that training held: what the process grew by, or the GPU's allocations."""
-    several = compute.num_devices > 1
-    if resolve_device(compute.device).type == "cuda":
-        return None if several else int(torch.cuda.max_memory_allocated())
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before_bytes
-    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return int(own + worker * compute.num_devices) if several else int(own)
-
-
 def _try(task: TrialTask) -> TrialResult:
     try:
         if task.kind == "train":
@@ -278,8 +271,9 @@ def main() -> None:
     # The kernel takes this process first when memory is short, not what else runs here.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_FIRST))
-    result = _try(TrialTask.model_validate_json(task_file.read_bytes()))
-    result_file.write_text(result.model_dump_json())
+    task = TrialTask.model_validate_json(task_file.read_bytes())
+    be_nice(task.site.compute.niceness)
+    result_file.write_text(_try(task).model_dump_json())
 
 
 if __name__ == "__main__":
