@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 from feat_fed.config import ServerLinkConfig
-from feat_fed.errors import RefusedError
+from feat_fed.errors import ConfigError, RefusedError
 from feat_fed.processes import split_address
 
 _CONNECT_TIMEOUT_SEC = 10.0
@@ -25,6 +25,21 @@ class Greeting:
     tls: str
     valid_until: dt.datetime
     """Of the server's certificate."""
+
+
+def check_ca_certificate(link: ServerLinkConfig) -> None:
+    """Raise :class:`ConfigError` unless there is a certificate to know the server by."""
+    path = link.ca_certificate
+    if not path.is_file():
+        raise ConfigError(
+            f"server.ca_certificate: {path} does not exist; ask the coordinator for ca.crt"
+        )
+    try:
+        ssl.create_default_context(cafile=str(path))
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"server.ca_certificate: {path} is not a PEM certificate; ask for ca.crt again"
+        ) from error
 
 
 def greet(link: ServerLinkConfig) -> Greeting:

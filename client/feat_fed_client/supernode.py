@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import re
 import secrets
-import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import flower_environment
 from feat_fed_client import SITE_CONFIG
 from feat_fed_client.keys import check_site_key
-from feat_fed_client.reach import greet
+from feat_fed_client.reach import check_ca_certificate, greet
 
 _RESTART_SEC = 5.0
 _LOOK_SEC = 15.0
@@ -202,17 +201,7 @@ def check_link(site: SiteConfig) -> ServerLinkConfig:
     if link is None:
         raise ConfigError("server: this field is required to take part in a study")
     check_site_key(link.private_key)
-    path = link.ca_certificate
-    if not path.is_file():
-        raise ConfigError(
-            f"server.ca_certificate: {path} does not exist; ask the coordinator for ca.crt"
-        )
-    try:
-        ssl.create_default_context(cafile=str(path))
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"server.ca_certificate: {path} is not a PEM certificate; ask for ca.crt again"
-        ) from error
+    check_ca_certificate(link)
     split_address(link.address)
     return link
 

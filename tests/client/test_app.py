@@ -22,7 +22,9 @@ from feat_fed.model import FEAT
 from feat_fed.protocol import FAILURES, Assignment, Report
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import app as app_module
+from feat_fed_client import known_study
 from feat_fed_client.app import failure_code, make_app
+from feat_fed_client.known_study import recall_study
 
 SECRET = "MUELLER^ANNA born 1950 in /data/ward-7"
 
@@ -113,3 +115,19 @@ def test_a_message_that_is_no_assignment_is_told_so_by_a_fixed_phrase(
 )
 def test_codes(error: Exception, code: str) -> None:
     assert failure_code(error) == code
+
+
+def test_the_servers_study_is_kept_for_check_and_no_full_disk_fails_a_round(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(site, assignment())
+    known = recall_study(site.store)
+    assert known is not None
+    assert (known.study.model, known.versions) == (STUDY.model, None)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(known_study, "write_bytes_atomically", full)
+    report, _ = from_records(ask(site, assignment()).content, Report)
+    assert report.code == "data"  # of the missing folder, as without the full disk

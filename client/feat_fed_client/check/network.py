@@ -15,7 +15,7 @@ from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.check.text import duration, gb, told_and_mend
 from feat_fed_client.keys import check_site_key
-from feat_fed_client.supernode import check_link
+from feat_fed_client.reach import check_ca_certificate
 
 _SOON_DAYS = 30
 _AHEAD_SEC = 2.0
@@ -33,7 +33,7 @@ def server(subject: Subject) -> Finding:
     link = subject.site.server
     if link is None:
         return amber("server is not set: a site of a simulation", "set server to take part")
-    check_link(subject.site)
+    check_ca_certificate(link)
     way = subject.way
     if way.greeting is None:
         return _absent(subject, way.failure)
