@@ -18,7 +18,7 @@ from feat_fed_client.check.measure import TRAIN_TIMEOUT_SEC, StepTrial, Trouble
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.running import client_is_running
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import duration, gb, without_paths
+from feat_fed_client.check.text import duration, gb, told_and_mend
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _STATES = 4
@@ -236,8 +236,10 @@ def _trouble(site: SiteConfig, trial: Trouble, needed_bytes: int, may_use_bytes:
             "give training a faster device, or ask for a smaller study",
             **numbers,
         )
-    told = without_paths(trial.text, site) if trial.text else f"the trial failed: {trial.code}"
-    return red(told, "mend what it says, or send it to the coordinator", **numbers)
+    if trial.text:
+        told, mend = told_and_mend(trial.text, site)
+        return red(told, mend, **numbers)
+    return red(f"the trial failed ({trial.code})", "send this to the coordinator", **numbers)
 
 
 def _gpus(subject: Subject, number: int, driver: str | None) -> Finding:

@@ -109,7 +109,7 @@ def codec(subject: Subject) -> Finding:
     study, it = subject.study, subject.codec
     assert study is not None
     if isinstance(it, ConfigError):
-        return red(*told_and_mend(it, subject.site))
+        return red(*told_and_mend(str(it), subject.site))
     if study.codec.weights_sha256 is None:
         return green(f"{study.codec.kind} needs no weights")
     return green(f"{study.codec.kind}, weights {study.codec.weights_sha256[:12]} as in the study")

@@ -148,7 +148,7 @@ def bandwidth(subject: Subject) -> Finding:
 
 def _absent(subject: Subject, failure: Exception | None) -> Finding:
     if isinstance(failure, RefusedError | ConfigError):
-        return red(*told_and_mend(failure, subject.site))
+        return red(*told_and_mend(str(failure), subject.site))
     if isinstance(failure, socket.gaierror):
         return red(
             "the name in server.address is not known here",

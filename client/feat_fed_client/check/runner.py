@@ -99,7 +99,7 @@ def _finding(check: Check, subject: Subject) -> Finding:
     try:
         return check.find(subject)
     except FeatFedError as error:
-        return red(*told_and_mend(error, subject.site))
+        return red(*told_and_mend(str(error), subject.site))
     except Exception as error:
         # Its text may name a file or a patient.
         return red(

@@ -20,7 +20,7 @@ def duration(seconds: float) -> str:
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds:.1g} s"
 
 
 def without_paths(text: str, site: SiteConfig) -> str:
@@ -42,7 +42,7 @@ def without_paths(text: str, site: SiteConfig) -> str:
     return _ELSEWHERE.sub("<path>", text)
 
 
-def told_and_mend(error: Exception, site: SiteConfig) -> tuple[str, str]:
+def told_and_mend(text: str, site: SiteConfig) -> tuple[str, str]:
     """Return what an error of ours says was found and what to do, without paths."""
-    told, _, mend = without_paths(str(error), site).rpartition("; ")
+    told, _, mend = without_paths(text, site).rpartition("; ")
     return (told, mend) if told else (mend, "do what it says, and check again")
