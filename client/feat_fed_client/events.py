@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feat_fed.train import StepProgress
-
 if TYPE_CHECKING:
     from tensorboardX import RecordWriter
+
+    from feat_fed.train import StepProgress
 
 log = logging.getLogger(__name__)
 

@@ -33,9 +33,13 @@ class OpenHours:
         """
         times = {time for each in self.windows for time in (each.begin, each.end)}
         days = [now.date() + dt.timedelta(days) for days in range(_DAYS_AHEAD)]
-        # From wall time: the offset may be another one by then.
+        # From wall time, since the offset may be another one by then: a time that the clocks
+        # repeat is two, one that they leave out lies an hour to either side.
         points = sorted(
-            dt.datetime.combine(day, time).astimezone() for day in days for time in times
+            dt.datetime.combine(day, time.replace(fold=fold)).astimezone()
+            for day in days
+            for time in times
+            for fold in (0, 1)
         )
         is_open = self.contain(now)
         return next((each for each in points if each > now and self.contain(each) != is_open), None)

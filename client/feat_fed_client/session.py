@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from feat_fed_client.optimiser_store import OptimiserStore
 from feat_fed_client.traffic import require_traffic
 
 _LIVE_EVERY_SEC = 0.5
+_WAIT_SEC = 1.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,21 @@ class SiteSession:
     def name(self) -> str:
         """The site's."""
         return self._site.name
+
+    @property
+    def store(self) -> Path:
+        """The site's folder."""
+        return self._site.store
+
+    def wait_until_open(self, round_number: int, *, tell: Callable[[str], None]) -> None:
+        """Wait until the site's hours and its pause allow training; tell why, once a reason."""
+        told = ""
+        while closed := self._limits.closed():
+            if str(closed) != told:
+                told = str(closed)
+                tell(told)
+            self._tell(SiteLive(phase="waiting", round=round_number))
+            time.sleep(_WAIT_SEC)
 
     def run(
         self, assignment: Assignment, weights: Mapping[str, Tensor]

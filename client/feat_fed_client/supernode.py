@@ -17,7 +17,7 @@ from feat_fed.errors import ChildError, ConfigError, RefusedError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import flower_environment
-from feat_fed_client import SITE_CONFIG
+from feat_fed_client import CLIENT_LOCK, SITE_CONFIG
 from feat_fed_client.keys import check_site_key
 from feat_fed_client.reach import check_ca_certificate, greet
 
@@ -48,13 +48,23 @@ class SiteLauncher:
         The site's YAML file, which the executor reads itself.
     tell
         Called with a line for the screen.
+    watch
+        Called twice a second while the site waits and works.
     """
 
-    def __init__(self, site_file: Path, site: SiteConfig, *, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        site_file: Path,
+        site: SiteConfig,
+        *,
+        tell: Callable[[str], None],
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
         self._site_file = site_file.resolve()
         self._site = site
         self._link = check_link(site)
         self._tell = tell
+        self._watch = watch
         self.logs = site.store / "logs"
         self._state = site.store / "flower"
         self._secret = self._state / "executor.secret"
@@ -76,7 +86,7 @@ class SiteLauncher:
             If the executor ends.
         """
         self._state.mkdir(parents=True, exist_ok=True)
-        with (self._state / "client.lock").open("w") as lock:
+        with (self._site.store / CLIENT_LOCK).open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -98,6 +108,7 @@ class SiteLauncher:
                     node = self._start_again(children, node, port)
                 children.check()
                 self._announce(node)
+                self._watch()
 
     def _announce(self, node: Child) -> None:
         """Say whether the server is there; the SuperNode itself waits for it without a word."""

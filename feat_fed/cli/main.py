@@ -17,6 +17,7 @@ from feat_fed.cli import (
     federation,
     run,
     site,
+    site_control,
     study,
     train_local,
 )
@@ -54,6 +55,7 @@ app.command(rich_help_panel=_SITE)(check.check)
 app.command(rich_help_panel=_SITE)(site.client)
 app.command(rich_help_panel=_SITE)(train_local.train_local)
 app.add_typer(data.app, name="data", rich_help_panel=_SITE)
+app.add_typer(site_control.app, name="site", rich_help_panel=_SITE)
 app.command(rich_help_panel=_RESEARCH)(study.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.import_checkpoint)
@@ -68,6 +70,7 @@ _EXTRAS = {
     "client": "client",
     "train-local": "client",
     "data": "client",
+    "site": "client",
     "simulate": "simulation",
 }
 """Which extra a command belongs to."""

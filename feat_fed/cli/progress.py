@@ -24,6 +24,7 @@ from feat_fed.cli.console import console, say
 from feat_fed.report.live import SiteLive, StudyLive
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
+from feat_fed.report.units import format_bytes, format_duration
 
 _PHASES = {
     "waiting": "waiting for sites",
@@ -158,6 +159,18 @@ def round_line(record: RoundRecord, rounds: int) -> str:
     return "  ".join(parts) + ("  (" + "; ".join(notes) + ")" if notes else "")
 
 
+def speed_parts(live: SiteLive) -> list[str]:
+    """Return loss, speed, memory and the time left, as far as they are known."""
+    parts = [] if live.loss is None else [f"loss {live.loss:.3f}"]
+    if live.clips_per_sec is not None:
+        parts.append(f"{live.clips_per_sec:.3g} clips/s")
+    if live.memory_bytes is not None:
+        parts.append(format_bytes(live.memory_bytes))
+    if live.sec_left is not None:
+        parts.append(f"{format_duration(live.sec_left)} left")
+    return parts
+
+
 def plain_lines() -> Callable[[str], None]:
     """Return a function that prints lines with the time, for logs."""
     return lambda line: say(f"{time.strftime('%H:%M:%S')}  {line}")
@@ -184,7 +197,7 @@ def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
         return "sending"
     if local.of_clips:
         return f"{local.phase}, {local.clips} of {local.of_clips} clips"
-    return local.phase if local.loss is None else f"{local.phase}, loss {local.loss:.3f}"
+    return ", ".join([local.phase, *speed_parts(local)])
 
 
 def _until(deadline: float | None) -> str:

@@ -24,9 +24,11 @@ def client(
     Checks the configuration and the data first, then waits for the server and answers it
     until it is stopped with Ctrl-C. No video leaves this machine.
     """
+    from feat_fed.cli.site_screen import SiteScreen
     from feat_fed.config import dump_yaml, load_site
     from feat_fed.data import Manifest, scan
     from feat_fed.train import resolve_device
+    from feat_fed_client.events import events_folder
     from feat_fed_client.supernode import SiteLauncher, check_link
 
     os.umask(0o077)  # all that a site keeps is its own: keys, latents, logs
@@ -40,6 +42,8 @@ def client(
     if dry_run:
         output.print(dump_yaml(site), markup=False, end="")
         return
-    launcher = SiteLauncher(site_config, site, tell=plain_lines())
-    say(f"logs: {launcher.logs}")
-    launcher.run()
+    with SiteScreen(site.store, tell=plain_lines()) as screen:
+        launcher = SiteLauncher(site_config, site, tell=plain_lines(), watch=screen.update)
+        say(f"logs: {launcher.logs}")
+        say(f"events: {events_folder(site.store)} (tensorboard --logdir shows them)")
+        launcher.run()

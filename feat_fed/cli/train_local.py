@@ -18,10 +18,13 @@ from feat_fed.cli.progress import StudyScreen, followed
 from feat_fed.cli.runs import run_to_report
 from feat_fed.cli.study import Rounds, RunName, Runs, Study, resolve_study
 from feat_fed.config import SiteConfig, load_site
+from feat_fed.log_file import rotating_handler
 from feat_fed.protocol import Assignment, Report, Task
 from feat_fed.report.live import StudyLive
 from feat_fed.report.records import RoundRecord, SiteRound
 from feat_fed.report.run_store import RunStore
+
+_LOG = "train-local.log"
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +43,7 @@ def train_local(
 
     The site does what it would do in a federation, round after round, and no server is asked:
     a baseline, or a trial of the data. Stopped or killed, the same command goes on at the next
-    round.
+    round. Outside of the site's hours, or while it is paused, it waits.
     """
     from feat_fed.train import resolve_device
 
@@ -56,9 +59,14 @@ def train_local(
 def _train(store: RunStore, site: SiteConfig) -> None:
     """Train what is left of the run's rounds, and score the last weights."""
     from feat_fed.train.run_state import restore, save, summarise
+    from feat_fed_client.events import events_folder
     from feat_fed_client.session import SiteSession
 
-    session = SiteSession(site)
+    # No weights travel.
+    limits = site.limits.model_copy(update={"gb_per_round": None})
+    session = SiteSession(site.model_copy(update={"limits": limits}))
+    say(f"log: {store.logs / _LOG}")
+    say(f"events: {events_folder(site.store)} (tensorboard --logdir shows them)")
     screen = StudyScreen(store, {site.name: site.store})
     with _logged(store), screen, followed(screen, store):
         state = restore(store)
@@ -76,6 +84,8 @@ def _train(store: RunStore, site: SiteConfig) -> None:
 def _round(
     store: RunStore, session: SiteSession, number: int, weights: Mapping[str, Tensor]
 ) -> tuple[RoundRecord, dict[str, Tensor]]:
+    from feat_fed.train.local import planned_steps
+
     started_at, started_sec = dt.datetime.now(dt.UTC), time.monotonic()
     report, trained = _ask(store, session, "train", number, weights)
     record = RoundRecord(
@@ -90,6 +100,8 @@ def _round(
                 status="ok",
                 examples=report.examples,
                 steps=report.steps,
+                planned_steps=planned_steps(store.study.training, num_clips=report.examples),
+                ended_by=report.ended_by,
                 skipped_steps=report.skipped_steps,
                 train_loss=report.train_loss,
                 heldout_loss=report.heldout_loss,
@@ -103,7 +115,10 @@ def _round(
 def _ask(
     store: RunStore, session: SiteSession, task: Task, number: int, weights: Mapping[str, Tensor]
 ) -> tuple[Report, dict[str, Tensor]]:
-    """Give the site the task that a server would give it."""
+    """Give the site the task that a server would give it, when its limits allow it."""
+    from feat_fed_client.history import note_report
+    from feat_fed_client.limits import DeclinedError
+
     StudyLive(
         phase="training" if task == "train" else "scoring",
         round=number,
@@ -117,14 +132,19 @@ def _ask(
         first_step=(number - 1) * store.study.training.local_steps,
         study=store.study,
     )
-    return session.run(assignment, weights)
+    while True:
+        try:
+            report, trained = session.run(assignment, weights)
+            note_report(session.store, report)
+            return report, trained
+        except DeclinedError:
+            session.wait_until_open(number, tell=lambda why: say(f"waiting: {why}"))
 
 
 @contextlib.contextmanager
 def _logged(store: RunStore) -> Iterator[None]:
     """Send log lines to the run's folder, and those that somebody should see to the screen."""
-    file, screen = logging.FileHandler(store.logs / "train-local.log"), _Screen(logging.WARNING)
-    file.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    file, screen = rotating_handler(store.logs / _LOG), _Screen(logging.WARNING)
     loggers = [logging.getLogger(name) for name in ("feat_fed", "feat_fed_client")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -43,10 +43,33 @@ def test_a_sites_bar_follows_its_round(screen: StudyScreen, tmp_path: Path) -> N
     assert bar(screen, "a") == (0, "connected")
 
 
+def test_whom_the_study_waits_for_is_said_once(
+    screen: StudyScreen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("feat_fed.cli.progress.say", told.append)
+    live = StudyLive(
+        phase="waiting",
+        round=1,
+        rounds=3,
+        connected=("a",),
+        missing=("c",),
+        declined={"a": "the site is paused"},
+    )
+    screen.update(live)
+    screen.update(live)
+    assert told == ["waiting for c, a (the site is paused)"]
+    assert bar(screen, "a") == (0, "the site is paused")
+    screen.update(study("training", 1))
+    screen.update(live)
+    assert len(told) == 2
+
+
 def test_a_finished_round_is_a_line_with_what_went_wrong() -> None:
     sites = (
         SiteRound(site="a", status="ok", examples=3, train_loss=0.5),
         SiteRound(site="b", status="refused", reason="x is not finite"),
+        SiteRound(site="c", status="ok", steps=5, planned_steps=20, ended_by="pause"),
     )
     record = RoundRecord(
         round=2,
@@ -57,5 +80,5 @@ def test_a_finished_round_is_a_line_with_what_went_wrong() -> None:
         sites=sites,
     )
     line = round_line(record, 3)
-    assert line.startswith("round 2/3  1/2 sites  train loss 0.5000  held-out loss before it -")
-    assert line.endswith("(b refused: x is not finite)")
+    assert line.startswith("round 2/3  2/3 sites  train loss 0.5000  held-out loss before it -")
+    assert line.endswith("(b refused: x is not finite; c: 5 of 20 steps: the site was paused)")

@@ -11,6 +11,8 @@ from feat_fed.data.inventory.identity import KEY_FILE
 from feat_fed.data.synthetic import write_demo_hospitals
 from feat_fed.model import read_weights
 from feat_fed.report import RunStore
+from feat_fed.report.live import SiteLive
+from feat_fed_client.pause import begin_pause, end_pause
 from feat_fed_client.session import SiteSession
 
 STUDY = {
@@ -110,6 +112,55 @@ def test_a_run_that_was_cut_ends_with_the_bytes_of_one_that_was_not(
 def test_its_log_is_in_the_run_and_no_handler_stays(whole: RunStore) -> None:
     assert (whole.logs / "train-local.log").exists()
     assert not logging.getLogger("feat_fed").handlers
+
+
+def test_a_paused_site_waits_and_its_traffic_is_no_matter(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = yaml.safe_load((hospital / "site.yaml").read_text())
+    site = hospital / "limited.yaml"
+    site.write_text(yaml.safe_dump(tree | {"limits": {"gb_per_round": 1e-6}}))
+    begin_pause(hospital / "store", None)
+    told: list[str] = []
+
+    def say(line: str) -> None:
+        told.append(line)
+        if line == "waiting: the site is paused until it is resumed":
+            live = SiteLive.read(hospital / "store" / "live.json")
+            assert live is None or live.phase == "idle"  # nothing was begun
+            end_pause(hospital / "store")
+
+    monkeypatch.setattr("feat_fed.cli.train_local.say", say)
+    monkeypatch.setattr("feat_fed_client.session._WAIT_SEC", 0.01)
+    assert train_local(hospital, tmp_path, "--site-config", site, "--rounds", 1) == 0
+    assert sum("waiting" in line for line in told) == 1
+    assert RunStore(tmp_path / "tiny-hospital-a").summary().state == "complete"
+
+
+def test_a_pause_within_a_round_ends_it_early_and_the_next_one_waits(
+    hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = SiteLive.write
+
+    def pause_at_four(live: SiteLive, path: Path) -> None:
+        if (live.phase, live.round, live.step) == ("training", 1, 4):
+            begin_pause(hospital / "store", None)
+        if live.phase == "waiting":
+            assert live.round == 2
+            end_pause(hospital / "store")
+        write(live, path)
+
+    monkeypatch.setattr(SiteLive, "write", pause_at_four)
+    monkeypatch.setattr("feat_fed_client.session._LIVE_EVERY_SEC", 0.0)
+    monkeypatch.setattr("feat_fed_client.session._WAIT_SEC", 0.01)
+    assert train_local(hospital, tmp_path) == 0
+    sites = [each.sites[0] for each in RunStore(tmp_path / "tiny-hospital-a").rounds()]
+    assert [(each.steps, each.planned_steps, each.ended_by) for each in sites] == [
+        (4, 6, "pause"),
+        (6, 6, "steps"),
+    ]
+    report = (tmp_path / "tiny-hospital-a" / "report.html").read_text()
+    assert "4 of 6 steps: the site was paused" in report
 
 
 def test_a_wrong_site_file_is_one_message(

@@ -1,5 +1,6 @@
 """What leaves a site when something goes wrong there: a code, never a text."""
 
+import datetime as dt
 import logging
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from feat_fed.config import SiteConfig, SiteDataConfig, StudyConfig
+from feat_fed.config import LimitsConfig, SiteConfig, SiteDataConfig, StudyConfig
 from feat_fed.errors import (
     CheckpointError,
     ClipError,
@@ -24,6 +25,7 @@ from feat_fed.wire import from_records, to_records
 from feat_fed_client import app as app_module
 from feat_fed_client import known_study
 from feat_fed_client.app import failure_code, make_app
+from feat_fed_client.history import past_rounds
 from feat_fed_client.known_study import recall_study
 
 SECRET = "MUELLER^ANNA born 1950 in /data/ward-7"
@@ -77,6 +79,38 @@ def test_an_error_leaves_as_a_code_and_its_text_stays_in_the_log(
     assert report.reference is not None
     assert report.reference in caplog.text
     assert SECRET in caplog.text
+
+
+def test_a_round_that_the_sites_hours_forbid_is_declined_and_says_none_of_them(
+    site: SiteConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = dt.datetime.now()
+    begin, end = now + dt.timedelta(hours=1), now + dt.timedelta(hours=2)
+    hours = f"{begin:%H:%M}-{end:%H:%M}"
+    limits = LimitsConfig.model_validate({"hours": [hours], "gb_per_round": 1e-9})
+    caplog.set_level(logging.INFO)
+    reply = ask(site.model_copy(update={"limits": limits}), assignment())
+    report, buckets = from_records(reply.content, Report)
+    assert (report.outcome, report.code, report.reference) == ("declined", "hours", None)
+    assert not buckets
+    assert hours in caplog.text and hours not in str(reply.content)
+    assert [each.report for each in past_rounds(site.store)] == [report]
+
+
+def test_a_paused_site_declines_without_an_error(
+    site: SiteConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.store.mkdir()
+    (site.store / "paused").touch()
+    report, _ = from_records(ask(site, assignment()).content, Report)
+    assert (report.outcome, report.code, report.steps) == ("declined", "paused", 0)
+    assert "Traceback" not in caplog.text
+
+
+def test_a_round_of_too_many_bytes_is_declined(site: SiteConfig) -> None:
+    small = site.model_copy(update={"limits": LimitsConfig(gb_per_round=1e-9)})
+    report, _ = from_records(ask(small, assignment()).content, Report)
+    assert (report.outcome, report.code) == ("declined", "traffic")
 
 
 def test_a_missing_data_folder_is_a_failure_of_data(site: SiteConfig) -> None:

@@ -1,8 +1,15 @@
 """Where the study and the site meet."""
 
+import dataclasses
+import datetime as dt
 import importlib
+import os
+import struct
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -10,6 +17,7 @@ from clip_files import moving_frames, write_dicom
 from feat_fed.codec import LatentStore
 from feat_fed.config import (
     ComputeConfig,
+    LimitsConfig,
     RulesConfig,
     SiteConfig,
     SiteDataConfig,
@@ -20,11 +28,14 @@ from feat_fed.config import (
 from feat_fed.data import Manifest
 from feat_fed.data.inventory.erase import erase_patient, find_patient
 from feat_fed.errors import ConfigError, DataError
+from feat_fed.model import FEAT
 from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment
 from feat_fed.report.live import SiteLive
 from feat_fed_client.label import label_of
-from feat_fed_client.session import SiteSession
+from feat_fed_client.limits import DeclinedError, SiteLimits
+from feat_fed_client.pause import begin_pause
+from feat_fed_client.session import SiteClips, SiteSession
 
 
 def label_in(study: StudyConfig, label: int | None, folder: Path) -> int | None:
@@ -154,3 +165,231 @@ def test_a_kept_state_is_read_by_the_training_of_a_later_round_alone(tmp_path: P
     assert state_for(2, "train", kept) is not None
     assert state_for(2, "evaluate", kept) is None
     assert state_for(2, "train", study.training) is None
+
+
+def tiny(**training: object) -> Assignment:
+    """A round of four steps, of which each takes no time."""
+    tree = {
+        "name": "tiny",
+        "model": {"in_channels": 6, "hidden_size": 16, "num_trios": 1, "num_heads": 2},
+        "clips": {"frames": 2, "size_px": 32},
+        "training": {"engine": "torch", "local_steps": 4, "batch_size": 1, "heldout_clips": 1}
+        | training,
+    }
+    study = StudyConfig.model_validate(tree)
+    return Assignment(study_id="0" * 32, round=2, task="train", first_step=4, study=study)
+
+
+def weights_of(study: StudyConfig) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return FEAT(study.model).state_dict()
+
+
+NOON = dt.datetime(2026, 6, 1, 12).astimezone()
+
+
+class Noise:
+    """Latent clips of nothing, without files."""
+
+    num_clips = 3
+
+    def batch(self, seed: int, step: int, batch_size: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed % 2**31 + step)
+        return torch.randn(batch_size, 2, 6, 8, 8, generator=generator)
+
+    def fixed(self, num_clips: int) -> torch.Tensor:
+        return self.batch(0, 0, num_clips)
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SiteConfig:
+    """A site whose clips are encoded."""
+    clips = SiteClips(train=Noise(), heldout=Noise())  # type: ignore[arg-type]
+    monkeypatch.setattr(SiteSession, "clips", lambda session, assignment: clips)
+    data = SiteDataConfig(paths=(tmp_path,))
+    return SiteConfig(
+        name="a", data=data, store=tmp_path / "store", compute=ComputeConfig(device="cpu")
+    )
+
+
+@dataclasses.dataclass
+class Clock:
+    """A clock that a test sets by hand: noon, unless it says otherwise."""
+
+    time: dt.datetime = NOON
+
+    def __call__(self) -> dt.datetime:
+        return self.time
+
+
+def within(site: SiteConfig, clock: Clock, **limits: object) -> SiteSession:
+    return SiteSession(site, SiteLimits(LimitsConfig.model_validate(limits), site.store, clock))
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, do: Callable[[], object]) -> None:
+    """Do something while step ``number`` of the round is told."""
+    write = SiteLive.write
+
+    def told(live: SiteLive, path: Path) -> None:
+        write(live, path)
+        if live.step == number:
+            do()
+
+    monkeypatch.setattr(SiteLive, "write", told)
+    monkeypatch.setattr("feat_fed_client.session._LIVE_EVERY_SEC", 0.0)
+
+
+def test_a_round_that_runs_into_the_hours_end_has_an_honest_count(
+    ready: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, told = Clock(), tiny()
+    session = within(ready, clock, hours=["10:00-14:00"])
+    at_step(monkeypatch, 2, lambda: setattr(clock, "time", clock.time.replace(hour=14)))
+    report, weights = session.run(told, weights_of(told.study))
+    assert (report.outcome, report.steps, report.ended_by) == ("ok", 2, "hours")
+    assert any(
+        not torch.equal(tensor, weights[name]) for name, tensor in weights_of(told.study).items()
+    )
+
+
+def test_a_pause_ends_a_round_at_its_next_step_and_the_one_after_is_declined(
+    ready: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tiny()
+    at_step(monkeypatch, 3, lambda: begin_pause(ready.store, None))
+    session = within(ready, Clock())
+    report, _ = session.run(told, weights_of(told.study))
+    assert (report.steps, report.ended_by) == (3, "pause")
+    with pytest.raises(DeclinedError, match="is paused"):
+        session.run(told, weights_of(told.study))
+
+
+def test_hours_that_end_while_clips_are_encoded_leave_no_step(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, told = Clock(), tiny()
+    session = within(site, clock, hours=["10:00-14:00"])
+    write = SiteLive.write
+
+    def end(live: SiteLive, path: Path) -> None:
+        write(live, path)
+        if live.of_clips:
+            clock.time = clock.time.replace(hour=15)
+
+    monkeypatch.setattr(SiteLive, "write", end)
+    monkeypatch.setattr("feat_fed_client.session._LIVE_EVERY_SEC", 0.0)
+    with pytest.raises(DeclinedError) as declined:
+        session.run(told, weights_of(told.study))
+    assert declined.value.limit == "hours"
+    assert list((site.store / "latents").iterdir())  # what was encoded stays
+    live = SiteLive.read(site.store / "live.json")
+    assert live is not None and live.phase == "idle"
+
+
+def test_minutes_of_the_site_end_a_round(ready: SiteConfig) -> None:
+    told = tiny(local_minutes=60)
+    report, _ = within(ready, Clock(), minutes_per_round=1e-9).run(told, weights_of(told.study))
+    assert (report.steps, report.ended_by) == (1, "minutes")
+
+
+def test_weights_that_are_too_many_are_declined_before_a_clip_is_read(site: SiteConfig) -> None:
+    told = tiny()
+    small = site.model_copy(update={"limits": LimitsConfig(gb_per_round=1e-6)})
+    with pytest.raises(DeclinedError, match=r"limits\.gb_per_round allows 1e-06 GB") as declined:
+        SiteSession(small).run(told, weights_of(told.study))
+    assert declined.value.limit == "traffic"
+    assert not (site.store / "latents").exists()
+
+
+def test_the_sites_precision_wins_over_the_studys(tmp_path: Path) -> None:
+    data = SiteDataConfig(paths=(tmp_path,))
+    compute = ComputeConfig(precision="bf16")
+    session = SiteSession(SiteConfig(name="a", data=data, store=tmp_path, compute=compute))
+    assert session._job(tiny(precision="fp32"), {}).training.precision == "bf16"
+
+
+def test_progress_says_memory_and_the_time_that_is_left(
+    ready: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[SiteLive] = []
+    monkeypatch.setattr(SiteLive, "write", lambda live, path: told.append(live))
+    monkeypatch.setattr("feat_fed_client.session._LIVE_EVERY_SEC", 0.0)
+    assignment = tiny()
+    # Two seconds before the hours end, however long the steps take.
+    clock = Clock(dt.datetime(2026, 6, 1, 13, 59, 58).astimezone())
+    within(ready, clock, hours=["10:00-14:00"]).run(assignment, weights_of(assignment.study))
+    steps = [each for each in told if each.phase == "training"]
+    assert [each.step for each in steps] == [1, 2, 3, 4]
+    assert all(each.memory_bytes and each.memory_bytes > 10**8 for each in steps)
+    assert all(each.sec_left is not None and 0 <= each.sec_left <= 2 for each in steps)
+    assert steps[-1].sec_left == 0
+
+
+def test_a_disk_that_takes_no_progress_ends_no_round(
+    ready: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(live: SiteLive, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SiteLive, "write", full)
+    told = tiny()
+    report, _ = SiteSession(ready).run(told, weights_of(told.study))
+    assert report.steps == 4
+
+
+def test_a_round_gives_way_to_other_processes(ready: SiteConfig) -> None:
+    """In a child, since a process cannot take its niceness back."""
+    nice = ready.model_copy(update={"compute": ComputeConfig(device="cpu", niceness=7)})
+    told = tiny()
+    pid = os.fork()
+    if pid == 0:
+        SiteSession(nice).run(told, weights_of(told.study))
+        threads = psutil.Process().threads()
+        levels = {os.getpriority(os.PRIO_PROCESS, each.id) for each in threads}
+        os._exit(levels.pop() if len(levels) == 1 else 99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_curves_of_a_study_are_one_folder_by_its_steps(ready: SiteConfig) -> None:
+    told = tiny()
+    SiteSession(ready).run(told, weights_of(told.study))
+    last = told.model_copy(update={"task": "evaluate"})
+    SiteSession(ready).run(last, weights_of(told.study))
+    points = events(ready.store / "tensorboard" / told.study_id)
+    assert [step for tag, step, _ in points if tag == "train/loss"] == [4, 5, 6, 7]
+    assert [step for tag, step, _ in points if tag == "heldout/loss"] == [4, 8]
+    assert {tag for tag, _, _ in points} == {
+        "train/loss",
+        "train/gradient_norm",
+        "train/learning_rate",
+        "speed/clips_per_sec",
+        "memory/peak_gb",
+        "heldout/loss",
+    }
+
+
+def test_training_goes_on_without_a_writer_of_curves(
+    ready: SiteConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    caplog.set_level("INFO")
+    told = tiny()
+    report, _ = SiteSession(ready).run(told, weights_of(told.study))
+    assert report.steps == 4
+    assert caplog.text.count("tensorboardX is not installed") == 1
+    assert not (ready.store / "tensorboard").exists()
+
+
+def events(folder: Path) -> list[tuple[str, int, float]]:
+    """Read event files as TensorBoard does: records of length, its CRC, content, its CRC."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    points = []
+    for path in sorted(folder.iterdir()):
+        content = path.read_bytes()
+        while content:
+            (size,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + size])
+            points += [(each.tag, event.step, each.simple_value) for each in event.summary.value]
+            content = content[16 + size :]
+    return points

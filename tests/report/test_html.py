@@ -72,6 +72,19 @@ def test_text_of_others_is_escaped(store: RunStore, records: Records, final: Run
     assert "script" not in {tag for tag, _ in page.tags}
 
 
+def test_a_round_that_a_site_shortened_or_declined_says_why(
+    store: RunStore, records: Records
+) -> None:
+    north, south = records[0].sites
+    short = {"steps": 12, "planned_steps": 20, "ended_by": "hours", "skipped_steps": 2}
+    declined = {"status": "declined", "reason": "the site is paused"}
+    sites = (north.model_copy(update=short), south.model_copy(update=declined))
+    store.append(records[0].model_copy(update={"sites": sites}))
+    words = Page(write_report(store)).words
+    assert "12 of 20 steps: the site's hours ended; 2 skipped: not finite" in words
+    assert "Declined by the site the site is paused" in words
+
+
 def test_a_run_that_has_just_begun_reads_well(store: RunStore) -> None:
     words = Page(write_report(store)).words
     assert "Running 0 of 3 rounds" in words

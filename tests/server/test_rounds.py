@@ -14,6 +14,7 @@ from feat_fed.config import StudyConfig
 from feat_fed.errors import FederationError
 from feat_fed.federate import pack
 from feat_fed.protocol import Assignment, Report
+from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import restore
 from feat_fed.wire import from_records, to_records
@@ -44,7 +45,7 @@ def report(assignment: Assignment, site: str, **changes: Any) -> Report:
         "site": site,
         "outcome": "ok",
         "examples": 1,
-        "steps": 1 if assignment.task == "train" else 0,
+        "steps": assignment.study.training.local_steps if assignment.task == "train" else 0,
         "train_loss": 1.0,
         "heldout_loss": 0.5,
     }
@@ -69,6 +70,7 @@ class FakeGrid:
         self.sites = sites
         self.replies: dict[str, Message] = {}
         self.asked: list[Assignment] = []
+        self.asked_of: list[str] = []
         self.node_of: dict[str, int] = {}
 
     def get_nodes(self) -> list[Any]:
@@ -86,6 +88,7 @@ class FakeGrid:
             assignment, buckets = from_records(message.content, Assignment)
             self.asked.append(assignment)
             name = list(self.sites)[message.metadata.dst_node_id - 1]
+            self.asked_of.append(name)
             schema = {n: w for n, w in unpack_any(buckets).items()}
             answer = self.sites[name](assignment, schema)
             if answer is not None:
@@ -106,6 +109,7 @@ def unpack_any(buckets: list[bytes]) -> Weights:
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds_module, "_POLL_SEC", 0.01)
+    monkeypatch.setattr(rounds_module, "_ASK_AGAIN_SEC", 0.01)
 
 
 @pytest.fixture
@@ -148,7 +152,7 @@ def test_a_study_may_weigh_by_the_steps_that_were_taken(tmp_path: Path) -> None:
         def answer(assignment: Assignment, weights: Weights) -> RecordDict:
             if assignment.task == "evaluate":
                 return to_records(report(assignment, name))
-            told = report(assignment, name, examples=examples, steps=steps)
+            told = report(assignment, name, examples=examples, steps=steps, ended_by="hours")
             return to_records(told, pack({key: each + shift for key, each in weights.items()}))
 
         return answer
@@ -242,6 +246,10 @@ HOSTILE: dict[str, tuple[Answer, str]] = {
         lambda a, w: to_records(report(a, "c", steps=99, skipped_steps=2), pack(w)),
         "the round's 100 steps",
     ),
+    "fewer for no reason": (
+        lambda a, w: to_records(report(a, "c", steps=99), pack(w)),
+        "nothing that ended them",
+    ),
     "garbage": (lambda a, w: to_records(report(a, "c"), [b"x" * 99]), "not a safetensors"),
     "another round": (lambda a, w: to_records(report(a, "c", round=9), pack(w)), "another round"),
     "another study": (
@@ -284,6 +292,89 @@ def test_too_few_good_replies_end_the_study_with_the_reasons(store: RunStore) ->
             },
         )
     assert restore(store).rounds_done == 0
+
+
+def declines(site: str, *, times: int, code: str = "paused") -> Answer:
+    """A site that declines so often, and then trains."""
+    left = [times]
+
+    def answer(assignment: Assignment, weights: Weights) -> RecordDict:
+        left[0] -= 1
+        if left[0] >= 0:
+            told = report(assignment, site, outcome="declined", code=code, examples=0, steps=0)
+            return to_records(told)
+        return honest(site, 3.0)(assignment, weights)  # type: ignore[return-value]
+
+    return answer
+
+
+def trained_at(grid: FakeGrid, round_number: int) -> list[str]:
+    return sorted(
+        site
+        for site, each in zip(grid.asked_of, grid.asked, strict=True)
+        if (each.task, each.round) == ("train", round_number)
+    )
+
+
+def test_a_site_that_declines_is_asked_again_and_the_others_work_once(store: RunStore) -> None:
+    grid = run(store, {"a": honest("a", 1.0), "b": declines("b", times=3)})
+    assert trained_at(grid, 1) == ["a", "b", "b", "b", "b"]
+    assert trained_at(grid, 2) == ["a", "b"]
+    assert moved_by(store, 1) == pytest.approx(2.0, abs=1e-5)
+    first = {each.site: each for each in store.rounds()[0].sites}
+    assert first["b"].bytes_down == 4 * first["a"].bytes_down  # what declining costs
+
+
+def test_a_site_that_declines_does_not_hold_up_a_study_that_has_enough(store: RunStore) -> None:
+    sites = {"a": honest("a", 1.0), "b": honest("b", 1.0)}
+    grid = run(store, {**sites, "c": declines("c", times=1, code="hours")})
+    assert trained_at(grid, 1) == ["a", "b", "c"]
+    assert [each.status for each in store.rounds()[0].sites] == ["ok", "ok", "declined"]
+    assert store.rounds()[0].sites[2].reason == "the site does not train at this time of day"
+    assert [each.status for each in store.rounds()[1].sites] == ["ok"] * 3
+
+
+def test_a_study_waits_as_long_as_it_waits_for_sites_and_then_says_who_declined(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, str]] = []
+    monkeypatch.setattr(StudyLive, "write", lambda live, path: told.append(live.declined))
+    with pytest.raises(FederationError, match=r"round 1 had 1 good.*; b: the site is paused$"):
+        run(store, {"a": honest("a", 1.0), "b": declines("b", times=10**6)})
+    assert {"b": "the site is paused"} in told
+
+
+def test_a_site_to_which_the_model_is_too_large_is_not_asked_again(store: RunStore) -> None:
+    grid = FakeGrid({"a": honest("a", 1.0), "b": declines("b", times=9, code="traffic")})
+    roster = KeyRoster({name.encode(): name for name in grid.sites})
+    with pytest.raises(FederationError, match="b: the round's weights are more than"):
+        RoundLoop(grid, roster, store).run()  # type: ignore[arg-type]
+    assert trained_at(grid, 1) == ["a", "b"]
+
+
+def test_a_failure_beside_a_decline_is_tried_again_a_few_times_only(store: RunStore) -> None:
+    grid = FakeGrid(
+        {"a": declines("a", times=10**6), "b": lambda a, w: Error(8, ""), "c": honest("c", 1.0)}
+    )
+    roster = KeyRoster({name.encode(): name for name in grid.sites})
+    with pytest.raises(FederationError, match="a: the site is paused; b: Flower error"):
+        RoundLoop(grid, roster, store).run()  # type: ignore[arg-type]
+    asked = trained_at(grid, 1)
+    assert (asked.count("b"), asked.count("c")) == (3, 1)
+    assert asked.count("a") > 3
+
+
+def test_a_shortened_round_counts_its_steps_and_says_why(store: RunStore) -> None:
+    def shortened(assignment: Assignment, weights: Weights) -> RecordDict:
+        if assignment.task == "evaluate":
+            return to_records(report(assignment, "b"))
+        told = report(assignment, "b", steps=12, skipped_steps=1, ended_by="hours")
+        return to_records(told, pack(weights))
+
+    run(store, {"a": honest("a", 1.0), "b": shortened})
+    site = store.rounds()[0].sites[1]
+    assert (site.status, site.steps, site.planned_steps, site.ended_by) == ("ok", 12, 100, "hours")
+    assert site.shortfall == "12 of 100 steps: the site's hours ended; 1 skipped: not finite"
 
 
 def test_missing_sites_are_named_and_nothing_hangs(store: RunStore) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from feat_fed.cli.main import run_app
 from feat_fed.data.synthetic import write_demo_hospitals
 from feat_fed.processes import free_port
 from feat_fed.report import RunStore
@@ -286,3 +287,32 @@ def test_the_coordinators_mistakes_are_named(tmp_path: Path) -> None:
     assert "two sites are named 'a'" in told
     federation.write_text("address: 127.0.0.1:1\nsites: [a, b]\nport: 3\n")
     assert "port: unknown field" in feat_fed(tmp_path / "out", "provision", federation)
+
+
+def test_a_site_is_paused_and_resumed_while_a_study_goes_on(
+    consortium: Consortium, tmp_path: Path
+) -> None:
+    study = yaml.safe_load(TINY.read_text()) | {"rounds": 4}
+    study["sites"] |= {"minimum": 1, "settle_sec": 2}  # between rounds, for the absent third
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    site = str(consortium.site("hospital-2"))
+    with (
+        consortium.client("hospital-1") as one,
+        consortium.client("hospital-2") as two,
+    ):
+        one.wait_for("waiting for the server")
+        two.wait_for("waiting for the server")
+        with consortium.server("--study", path) as server:
+            server.wait_for("round 1/4")
+            assert run_app(["site", "pause", site]) == 0
+            server.wait_for("hospital-2 declined: the site is paused")
+            assert run_app(["site", "resume", site]) == 0
+            assert server.end(240) == 0, server.text() + one.text() + two.text()
+        assert "round 1 done, 25 steps" in two.text()
+        assert "declined: the site is paused" in two.text()
+    rounds = RunStore(consortium.root / "runs" / "tiny").rounds()
+    parts = [{each.site: each for each in record.sites} for record in rounds]
+    assert all(each["hospital-1"].status == "ok" for each in parts)
+    statuses = [each["hospital-2"].status for each in parts if "hospital-2" in each]
+    assert statuses[-1] == "ok" and "declined" in statuses

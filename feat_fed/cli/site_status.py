@@ -1,0 +1,152 @@
+"""Where a site stands: what `feat-fed site status` tells, for people and for machines."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from feat_fed.cli.site_screen import live_line, outcome_line
+from feat_fed.config import SiteConfig
+from feat_fed.report.live import SiteLive
+from feat_fed.report.units import format_bytes, format_count, format_duration
+from feat_fed_client import CLIENT_LOCK
+from feat_fed_client.events import events_folder
+from feat_fed_client.history import PastRound, past_rounds
+from feat_fed_client.hours import clock, local_now
+from feat_fed_client.limits import SiteLimits
+from feat_fed_client.pause import pause_of
+
+_ROUNDS = 5
+_STALE_SEC = 60.0
+
+
+class Held(BaseModel):
+    """What lies below one name in the store."""
+
+    name: str
+    num_files: int
+    num_bytes: int
+
+
+class SiteStatus(BaseModel):
+    """A site at one moment; times are ISO 8601 with their offset."""
+
+    site: str
+    client_running: bool
+    paused: bool
+    paused_until: str | None
+    hours: str
+    hours_open: bool
+    hours_change_at: str | None
+    live: SiteLive | None
+    rounds: list[PastRound]
+    store: Path
+    held: list[Held]
+    logs: Path
+    events: Path
+
+
+def site_status(site: SiteConfig) -> SiteStatus:
+    """Find out where a site stands; changes nothing."""
+    limits = SiteLimits.of(site)
+    now = limits.now()
+    pause, change_at = pause_of(site.store, now), limits.hours.change_at(now)
+    return SiteStatus(
+        site=site.name,
+        client_running=client_is_running(site.store),
+        paused=pause is not None,
+        paused_until=pause.until.isoformat() if pause and pause.until else None,
+        hours=str(limits.hours),
+        hours_open=limits.hours.contain(now),
+        hours_change_at=change_at.isoformat() if change_at else None,
+        live=SiteLive.read(site.store / "live.json"),
+        rounds=past_rounds(site.store)[-_ROUNDS:],
+        store=site.store,
+        held=list(_held(site.store)),
+        logs=site.store / "logs",
+        events=events_folder(site.store),
+    )
+
+
+def status_lines(status: SiteStatus) -> list[str]:
+    """Return a status for people."""
+    now = local_now()
+    lines = [
+        f"{status.site}: {'a client is running' if status.client_running else 'no client runs'}",
+        f"now: {_doing(status)}",
+        f"pause: {_pause(status, now)}",
+        f"hours: {_hours(status, now)}",
+    ]
+    lines += ["last rounds:"] if status.rounds else ["last rounds: none yet"]
+    for past in status.rounds:
+        lines.append(f"  {_when(past.at)}  {outcome_line(past.report)}")
+    lines.append(f"store: {status.store}")
+    for held in status.held:
+        files = f"{format_count(held.num_files)} file{'' if held.num_files == 1 else 's'}"
+        lines.append(f"  {held.name:<16}{format_bytes(held.num_bytes):>10}  {files}")
+    lines.append(f"logs: {status.logs}")
+    lines.append(f"events: {status.events} (tensorboard --logdir {status.events})")
+    return lines
+
+
+def client_is_running(store: Path) -> bool:
+    """Tell whether a `feat-fed client` works with this store."""
+    with contextlib.suppress(FileNotFoundError), (store / CLIENT_LOCK).open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _doing(status: SiteStatus) -> str:
+    live = status.live
+    if live is None:
+        return "no round has come yet"
+    age_sec = time.time() - live.at
+    if live.phase == "idle":
+        return f"idle since {_when(live.at)}, after round {live.round}"
+    late = f" ({format_duration(age_sec)} ago)" if age_sec > _STALE_SEC else ""
+    return live_line(live) + late
+
+
+def _pause(status: SiteStatus, now: datetime) -> str:
+    if not status.paused:
+        return "none"
+    if status.paused_until is None:
+        return "until `feat-fed site resume`"
+    return f"until {clock(datetime.fromisoformat(status.paused_until), now)}"
+
+
+def _hours(status: SiteStatus, now: datetime) -> str:
+    if status.hours_change_at is None:
+        return status.hours
+    change = clock(datetime.fromisoformat(status.hours_change_at), now)
+    return f"{status.hours}; {'open' if status.hours_open else 'closed'} until {change}"
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+
+
+def _held(store: Path) -> Iterator[Held]:
+    for path in sorted(store.iterdir()) if store.is_dir() else ():
+        sizes = list(_sizes(path))
+        yield Held(name=path.name, num_files=len(sizes), num_bytes=sum(sizes))
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    """Return the sizes of a file or of all files below a folder; some may vanish meanwhile."""
+    files = [path] if not path.is_dir() else []
+    for folder, _, names in os.walk(path):
+        files += [Path(folder, name) for name in names]
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            yield file.lstat().st_size

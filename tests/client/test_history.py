@@ -1,0 +1,48 @@
+"""What a site remembers of its rounds."""
+
+from pathlib import Path
+
+import pytest
+
+from feat_fed.protocol import Report
+from feat_fed_client import history
+from feat_fed_client.history import note_report, past_rounds
+
+
+def report(number: int) -> Report:
+    return Report(
+        study_id="0" * 32,
+        round=number,
+        task="train",
+        site="a",
+        outcome="ok",
+        examples=3,
+        steps=12,
+        ended_by="hours",
+        train_loss=0.5,
+    )
+
+
+def test_reports_come_back_and_the_oldest_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_KEPT", 3)
+    assert past_rounds(tmp_path) == []
+    for number in range(1, 6):
+        note_report(tmp_path, report(number))
+    found = past_rounds(tmp_path)
+    assert [each.report for each in found] == [report(number) for number in (3, 4, 5)]
+    assert found[0].at <= found[-1].at
+
+
+def test_a_damaged_line_costs_itself_only(tmp_path: Path) -> None:
+    note_report(tmp_path, report(1))
+    with (tmp_path / "rounds.jsonl").open("ab") as file:
+        file.write(b'{"at": 1, "report"\n\xff\n')
+    note_report(tmp_path, report(2))
+    assert [each.report.round for each in past_rounds(tmp_path)] == [1, 2]
+
+
+def test_a_folder_that_takes_nothing_ends_no_round(tmp_path: Path) -> None:
+    note_report(tmp_path / "absent", report(1))
+    assert past_rounds(tmp_path / "absent") == []

@@ -1,0 +1,195 @@
+"""Hours, pause, minutes and bytes: what a site's own file allows."""
+
+import datetime as dt
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from feat_fed.config import HoursConfig, LimitsConfig, TrainingConfig, load_study
+from feat_fed.model import FEAT
+from feat_fed_client.hours import OpenHours, clock
+from feat_fed_client.limits import DeclinedError, SiteLimits
+from feat_fed_client.pause import PAUSE_FILE, Pause, begin_pause, end_pause, pause_of
+from feat_fed_client.traffic import require_traffic, round_bytes
+
+
+@pytest.fixture(autouse=True)
+def in_central_europe(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In 2026 the clocks go forward on 29 March at 2:00 and back on 25 October at 3:00."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def at(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(f"2026-{text}").astimezone()
+
+
+def hours(*windows: str) -> OpenHours:
+    return OpenHours(tuple(HoursConfig.model_validate(each) for each in windows))
+
+
+@pytest.mark.parametrize(
+    ("windows", "now", "is_open", "change"),
+    [
+        (["22:00-06:00"], "06-01T21:59:59", False, "06-01T22:00"),
+        (["22:00-06:00"], "06-01T22:00", True, "06-02T06:00"),
+        (["22:00-06:00"], "06-01T00:00", True, "06-01T06:00"),
+        (["22:00-06:00"], "06-01T05:59:59", True, "06-01T06:00"),
+        (["22:00-06:00"], "06-01T06:00", False, "06-01T22:00"),
+        (["20:00-00:00"], "06-01T23:59:59", True, "06-02T00:00"),
+        (["20:00-00:00"], "06-02T00:00", False, "06-02T20:00"),
+        (["12:00-13:00", "18:00-20:00"], "06-01T13:00", False, "06-01T18:00"),
+        (["12:00-13:00", "18:00-20:00"], "06-01T20:30", False, "06-02T12:00"),
+        # windows that touch or overlap are one
+        (["22:00-00:00", "00:00-05:00", "04:00-06:00"], "06-01T23:00", True, "06-02T06:00"),
+        (["00:00-12:00", "12:00-00:00"], "06-01T12:00", True, None),
+        ([], "06-01T12:00", True, None),
+    ],
+)
+def test_hours(windows: list[str], now: str, is_open: bool, change: str | None) -> None:
+    found = hours(*windows)
+    assert found.contain(at(now)) == is_open
+    assert found.change_at(at(now)) == (at(change) if change else None)
+
+
+minutes_of_day = st.integers(0, 24 * 60 - 1)
+
+
+@given(st.lists(st.tuples(minutes_of_day, minutes_of_day), max_size=4), minutes_of_day)
+def test_hours_are_what_a_walk_through_the_day_finds(
+    windows: list[tuple[int, int]], now: int
+) -> None:
+    def text(minute: int) -> str:
+        return f"{minute // 60:02d}:{minute % 60:02d}"
+
+    windows = [each for each in windows if each[0] != each[1]]
+    found = hours(*(f"{text(begin)}-{text(end)}" for begin, end in windows))
+    marked = set(range(24 * 60)) if not windows else set()
+    for begin, end in windows:
+        minute = begin
+        while minute != end:
+            marked.add(minute)
+            minute = (minute + 1) % (24 * 60)
+    is_open = now in marked
+    assert found.contain(at(f"06-01T{text(now)}")) == is_open
+    ahead = next((n for n in range(1, 1441) if ((now + n) % 1440 in marked) != is_open), None)
+    change = found.change_at(at(f"06-01T{text(now)}"))
+    expected = None if ahead is None else at(f"06-01T{text(now)}") + dt.timedelta(minutes=ahead)
+    assert change == expected
+
+
+@pytest.mark.parametrize(("day", "sleep_h"), [("03-28", 7), ("10-24", 9), ("06-01", 8)])
+def test_a_night_in_which_the_clocks_change_ends_by_the_wall_clock(day: str, sleep_h: int) -> None:
+    night = hours("22:00-06:00")
+    begin = at(f"{day}T22:00")
+    end = night.change_at(begin)
+    assert end is not None and (end.hour, end.minute) == (6, 0)
+    assert end - begin == dt.timedelta(hours=sleep_h)
+    every = (begin + dt.timedelta(minutes=15 * n) for n in range(4 * sleep_h))
+    assert all(night.contain(each.astimezone()) for each in every)
+    assert not night.contain(end)
+
+
+def test_an_hour_that_the_clocks_leave_out_opens_when_they_have_passed_it() -> None:
+    gap = hours("02:30-05:00")
+    assert not gap.contain(at("03-29T01:59"))
+    assert gap.contain(dt.datetime.fromisoformat("2026-03-29T01:00+00:00").astimezone())  # 3:00
+    change = gap.change_at(at("03-29T01:59"))
+    assert change is not None and change <= at("03-29T03:30")
+
+
+@pytest.mark.parametrize("text", ["22:00", "24:00-06:00", "22-06", "22:00-22:00", "10:60-11:00"])
+def test_what_is_no_part_of_a_day_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError, match=r"22:00-06:00|no time at all"):
+        HoursConfig.model_validate(text)
+
+
+def limits(store: Path, now: str, **config: object) -> SiteLimits:
+    return SiteLimits(LimitsConfig.model_validate(config), store, now=lambda: at(now))
+
+
+def test_outside_of_the_hours_a_round_is_declined_with_the_time(tmp_path: Path) -> None:
+    shut = limits(tmp_path, "06-01T12:00", hours=["22:00-06:00"])
+    with pytest.raises(DeclinedError, match=r"\(22:00-06:00\), which begin at 22:00") as declined:
+        shut.require_open()
+    assert declined.value.limit == "hours"
+    assert (shut.must_end(), shut.sec_to_close()) == ("hours", 10 * 3600)
+    limits(tmp_path, "06-01T23:00", hours=["22:00-06:00"]).require_open()
+    assert limits(tmp_path, "06-01T23:00").sec_to_close() is None
+
+
+def test_a_pause_ends_a_round_and_wins_over_open_hours(tmp_path: Path) -> None:
+    free = limits(tmp_path, "06-01T12:00")
+    assert free.must_end() is None
+    begin_pause(tmp_path, None)
+    assert free.must_end() == "pause"
+    with pytest.raises(DeclinedError, match="until it is resumed") as declined:
+        free.require_open()
+    assert declined.value.limit == "paused"
+    begin_pause(tmp_path, at("06-02T08:00"))
+    with pytest.raises(DeclinedError, match="until 2026-06-02 08:00"):
+        free.require_open()
+    end_pause(tmp_path)
+    end_pause(tmp_path)
+    free.require_open()
+
+
+def test_a_pause_with_an_end_ends(tmp_path: Path) -> None:
+    begin_pause(tmp_path, at("06-01T18:00"))
+    assert pause_of(tmp_path, at("06-01T17:59:59")) == Pause(at("06-01T18:00"))
+    assert pause_of(tmp_path, at("06-01T18:00")) is None
+
+
+@pytest.mark.parametrize("content", ["", "\n", "until the MRI is free", "9999-99-99", "\xff"])
+def test_a_file_made_by_hand_pauses_whatever_is_in_it(content: str, tmp_path: Path) -> None:
+    (tmp_path / PAUSE_FILE).write_bytes(content.encode("latin-1"))
+    assert pause_of(tmp_path, at("06-01T12:00")) == Pause(None)
+
+
+def test_what_cannot_be_read_pauses(tmp_path: Path) -> None:
+    (tmp_path / PAUSE_FILE).mkdir()
+    assert pause_of(tmp_path, at("06-01T12:00")) == Pause(None)
+
+
+@pytest.mark.parametrize(
+    ("study", "site", "result"),
+    [(None, None, None), (5, None, 5), (None, 3, 3), (5, 3, 3), (2, 3, 2)],
+)
+def test_the_fewer_minutes_win(
+    study: float | None, site: float | None, result: float | None, tmp_path: Path
+) -> None:
+    shortened = limits(tmp_path, "06-01T12:00", minutes_per_round=site).shorten(
+        TrainingConfig(local_minutes=study)
+    )
+    assert shortened.local_minutes == result
+
+
+def test_a_rounds_bytes_are_those_of_the_weights_both_ways() -> None:
+    model = load_study("demo").model
+    size = sum(each.nbytes for each in FEAT(model).state_dict().values())
+    assert round_bytes(model) == (size, size)
+
+
+def test_more_bytes_than_the_site_allows_are_declined_with_the_numbers() -> None:
+    model = load_study("demo").model
+    down, up = round_bytes(model)
+    just = LimitsConfig(gb_per_round=(down + up) / 1e9)
+    require_traffic(just, model, "train")
+    less = LimitsConfig(gb_per_round=(down + up - 1) / 1e9)
+    with pytest.raises(DeclinedError, match=r"are 0\.0\d+ GB in and out") as declined:
+        require_traffic(less, model, "train")
+    assert declined.value.limit == "traffic"
+    require_traffic(less, model, "evaluate")  # nothing goes back
+
+
+def test_a_time_is_said_with_its_day_where_it_is_another() -> None:
+    assert clock(at("06-01T18:00"), at("06-01T12:00")) == "18:00"
+    assert clock(at("06-02T06:00"), at("06-01T12:00")) == "2026-06-02 06:00"
