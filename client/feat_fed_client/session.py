@@ -117,7 +117,7 @@ class SiteSession:
             If the site's hours end or it is paused while clips are encoded; what is done stays.
         """
         study, site = assignment.study, self._site
-        device = resolve_device(site.compute.device)
+        device = resolve_device(site.compute)
         codec = build_codec(study.codec, weights=site.codec_weights, device=device)
         with Manifest(site.store, alone="wait") as manifest:
             inventory = scan(site.data, manifest=manifest, clips=study.clips)
@@ -165,6 +165,7 @@ class SiteSession:
             first_step=assignment.first_step,
             total_steps=study.rounds * study.training.local_steps,
             compute=compute,
+            folder=self._site.store / "training",
             optimiser_state=self._kept_state(assignment),
             label=label_of(self._site, study),
         )

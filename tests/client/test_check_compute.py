@@ -47,6 +47,15 @@ def test_a_real_step_is_measured_in_a_child(site: SiteConfig) -> None:
     assert (found.status, found.numbers["steps"]) == ("green", 10)
 
 
+@pytest.mark.slow
+def test_a_step_of_two_processes_is_measured(site: SiteConfig) -> None:
+    two = changed(site, compute={"devices": 2})
+    subject = Subject(two, study=small_study(), offline=True)
+    assert isinstance(subject.step, StepTrial), subject.step
+    assert (subject.step.micro_batch, subject.step.peak_bytes) == (1, None)
+    assert compute.memory(subject).status == "green"
+
+
 def test_a_study_that_is_too_large_is_red_with_the_numbers(site: SiteConfig) -> None:
     small = changed(site, compute={"memory_share": 1e-6})
     found = compute.memory(Subject(small, study=small_study(), offline=True))
@@ -57,13 +66,13 @@ def test_a_study_that_is_too_large_is_red_with_the_numbers(site: SiteConfig) -> 
 
 
 def test_a_step_that_is_too_large_is_an_error_of_the_trial(
-    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+    site: SiteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = small_study()
     state_bytes = 4 * Subject(site, study=study).weights_bytes
     # Room for the weights' state, and for nothing of a step.
     monkeypatch.setattr("feat_fed.train.fit.available_bytes", lambda: int(state_bytes * 1.2))
-    result = trial._try(trial.TrialTask(kind="train", site=site, study=study))
+    result = trial._try(trial.TrialTask(kind="train", site=site, study=study), tmp_path)
     assert result.failure is not None
     assert "of memory may be used" in result.failure.text
     subject = with_trial(site, Trouble("failed", result.failure.code, result.failure.text))
@@ -137,6 +146,8 @@ def test_a_gpu_that_is_not_there_is_red(site: SiteConfig, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert compute.devices(Subject(site)).status == "green"
     assert compute.devices(Subject(changed(site, compute={"device": "cuda"}))).status == "red"
+    named = compute.devices(Subject(changed(site, compute={"devices": (0,)})))
+    assert (named.status, "names GPUs" in named.found) == ("red", True)
     monkeypatch.setattr(compute, "_driver", lambda: "570.1")
     unused = compute.devices(Subject(changed(site, compute={"device": "auto"})))
     assert (unused.status, "cannot use" in unused.found) == ("amber", True)

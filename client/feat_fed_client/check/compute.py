@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data.inventory.pool import cores
 from feat_fed.report.live import SiteLive
-from feat_fed.train.local import planned_steps
 from feat_fed.train.memory import available_bytes
+from feat_fed.train.steps import planned_steps
 from feat_fed_client.check.measure import TRAIN_TIMEOUT_SEC, StepTrial, Trouble
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.running import client_is_running
@@ -47,6 +48,12 @@ def devices(subject: Subject) -> Finding:
             gpus=0,
         )
     if compute.device == "cpu" or not number:
+        if not isinstance(compute.devices, int):
+            return red(
+                f"compute.devices names GPUs, and training runs on the CPU ({number} GPUs found)",
+                "give the number of processes in compute.devices, or mend the GPU",
+                gpus=number,
+            )
         if driver and compute.device == "auto":
             return amber(
                 f"CPU: NVIDIA driver {driver} is there, but torch {torch.__version__} cannot use "
@@ -197,9 +204,9 @@ def _not_now(subject: Subject) -> tuple[str, str] | None:
 def _fits(subject: Subject, trial: StepTrial) -> Finding:
     study = subject.study
     assert study is not None
-    wanted = min(
-        study.training.batch_size, subject.site.compute.micro_batch or study.training.batch_size
-    )
+    compute = subject.site.compute
+    each = math.ceil(study.training.batch_size / compute.num_devices)
+    wanted = min(each, compute.micro_batch or each)
     numbers: dict[str, Number] = {
         "micro_batch": trial.micro_batch,
         "batch_size": study.training.batch_size,
@@ -208,7 +215,8 @@ def _fits(subject: Subject, trial: StepTrial) -> Finding:
     }
     peak = f"{gb(trial.peak_bytes)} at the peak" if trial.peak_bytes else "peak not measured"
     found = (
-        f"{trial.micro_batch} of {study.training.batch_size} clips at once; {peak}, "
+        f"{trial.micro_batch} of {study.training.batch_size} clips at once"
+        f"{' in each process' if compute.num_devices > 1 else ''}; {peak}, "
         f"{gb(trial.may_use_bytes)} may be used"
     )
     if trial.peak_bytes is not None and trial.peak_bytes > trial.may_use_bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,16 +16,20 @@ from typing import Literal
 import psutil
 import torch
 from pydantic import Field
-from torch import Tensor
 
+from feat_fed.codec import Latent, LatentClip, LatentClips, LatentStore, LatentWindows, build_codec
+from feat_fed.codec.encoded import EncodedClip
+from feat_fed.codec.latent_file import Recipe
+from feat_fed.codec.prepare import encoding_sec
 from feat_fed.config import ComputeConfig, SiteConfig, StudyConfig
 from feat_fed.config.base import StrictModel
+from feat_fed.data import ClipEntry, window_frames
+from feat_fed.data.reading.clip import Box
 from feat_fed.errors import ClipError, FeatFedError
 from feat_fed.model import FEAT
 from feat_fed.protocol import EndedBy
 from feat_fed.train import (
     EvaluationJob,
-    MidRound,
     RoundHooks,
     RoundJob,
     StepProgress,
@@ -34,7 +37,7 @@ from feat_fed.train import (
     resolve_device,
     train_round,
 )
-from feat_fed.train.memory import available_bytes, peak_bytes
+from feat_fed.train.memory import available_bytes
 from feat_fed_client.niceness import be_nice
 
 MAX_STEPS = 6
@@ -108,26 +111,26 @@ class TrialResult(StrictModel):
 
 
 @dataclass(frozen=True)
-class MadeUpClips:
-    """Latents of unit scale, in the study's shape."""
+class _Symmetric:
+    """A codec whose latents are mirrored by turning them round."""
 
-    shape_FCHW: tuple[int, int, int, int]
-    num_clips: int = 64
+    channels: int
 
-    @classmethod
-    def of(cls, study: StudyConfig) -> MadeUpClips:
-        """Take the study's size."""
-        side = study.clips.size_px // study.codec.step_px
-        return cls((study.clips.frames, study.model.in_channels, side, side))
+    @property
+    def flip_signs(self) -> tuple[int, ...]:
+        return (1,) * self.channels
 
-    def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
-        """Return z_BFCHW."""
-        generator = torch.Generator().manual_seed(step)
-        return torch.randn(batch_size, *self.shape_FCHW, generator=generator)
 
-    def fixed(self, num_clips: int) -> Tensor:
-        """Return z_NFCHW."""
-        return self.batch(0, 0, num_clips)
+def made_up_clips(study: StudyConfig, folder: Path) -> LatentWindows:
+    """Write a latent of unit scale in the study's shape, and open it as a round does."""
+    store, channels = LatentStore(folder), study.model.in_channels
+    side, frames = study.clips.size_px // study.codec.step_px, window_frames(study.clips)
+    mean_BFCHW = torch.randn(1, frames, channels, side, side)
+    with EncodedClip(store.config.dtype, folder) as encoded:
+        encoded.add(Latent(mean_BFCHW))
+        latent = store.put(Recipe("0" * 64, ("made up",)), encoded)
+    clips = LatentClips((LatentClip(latent, ""),), (), store)
+    return LatentWindows(clips, codec=_Symmetric(channels), clips=study.clips)
 
 
 class _Stopwatch:
@@ -137,24 +140,26 @@ class _Stopwatch:
         self.micro_batch = 0
         self.steps = 0
         self.seconds = 0.0
+        self.memory_bytes = 0
         self._started_sec: float | None = None
 
+    def fitted(self, micro_batch: int) -> None:
+        self.micro_batch = micro_batch
+
     def progress(self, step: StepProgress) -> None:
-        if self._started_sec is not None:
+        self.memory_bytes = step.memory_bytes
+        if self._started_sec is None:
+            self._started_sec = time.perf_counter()
+        else:
             self.steps += 1
             self.seconds = time.perf_counter() - self._started_sec
 
     def must_end(self) -> EndedBy | None:
         return "pause" if self.seconds > LONG_SEC else None
 
-    def keep(self, make: Callable[[], MidRound]) -> None:
-        if self._started_sec is None:
-            self.micro_batch = make().micro_batch
-            self._started_sec = time.perf_counter()
 
-
-def try_training(task: TrialTask) -> StepTrial:
-    """Take some steps as a round does.
+def try_training(task: TrialTask, folder: Path) -> StepTrial:
+    """Take some steps as a round does; ``folder`` is for what it writes.
 
     Raises
     ------
@@ -163,7 +168,7 @@ def try_training(task: TrialTask) -> StepTrial:
     """
     study, compute = task.study, task.site.compute
     may_use_bytes = int(compute.memory_share * _free_bytes(compute))
-    device = resolve_device(compute.device)
+    device = resolve_device(compute)
     before_bytes = psutil.Process().memory_info().rss if device.type == "cpu" else 0
     training = study.training.model_copy(
         update={
@@ -180,19 +185,21 @@ def try_training(task: TrialTask) -> StepTrial:
         training=training,
         weights=FEAT(study.model).state_dict(),
         compute=compute,
+        folder=folder / "training",
         label=task.label,
         seed=0,
         first_step=study.training.warmup_steps,
         total_steps=study.rounds * study.training.local_steps,
     )
-    clips, watch = MadeUpClips.of(study), _Stopwatch()
+    clips, watch = made_up_clips(study, folder / "latents"), _Stopwatch()
     train_round(
         job,
         train=clips,
         heldout=None,
-        hooks=RoundHooks(progress=watch.progress, must_end=watch.must_end, keep=watch.keep),
+        hooks=RoundHooks(progress=watch.progress, must_end=watch.must_end, fitted=watch.fitted),
     )
-    held_bytes = peak_bytes(device) - before_bytes if compute.num_devices == 1 else None
+    alone = compute.num_devices == 1
+    held_bytes = watch.memory_bytes - before_bytes if alone else None
     return StepTrial(
         micro_batch=watch.micro_batch,
         steps=watch.steps,
@@ -205,12 +212,7 @@ def try_training(task: TrialTask) -> StepTrial:
 
 def try_encoding(task: TrialTask) -> EncodeTrial:
     """Read and encode the clips, and keep nothing."""
-    from feat_fed.codec import build_codec
-    from feat_fed.codec.prepare import encoding_sec
-    from feat_fed.data import ClipEntry
-    from feat_fed.data.reading.clip import Box
-
-    device = resolve_device(task.site.compute.device)
+    device = resolve_device(task.site.compute)
     codec = build_codec(task.study.codec, weights=task.site.codec_weights, device=device)
     seconds, frames, number = 0.0, 0, 0
     for each in task.clips:
@@ -231,7 +233,7 @@ def try_encoding(task: TrialTask) -> EncodeTrial:
     return EncodeTrial(clips=number, frames=frames, seconds=seconds)
 
 
-def _score_clip_sec(job: RoundJob, clips: MadeUpClips) -> float:
+def _score_clip_sec(job: RoundJob, clips: LatentWindows) -> float:
     number = min(2, job.training.heldout_clips)
     score = EvaluationJob(
         model=job.model,
@@ -247,15 +249,15 @@ def _score_clip_sec(job: RoundJob, clips: MadeUpClips) -> float:
 
 
 def _free_bytes(compute: ComputeConfig) -> int:
-    if resolve_device(compute.device).type == "cuda":
+    if resolve_device(compute).type == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     return available_bytes()
 
 
-def _try(task: TrialTask) -> TrialResult:
+def _try(task: TrialTask, folder: Path) -> TrialResult:
     try:
         if task.kind == "train":
-            return TrialResult(step=try_training(task))
+            return TrialResult(step=try_training(task, folder))
         return TrialResult(encode=try_encoding(task))
     except FeatFedError as error:
         return TrialResult(failure=TrialFailure(code=error.code, text=str(error)))
@@ -273,7 +275,7 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_FIRST))
     task = TrialTask.model_validate_json(task_file.read_bytes())
     be_nice(task.site.compute.niceness)
-    result_file.write_text(_try(task).model_dump_json())
+    result_file.write_text(_try(task, result_file.parent).model_dump_json())
 
 
 if __name__ == "__main__":
