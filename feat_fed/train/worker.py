@@ -124,13 +124,14 @@ def work(exchange: Exchange, line: Line, *, rank: int, size: int) -> None:
     device = resolve_device(job.compute, rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store = distributed.FileStore(  # type: ignore[attr-defined]
-        str(exchange.rendezvous), size
-    )
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(
-        backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE
-    )
+    if size > 1:
+        distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            store=distributed.FileStore(str(exchange.rendezvous), size),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=size,
+            timeout=_PATIENCE,
+        )
     peers = Peers(rank, size, device)
     result = take_part(
         job,

@@ -77,7 +77,7 @@ def train_in_workers(
     hooks: RoundHooks,
     stalled_sec: float = STALLED_SEC,
 ) -> RoundResult:
-    """Train as :func:`~feat_fed.train.local.train_round`, in a process for each device.
+    """Train as :func:`~feat_fed.train.local.train_round`, in a process for each device, or in one.
 
     Where a worker runs out of memory, all begin again with half as many clips at once, from the
     last checkpoint that the hooks asked for.

@@ -103,6 +103,9 @@ class ZeroEngine:
         elif self._limit is not None and outcome.gradient_norm > self._limit:
             torch._foreach_mul_(gradients, self._limit / (outcome.gradient_norm + _EPSILON))
         self._engine.step()
+        if not outcome.taken:
+            # Stage 3 keeps its buffers, and never writes what rounds them up to equal lengths.
+            torch._foreach_zero_(gradients)
         return outcome
 
     def set_learning_rate(self, learning_rate: float) -> None:
