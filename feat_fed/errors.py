@@ -10,6 +10,9 @@
     ├── CheckpointError      a weights file is damaged, foreign or of another model
     │   └── StorageError     one cannot be written, as on a full disk
     ├── TrainingError        local training cannot go on
+    │   ├── MemoryShortError what is to be computed does not fit into memory
+    │   ├── DeviceError      the GPU was lost, or the driver under it
+    │   └── StalledError     training has made no progress for too long
     ├── ProtocolError        a message from the other side breaks the protocol
     ├── FederationError      the study cannot go on
     │   ├── RefusedError     the other side turned this one away
@@ -87,6 +90,24 @@ class TrainingError(FeatFedError):
     """Local training cannot go on."""
 
     code = "training"
+
+
+class MemoryShortError(TrainingError):
+    """What is to be computed does not fit into the memory of the machine or of a device."""
+
+    code = "memory"
+
+
+class DeviceError(TrainingError):
+    """A device or the driver under it has failed; the process that used it cannot go on."""
+
+    code = "device"
+
+
+class StalledError(TrainingError):
+    """Training has made no progress for so long that it was ended."""
+
+    code = "stalled"
 
 
 class ProtocolError(FeatFedError):

@@ -70,8 +70,12 @@ class ChildGroup:
         log_file: Path,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> Child:
-        """Start ``command`` with its output appended to ``log_file``; environment is added to."""
+        """Start ``command`` with its output appended to ``log_file``; environment is added to.
+
+        It gets the open files ``pass_fds`` under the same numbers.
+        """
         log = ChildLog(log_file)
         guarded = [sys.executable, "-m", "feat_fed.child", str(os.getpid()), *command]
         with log_file.open("ab") as output:
@@ -83,6 +87,7 @@ class ChildGroup:
                 start_new_session=True,
                 env={**os.environ, **(env or {})},
                 cwd=cwd,
+                pass_fds=pass_fds,
             )
         child = Child(name, process, log)
         self._children.append(child)
@@ -107,7 +112,7 @@ class ChildGroup:
             code = child.process.poll()
             if code is not None:
                 raise ChildError(
-                    f"{child.name} has ended ({_describe(code)}); its log is {child.log_file}\n"
+                    f"{child.name} has ended ({describe_exit(code)}); its log is {child.log_file}\n"
                     f"{child.tail()}"
                 )
 
@@ -199,7 +204,8 @@ def _end(
         process.wait(grace_sec)
 
 
-def _describe(code: int) -> str:
+def describe_exit(code: int) -> str:
+    """Return what an exit code of :mod:`subprocess` means: a status, or a signal's name."""
     if code >= 0:
         return f"exit status {code}"
     with contextlib.suppress(ValueError):

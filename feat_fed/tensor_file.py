@@ -29,8 +29,12 @@ _AGAIN = "fetch or write it again"
 HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
 
-def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: BaseModel) -> None:
-    """Write tensors and header atomically and durably; the folder is made where it is missing.
+def write_tensor_file(
+    path: Path, tensors: Mapping[str, Tensor], header: BaseModel, *, durable: bool = True
+) -> None:
+    """Write tensors and header atomically; the folder is made where it is missing.
+
+    ``durable`` is that of :func:`~feat_fed.atomic.atomic_path`.
 
     Raises
     ------
@@ -41,7 +45,7 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], header: BaseMod
     text = header.model_dump_json()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as part:
+        with atomic_path(path, durable=durable) as part:
             save_file(state, part, {_HEADER: text, _DIGEST: _digest(text, state)} | _FORMAT)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path} cannot be written: {error}") from error

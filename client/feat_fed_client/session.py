@@ -16,9 +16,9 @@ from pathlib import Path
 from torch import Tensor
 
 from feat_fed.codec import LatentWindows, build_codec, finish_erasing, prepare_at_site
-from feat_fed.config import SiteConfig, StudyConfig
+from feat_fed.config import SiteConfig
 from feat_fed.data import Manifest, scan, split_site
-from feat_fed.errors import ConfigError, DataError, StorageError
+from feat_fed.errors import DataError, StorageError
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import SiteLive
 from feat_fed.train import (
@@ -33,6 +33,7 @@ from feat_fed.train import (
 )
 from feat_fed.train.mid_round import Checkpoints, MidRoundFile, job_digest
 from feat_fed_client.events import RoundEvents, round_events
+from feat_fed_client.label import label_of
 from feat_fed_client.limits import SiteLimits
 from feat_fed_client.niceness import be_nice
 from feat_fed_client.optimiser_store import OptimiserStore
@@ -156,7 +157,7 @@ class SiteSession:
             If the site's hours end or it is paused while clips are encoded; what is done stays.
         """
         study, site = assignment.study, self._site
-        device = resolve_device(site.compute.device)
+        device = resolve_device(site.compute)
         codec = build_codec(study.codec, weights=site.codec_weights, device=device)
         with Manifest(site.store, alone="wait") as manifest:
             inventory = scan(
@@ -209,8 +210,9 @@ class SiteSession:
             first_step=assignment.first_step,
             total_steps=study.rounds * study.training.local_steps,
             compute=compute,
+            folder=self._site.store / "training",
             optimiser_state=self._kept_state(assignment),
-            label=self._label(study),
+            label=label_of(self._site, study),
         )
 
     def _kept_state(self, assignment: Assignment) -> dict[str, Tensor] | None:
@@ -227,24 +229,6 @@ class SiteSession:
     def _under_way(self, assignment: Assignment, job: str) -> MidRoundFile:
         return under_way(self._site.store, study_id=assignment.study_id, job=job)
 
-    def _label(self, study: StudyConfig) -> int | None:
-        """Return the class of the site's clips in the study's model.
-
-        Raises
-        ------
-        ConfigError
-            If the study has classes and the site's file names none of them.
-        """
-        classes, label = study.model.num_classes, self._site.data.label
-        if not classes:
-            return None
-        if label is None or label >= classes:
-            raise ConfigError(
-                f"data.label is {label}, and the study's model has the classes 0 to {classes - 1}; "
-                "say in the site's file which one its clips are"
-            )
-        return label
-
     def _train(
         self, assignment: Assignment, job: RoundJob, clips: SiteClips, mid_round: MidRoundFile
     ) -> tuple[Report, dict[str, Tensor]]:
@@ -260,6 +244,7 @@ class SiteSession:
                 train=clips.train,
                 heldout=clips.heldout,
                 hooks=RoundHooks(
+                    alive=lambda: self._witness("alive"),
                     progress=lambda step: self._step(assignment, job, step, events),
                     must_end=self._limits.must_end,
                     keep=checkpoints.keep,

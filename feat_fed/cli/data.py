@@ -133,7 +133,7 @@ def prepare(
     from feat_fed.train import resolve_device
 
     site, config = _site(site_config), load_study(study)
-    device = resolve_device(site.compute.device)
+    device = resolve_device(site.compute)
     codec = build_codec(config.codec, weights=site.codec_weights, device=device)
     with Manifest(site.store, alone="refuse") as manifest:
         with files_bar("looking at files") as bar:

@@ -34,7 +34,7 @@ def client(
     os.umask(0o077)  # all that a site keeps is its own: keys, latents, logs
     site = load_site(site_config)
     check_link(site)
-    resolve_device(site.compute.device)
+    resolve_device(site.compute)
     with Manifest(site.store, alone="wait") as manifest, files_bar("looking at files") as bar:
         inventory = scan(site.data, manifest=manifest, progress=bar)
     tell_counts(site.name, inventory)

@@ -49,7 +49,7 @@ def train_local(
 
     os.umask(0o077)  # all that a site keeps is its own: keys, latents, logs
     site = load_site(site_config)
-    resolve_device(site.compute.device)
+    resolve_device(site.compute)
     config = resolve_study(study, rounds)
     run_to_report(
         runs / (run or f"{config.name}-{site.name}"), config, lambda store: _train(store, site)
@@ -84,7 +84,7 @@ def _train(store: RunStore, site: SiteConfig) -> None:
 def _round(
     store: RunStore, session: SiteSession, number: int, weights: Mapping[str, Tensor]
 ) -> tuple[RoundRecord, dict[str, Tensor]]:
-    from feat_fed.train.local import planned_steps
+    from feat_fed.train.steps import planned_steps
 
     started_at, started_sec = dt.datetime.now(dt.UTC), time.monotonic()
     report, trained = _ask(store, session, "train", number, weights)

@@ -11,7 +11,7 @@ from feat_fed.codec.prepare import LatentClip, LatentClips, prepare
 from feat_fed.codec.stats import LatentStats
 from feat_fed.codec.store import LatentStore
 from feat_fed.codec.wavelet import WaveletCodec
-from feat_fed.codec.windows import LatentWindows
+from feat_fed.codec.windows import LatentWindows, WindowsSource
 
 __all__ = [
     "Latent",
@@ -22,6 +22,7 @@ __all__ = [
     "LatentWindows",
     "VideoCodec",
     "WaveletCodec",
+    "WindowsSource",
     "build_codec",
     "finish_erasing",
     "flip_latent",

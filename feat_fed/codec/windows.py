@@ -6,17 +6,43 @@ Legend: B batch, N clips, F frames, C channels, h and w of the latent.
 from __future__ import annotations
 
 from hashlib import sha256
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from feat_fed.codec.base import VideoCodec, flip_latent
-from feat_fed.codec.prepare import LatentClips
+from feat_fed.codec.base import flip_latent
+from feat_fed.codec.prepare import LatentClip, LatentClips
 from feat_fed.config import ClipConfig
+from feat_fed.config.base import StrictModel
 from feat_fed.data.inventory.scan import window_frames
 from feat_fed.errors import DataError
+
+
+class Mirroring(Protocol):
+    """What windows need to know of a codec."""
+
+    @property
+    def flip_signs(self) -> tuple[int, ...] | None:
+        """As of :class:`~feat_fed.codec.base.VideoCodec`."""
+        ...
+
+
+class WindowsSource(StrictModel):
+    """Windows as a text that another process of the site opens them by.
+
+    The latents stay on the disk as long as the windows that this was taken from are there.
+    """
+
+    clips: tuple[LatentClip, ...]
+    flip_signs: tuple[int, ...] | None
+    config: ClipConfig
+
+    def open(self) -> LatentWindows:
+        """Return windows that give the same clips."""
+        return LatentWindows(LatentClips(self.clips, ()), codec=self, clips=self.config)
 
 
 class LatentWindows(Dataset[Tensor]):
@@ -35,7 +61,7 @@ class LatentWindows(Dataset[Tensor]):
         When there is no clip.
     """
 
-    def __init__(self, prepared: LatentClips, *, codec: VideoCodec, clips: ClipConfig) -> None:
+    def __init__(self, prepared: LatentClips, *, codec: Mirroring, clips: ClipConfig) -> None:
         if not prepared.clips:
             raise DataError("there is no clip to take windows from")
         self._prepared = prepared  # all of it: what it holds keeps the files from being removed
@@ -58,6 +84,10 @@ class LatentWindows(Dataset[Tensor]):
     def num_patients(self) -> int:
         """Patients who are on them."""
         return len({clip.patient for clip in self._clips})
+
+    def source(self) -> WindowsSource:
+        """Return what another process needs to open them."""
+        return WindowsSource(clips=self._clips, flip_signs=self._flip_signs, config=self._config)
 
     def __len__(self) -> int:
         return self.num_clips

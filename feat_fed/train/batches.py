@@ -5,23 +5,37 @@ Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from feat_fed.diffusion import Schedule, drop_labels, training_losses, with_labels
 from feat_fed.train.engine import LossFunction
 from feat_fed.train.jobs import RoundJob
+from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.seeds import derive_seed
 
 
 def losses_of_batch(
-    z_BFCHW: Tensor, schedule: Schedule, job: RoundJob, *, step: int, micro_batch: int
+    z_BFCHW: Tensor,
+    schedule: Schedule,
+    job: RoundJob,
+    *,
+    step: int,
+    micro_batch: int,
+    peers: Peers = ALONE,
+    begun: Callable[[], None] = lambda: None,
 ) -> list[LossFunction]:
     """Draw timesteps (uniform, one a clip), noise and which clips lose their class.
 
     They are drawn on the CPU and for the whole batch, so that they are the same for every
-    device and every micro-batch. Each loss is its clips' sum over B: also where B is no
+    device, process and micro-batch. Each loss is its clips' sum over B: also where B is no
     multiple of ``micro_batch``, every clip weighs the same.
+
+    A process among ``peers`` gets the losses of its share, filled up to the number that every
+    one gets with losses that weigh nothing, since what they exchange they must exchange alike.
+    ``begun`` is called as each loss begins.
     """
     generator = torch.Generator().manual_seed(derive_seed("diffusion", job.seed, step))
     t_B = torch.randint(len(schedule), (len(z_BFCHW),), generator=generator)
@@ -36,14 +50,20 @@ def losses_of_batch(
             generator=generator,
         )
 
+    share = peers.share(len(z_BFCHW))
+
     def loss_of(first: int) -> LossFunction:
-        part = slice(first, first + micro_batch)
+        idle = first >= share.stop
+        part = slice(0, 1) if idle else slice(first, min(first + micro_batch, share.stop))
 
         def loss(model: nn.Module) -> Tensor:
+            begun()
             network = with_labels(model, None if labels_B is None else labels_B[part])
             terms = training_losses(network, z_BFCHW[part], t_B[part], noise_BFCHW[part], schedule)
-            return terms.total_B.sum() / len(z_BFCHW)
+            total = terms.total_B.sum() / len(z_BFCHW)
+            return 0.0 * total if idle else total
 
         return loss
 
-    return [loss_of(first) for first in range(0, len(z_BFCHW), micro_batch)]
+    firsts = range(share.start, share.start + peers.largest_share(len(z_BFCHW)), micro_batch)
+    return [loss_of(first) for first in firsts]

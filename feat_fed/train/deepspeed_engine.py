@@ -1,11 +1,13 @@
-"""The DeepSpeed engine on one process; importing this module imports DeepSpeed.
+"""The DeepSpeed engine without sharding; importing this module imports DeepSpeed.
 
 ZeRO stage 0 in float32 with torch's AdamW: a single process has no partner to shard with,
 and stage 0 leaves each gradient in ``Parameter.grad``, where it is clipped by the same
 function as in the torch engine. So both engines give the same bits. (ZeRO-1 on one process
 holds another copy of weights and gradients, and clips by a formula that rounds otherwise.)
+Among several processes DeepSpeed averages the gradients, and the rest is the same; what is
+sharded is in :mod:`feat_fed.train.zero_engine`.
 
-The process group of one rank lives as long as the engine. Its store is in memory and its
+A lone process's group of one rank lives as long as the engine. Its store is in memory and its
 sockets are bound to loopback, so no rendezvous file, port or launcher variable is needed and
 nobody outside the machine can connect.
 """
@@ -30,6 +32,7 @@ from feat_fed.train.engine import (
     set_learning_rate,
 )
 from feat_fed.train.optimiser_state import load_state, state_of
+from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.proximal import ProximalPull
 from feat_fed.train.weights import load_weights, weights_of
 
@@ -59,11 +62,11 @@ class DeepSpeedEngine:
     Raises
     ------
     TrainingError
-        If the process already has a process group (another engine that was not closed).
+        If a process alone already has a process group (an engine that was not closed).
     """
 
-    def __init__(self, model: nn.Module, training: TrainingConfig) -> None:
-        if distributed.is_initialized():
+    def __init__(self, model: nn.Module, training: TrainingConfig, peers: Peers = ALONE) -> None:
+        if peers.size == 1 and distributed.is_initialized():
             raise TrainingError(
                 "this process already trains with torch.distributed; close that engine first, "
                 "or train in a process of its own"
@@ -72,8 +75,11 @@ class DeepSpeedEngine:
         self._limit = training.gradient_clip
         self._pull = ProximalPull(model, mu=training.proximal_mu)
         self._optimiser = adamw(model, training)
+        self._peers = peers
         device = next(model.parameters()).device
-        _select_accelerator(device)
+        if peers.size > 1:
+            self._engine = initialise(model, self._optimiser, config_of(training))
+            return
         with _lone_rank(device):
             try:
                 distributed.init_process_group(
@@ -82,9 +88,7 @@ class DeepSpeedEngine:
                     rank=0,
                     world_size=1,
                 )
-                self._engine, *_ = deepspeed.initialize(
-                    model=model, optimizer=self._optimiser, config=_config(training)
-                )
+                self._engine = initialise(model, self._optimiser, config_of(training))
             except BaseException:
                 _leave_group()
                 raise
@@ -92,15 +96,19 @@ class DeepSpeedEngine:
     def step(self, parts: Sequence[LossFunction]) -> StepOutcome:
         """Differentiate the sum of the losses, pull, clip, and update the weights if finite."""
         losses = []
-        # A reduction over one rank would only copy every gradient.
+        # Gradients are exchanged once, when all parts are in; alone, that would only copy them.
         with self._engine.no_sync():
             for loss_of in parts:
                 loss = loss_of(self._engine)
-                self._engine.backward(loss)
+                # DeepSpeed takes the mean over the processes; theirs is to be the sum.
+                self._engine.backward(loss * self._peers.size)
                 losses.append(loss.detach())
+        if self._peers.size > 1:
+            self._engine.allreduce_gradients()
         self._pull.add_to_gradient()
         norm = clip_gradient(self._model, self._limit)
-        outcome = StepOutcome(loss=float(torch.stack(losses).sum()), gradient_norm=norm)
+        (loss_sum,) = self._peers.sum([float(torch.stack(losses).sum())])
+        outcome = StepOutcome(loss=loss_sum, gradient_norm=norm)
         if outcome.taken:
             self._engine.step()
         else:
@@ -128,23 +136,33 @@ class DeepSpeedEngine:
         load_state(self._optimiser, self._model, state)
 
     def close(self) -> None:
-        """Take DeepSpeed off the model and leave the process group."""
+        """Take DeepSpeed off the model; a process alone leaves its group."""
         self._engine.destroy()
-        _leave_group()
+        if self._peers.size == 1:
+            _leave_group()
 
 
-def _config(training: TrainingConfig) -> dict[str, object]:
+def initialise(
+    model: nn.Module, optimiser: torch.optim.Optimizer, config: dict[str, object]
+) -> deepspeed.DeepSpeedEngine:
+    """Put DeepSpeed on a model where it lies, and not on the best device that DeepSpeed finds."""
+    _select_accelerator(next(model.parameters()).device)
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimiser, config=config)
+    return engine
+
+
+def config_of(training: TrainingConfig, **zero: object) -> dict[str, object]:
+    """Return DeepSpeed's configuration; ``zero`` are options of ``zero_optimization``."""
     return {
         "train_micro_batch_size_per_gpu": training.batch_size,
         "gradient_accumulation_steps": 1,  # one step() takes in all of a batch's parts
-        "zero_optimization": {"stage": 0},
+        "zero_optimization": {"stage": 0, **zero},
         "gradient_clipping": 0.0,  # done by clip_gradient; unsaid, DeepSpeed would clip at 1
         "steps_per_print": None,
     }
 
 
 def _select_accelerator(device: torch.device) -> None:
-    """Make DeepSpeed compute where the model lies, not on the best device that it finds."""
     if ds_accelerator.get_accelerator().device_name() == device.type:
         return
     if device.type == "cuda":

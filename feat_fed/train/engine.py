@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from feat_fed.config import TrainingConfig
 from feat_fed.errors import MissingExtraError
+from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.precision import compute_in
 
 LossFunction = Callable[[nn.Module], Tensor]
@@ -39,7 +40,11 @@ class StepOutcome:
 
 
 class Engine(Protocol):
-    """Trains one model on one device; :meth:`close` it when done."""
+    """Trains one model on one device, or on those of several processes that each have one.
+
+    Of several processes all call the same methods in the same order. Each is given the losses
+    of its own share, and gets back what holds for all of them. :meth:`close` it when done.
+    """
 
     def step(self, parts: Sequence[LossFunction]) -> StepOutcome:
         """Differentiate the sum of the losses, one after the other, and update the weights.
@@ -67,10 +72,20 @@ class Engine(Protocol):
         """Give back what the engine holds outside the model; the model stays usable."""
 
 
-def open_engine(model: nn.Module, training: TrainingConfig) -> Engine:
+def open_engine(
+    model: nn.Module, training: TrainingConfig, *, peers: Peers = ALONE, zero_stage: int = 0
+) -> Engine:
     """Build the engine that ``training.engine`` names, on the device where the model lies.
 
     The model's forward pass computes in ``training.precision`` from then on.
+
+    Parameters
+    ----------
+    peers
+        Whom to train with. Their process group is there, and outlives the engine.
+    zero_stage
+        What they share out, for DeepSpeed: nothing, the optimiser's state, gradients too,
+        weights too. A process alone has nobody to share with.
 
     Raises
     ------
@@ -81,15 +96,18 @@ def open_engine(model: nn.Module, training: TrainingConfig) -> Engine:
     if training.engine == "torch":
         from feat_fed.train.torch_engine import TorchEngine
 
-        return TorchEngine(model, training)
+        return TorchEngine(model, training, peers)
     try:
         from feat_fed.train.deepspeed_engine import DeepSpeedEngine
+        from feat_fed.train.zero_engine import ZeroEngine
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"training.engine is deepspeed, but {error.name} is not installed; "
             "pip install 'feat-fed[client]', or set training.engine: torch"
         ) from error
-    return DeepSpeedEngine(model, training)
+    if peers.size > 1 and zero_stage:
+        return ZeroEngine(model, training, peers, stage=zero_stage)
+    return DeepSpeedEngine(model, training, peers)
 
 
 def preload() -> None:
@@ -100,7 +118,7 @@ def preload() -> None:
     which takes longer than the import of DeepSpeed.
     """
     with contextlib.suppress(ModuleNotFoundError):
-        import feat_fed.train.deepspeed_engine  # noqa: F401
+        import feat_fed.train.zero_engine  # noqa: F401
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from feat_fed.errors import TrainingError
+from feat_fed.config import TrainingConfig
+from feat_fed.errors import MemoryShortError
 from feat_fed.train.engine import LossFunction
 from feat_fed.train.memory import available_bytes
 
@@ -27,7 +28,7 @@ LossOfClips = Callable[[int], LossFunction]
 
 
 def fitting_micro_batch(
-    model: nn.Module, loss_of: LossOfClips, *, wanted: int, keeps_anchor: bool, share: float
+    model: nn.Module, loss_of: LossOfClips, *, wanted: int, copies: float, share: float
 ) -> int:
     """Return the number of clips at once, at most ``wanted``, that fits where the model lies.
 
@@ -36,19 +37,19 @@ def fitting_micro_batch(
 
     Parameters
     ----------
-    keeps_anchor
-        Whether training holds another copy of the weights (FedProx).
+    copies
+        Of the weights, that training holds beside them and their gradients: :func:`state_copies`.
     share
-        Of the device's free memory that training may take.
+        Of the machine's free memory that this process may take. A GPU's is held back already
+        (:func:`~feat_fed.train.device.on_device`).
 
     Raises
     ------
-    TrainingError
+    MemoryShortError
         If not even one clip fits.
     """
     weights_bytes = sum(each.nbytes for each in model.parameters())
-    # Still to come: AdamW's two moments and the copy; gradients are there in the dry step.
-    state_bytes = (3 if keeps_anchor else 2) * weights_bytes
+    state_bytes = int(copies * weights_bytes)  # still to come; gradients are there in the dry step
     device = next(model.parameters()).device
     if device.type == "cuda":
         fits = _largest_that_runs(model, loss_of, wanted=wanted, state_bytes=state_bytes)
@@ -62,7 +63,7 @@ def fitting_micro_batch(
             f"and {free_bytes / 1e9:.2f} GB of memory may be used"
         )
     if fits < 1:
-        raise TrainingError(
+        raise MemoryShortError(
             f"{needs}; close other programs, raise compute.memory_share or set "
             "compute.gradient_checkpointing: true in the site's file, or ask for a study with "
             "fewer frames or pixels"
@@ -70,6 +71,17 @@ def fitting_micro_batch(
     if fits < wanted:
         _log.warning("%d clips at once do not fit; training takes %d at once", wanted, fits)
     return fits
+
+
+def state_copies(training: TrainingConfig, *, processes: int, zero_stage: int) -> float:
+    """Return how many copies of the weights a process holds beside them and their gradients.
+
+    AdamW's two moments, and what FedProx pulls to; with ZeRO a process's part of these, of the
+    weights and of the gradient. What ZeRO-2 and 3 save beyond that is left as a reserve.
+    """
+    copies = 3.0 if training.proximal_mu else 2.0
+    sharded = training.engine == "deepspeed" and processes > 1 and zero_stage > 0
+    return (copies + 2) / processes if sharded else copies
 
 
 def step_bytes(model: nn.Module, loss_of: LossFunction) -> int:

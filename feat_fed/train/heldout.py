@@ -6,6 +6,7 @@ Shapes: N clips, K timesteps a clip, B rows of a batch, F frames, C channels, H 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from feat_fed.config import DiffusionConfig
 from feat_fed.diffusion import Schedule, training_losses, with_labels
 from feat_fed.errors import TrainingError
+from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.seeds import derive_seed
 
 TIMESTEPS_PER_CLIP = 4
@@ -25,6 +27,8 @@ def heldout_loss(
     diffusion: DiffusionConfig,
     batch_size: int,
     label: int | None = None,
+    peers: Peers = ALONE,
+    alive: Callable[[], None] = lambda: None,
 ) -> float:
     """Return the mean squared error of the predicted noise (or v) over held-out clips.
 
@@ -48,6 +52,10 @@ def heldout_loss(
         Noised clips at a time; changes the result by rounding only.
     label
         Class of the clips; None for a model without classes.
+    peers
+        Who share the clips out among them; changes the result by rounding only.
+    alive
+        Called after each batch.
 
     Raises
     ------
@@ -64,8 +72,9 @@ def heldout_loss(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for first in range(0, len(t_R), batch_size):
-            rows = torch.arange(first, min(first + batch_size, len(t_R)))
+        share = peers.share(len(t_R))
+        for first in range(share.start, share.stop, batch_size):
+            rows = torch.arange(first, min(first + batch_size, share.stop))
             z_BFCHW = z_NFCHW[rows // TIMESTEPS_PER_CLIP].float()
             noise_BFCHW = torch.stack([_noise(int(row), z_BFCHW.shape[1:]) for row in rows])
             t_B = t_R[rows].to(device)
@@ -74,8 +83,9 @@ def heldout_loss(
                 network, z_BFCHW.to(device), t_B, noise_BFCHW.to(device), schedule
             )
             total += float(losses.mse_B.double().sum())
+            alive()
     model.train(was_training)
-    mean = total / len(t_R)
+    mean = peers.sum([total])[0] / len(t_R)
     if not math.isfinite(mean):
         raise TrainingError(
             f"the held-out loss of the received weights is {mean}; lower training.learning_rate "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -57,6 +58,9 @@ class RoundJob(EvaluationJob):
     """Optimiser steps of the study before this round, as planned."""
     total_steps: int
     """Of the whole study, as planned; where the learning rate's schedule ends."""
+    folder: Path | None = None
+    """Of the site, where several processes that train together keep their logs and what they hand
+    to each other; None takes a temporary one. One process needs none."""
     optimiser_state: Mapping[str, Tensor] | None = None
     """Of an earlier round; None starts with a fresh optimiser."""
     resume: MidRound | None = None
@@ -100,16 +104,20 @@ class StepProgress:
     """Most that the process has taken: of the GPU's memory, or of the machine's."""
 
 
-def _never() -> None:
+def _nothing() -> None:
     return None
 
 
 @dataclass(frozen=True)
 class RoundHooks:
-    """What goes on around a round while it trains; each is called after every step."""
+    """What goes on around a round while it trains; the last three are called after every step."""
 
+    alive: Callable[[], None] = _nothing
+    """Called with each part of a step and of the scoring: a sign of life."""
+    fitted: Callable[[int], None] = lambda _: None
+    """Told, before the first step, how many clips a process takes at once."""
     progress: Callable[[StepProgress], None] = lambda _: None
-    must_end: Callable[[], EndedBy | None] = _never
+    must_end: Callable[[], EndedBy | None] = _nothing
     """Whether the site wants the round to end with the steps that it has."""
     keep: Callable[[Callable[[], MidRound]], None] = lambda _: None
     """Writes a checkpoint when it is time for one; makes it by calling what it is given."""

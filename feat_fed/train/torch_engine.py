@@ -16,6 +16,7 @@ from feat_fed.train.engine import (
     set_learning_rate,
 )
 from feat_fed.train.optimiser_state import load_state, state_of
+from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.proximal import ProximalPull
 from feat_fed.train.weights import load_weights, weights_of
 
@@ -23,8 +24,9 @@ from feat_fed.train.weights import load_weights, weights_of
 class TorchEngine:
     """An :class:`~feat_fed.train.engine.Engine` that any other one must agree with."""
 
-    def __init__(self, model: nn.Module, training: TrainingConfig) -> None:
+    def __init__(self, model: nn.Module, training: TrainingConfig, peers: Peers = ALONE) -> None:
         self._model = model
+        self._peers = peers
         self._limit = training.gradient_clip
         self._pull = ProximalPull(model, mu=training.proximal_mu)
         self._optimiser = adamw(model, training)
@@ -37,9 +39,12 @@ class TorchEngine:
             loss = loss_of(self._model)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
+        if self._peers.size > 1:
+            self._add_up_gradients()
         self._pull.add_to_gradient()
         norm = clip_gradient(self._model, self._limit)
-        outcome = StepOutcome(loss=float(torch.stack(losses).sum()), gradient_norm=norm)
+        (loss_sum,) = self._peers.sum([float(torch.stack(losses).sum())])
+        outcome = StepOutcome(loss=loss_sum, gradient_norm=norm)
         if outcome.taken:
             self._optimiser.step()
         return outcome
@@ -66,3 +71,12 @@ class TorchEngine:
 
     def close(self) -> None:
         """Do nothing: everything is freed with the engine."""
+
+    def _add_up_gradients(self) -> None:
+        """Make every process's gradient the sum of all, in one exchange."""
+        gradients = [each.grad for each in self._model.parameters() if each.grad is not None]
+        flat = torch.cat([each.flatten() for each in gradients])
+        self._peers.add_up(flat)
+        parts = torch.split(flat, [each.numel() for each in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))

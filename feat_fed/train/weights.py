@@ -12,7 +12,12 @@ from feat_fed.errors import CheckpointError
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return copies on the CPU that share no memory with the model; floats as float32."""
-    return {name: _portable(tensor) for name, tensor in model.state_dict().items()}
+    return portable(model.state_dict())
+
+
+def portable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU of a model's state; floats as float32."""
+    return {name: _portable(tensor) for name, tensor in state.items()}
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -25,6 +30,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         number, or a value that is not finite.
     """
     state = model.state_dict()
+    check_weights(weights, state)
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            state[name].copy_(tensor)
+
+
+def check_weights(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Raise :class:`CheckpointError` unless the weights fit a model with this state."""
     if state.keys() != weights.keys():
         missing, foreign = state.keys() - weights.keys(), weights.keys() - state.keys()
         raise CheckpointError(
@@ -33,9 +46,6 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         )
     for name, tensor in weights.items():
         _check(name, tensor, state[name])
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            state[name].copy_(tensor)
 
 
 def _portable(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from feat_fed.errors import ProtocolError
 from feat_fed.federate import unpack
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
-from feat_fed.train.local import planned_steps
+from feat_fed.train.steps import planned_steps
 from feat_fed.wire import from_records
 from feat_fed_server.roster import Roster
 from feat_fed_server.strategy import Update

@@ -20,7 +20,7 @@ from feat_fed.train import (
     train_round,
     weights_of,
 )
-from feat_fed.train.local import planned_steps
+from feat_fed.train.steps import planned_steps
 
 MODEL = FEATConfig(in_channels=2, hidden_size=16, num_trios=1, num_heads=2, mlp_ratio=2.0)
 

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
 from feat_fed.diffusion import Schedule
-from feat_fed.errors import TrainingError
+from feat_fed.errors import MemoryShortError
 from feat_fed.model import FEAT
 from feat_fed.train import RoundHooks, RoundJob, open_engine, train_round, weights_of
 from feat_fed.train import fit as fit_module
+from feat_fed.train import steps as steps_module
 from feat_fed.train.batches import losses_of_batch
-from feat_fed.train.fit import fitting_micro_batch, step_bytes
+from feat_fed.train.fit import fitting_micro_batch, state_copies, step_bytes
 
 MODEL = FEATConfig(in_channels=2, hidden_size=16, num_trios=1, num_heads=2, num_classes=2)
 BATCH = 5
@@ -154,12 +155,12 @@ def test_a_clip_that_does_not_fit_is_refused_with_the_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     give(monkeypatch, 100)
-    with pytest.raises(TrainingError, match=r"one clip needs .* GB.*gradient_checkpointing"):
+    with pytest.raises(MemoryShortError, match=r"one clip needs .* GB.*gradient_checkpointing"):
         fit(nn.Linear(8, 16))
 
 
 def fit(model: nn.Module) -> int:
-    return fitting_micro_batch(model, clips, wanted=6, keeps_anchor=False, share=0.5)  # type: ignore[arg-type]
+    return fitting_micro_batch(model, clips, wanted=6, copies=2, share=0.5)  # type: ignore[arg-type]
 
 
 def give(monkeypatch: pytest.MonkeyPatch, free_bytes: float) -> None:
@@ -180,6 +181,61 @@ def test_a_device_that_runs_out_is_asked_for_half(limit: int, expected: int) -> 
     found = fit_module._largest_that_runs(model, loss_of, wanted=7, state_bytes=10)  # type: ignore[arg-type]
     assert found == expected
     assert model.weight.grad is None
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_memory_that_runs_out_in_a_step_is_answered_by_smaller_parts_from_it_on(
+    engine: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first part of the second step fails in its backward pass; the round is whole."""
+    real, calls = steps_module.losses_of_batch, []
+
+    class Full(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, loss: Tensor) -> Tensor:
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def losses(*args: object, step: int, micro_batch: int, **more: object) -> object:
+        calls.append((step, micro_batch))
+        parts = real(*args, step=step, micro_batch=micro_batch, **more)  # type: ignore[arg-type]
+        if (step, micro_batch) == (1, 4):
+            parts[1:] = [lambda model, part=parts[1]: Full.apply(part(model))]
+        return parts
+
+    monkeypatch.setattr(steps_module, "losses_of_batch", losses)
+    weights = trained(job(4, engine=engine))
+    assert calls == [(0, 4), (1, 4), (1, 2), (2, 2)]
+    assert "memory ran out in step 2: from it on, 2 clips at once" in caplog.text
+    monkeypatch.undo()
+    start, whole = weights_of(network()), trained(job(4, engine=engine))
+    moved = max(float((whole[name] - start[name]).abs().max()) for name in start)
+    assert max(float((whole[name] - weights[name]).abs().max()) for name in start) < 0.01 * moved
+
+
+def test_memory_that_one_clip_does_not_find_is_an_error_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(_: object) -> Tensor:
+        raise MemoryError
+
+    monkeypatch.setattr(steps_module, "losses_of_batch", lambda *_, **__: [full])
+    with pytest.raises(MemoryShortError, match=r"compute\.micro_batch lower"):
+        trained(job(4))
+
+
+def test_copies_are_what_a_process_holds() -> None:
+    def copies(processes: int, zero_stage: int, **training: object) -> float:
+        config = TrainingConfig.model_validate(training)
+        return state_copies(config, processes=processes, zero_stage=zero_stage)
+
+    assert copies(1, 3) == copies(2, 0) == copies(4, 1, engine="torch") == 2
+    assert copies(1, 1, proximal_mu=0.1) == 3
+    assert copies(4, 1) == (2 + 2) / 4
+    assert copies(8, 3, proximal_mu=0.1) == (3 + 2) / 8
 
 
 def test_a_round_with_little_memory_is_a_round_in_smaller_parts(
