@@ -3,7 +3,8 @@
 A child process writes to its file by itself, with ``O_APPEND``, rather than through a pipe that
 its supervisor reads: nothing that it wrote is lost when either of the two is killed, a supervisor
 that stands still does not stop it, and a grandchild that lives on keeps no reader waiting. So its
-file is rotated by copying it and cutting it to nothing, when its supervisor looks at it.
+file is rotated by copying it and cutting it to nothing, when its supervisor looks at it; a line
+that is written in the instant of the cut may be lost, once in ten megabytes.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ into which a text from inside a hospital could be put.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import (
@@ -22,12 +23,15 @@ from pydantic import (
 from feat_fed.config.base import StrictModel
 from feat_fed.config.study import Name, StudyConfig
 from feat_fed.errors import ProtocolError
+from feat_fed.versions import installed_versions
 
 PROTOCOL_VERSION: Literal[1] = 1
 MAX_HEADER_BYTES = 64 * 1024
 
 StudyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+_VERSION = r"[0-9A-Za-z.+-]{1,32}"
+VersionText = Annotated[str, StringConstraints(pattern=f"^{_VERSION}$")]
 Task = Literal["train", "evaluate"]
 Outcome = Literal["ok", "failed", "declined"]
 
@@ -80,6 +84,46 @@ SHORTENED: dict[EndedBy, str] = {
 
 HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
+UNKNOWN_KEY = 9401
+WRONG_CLOCK = 9402
+BAD_SIGNATURE = 9403
+TOO_OFTEN = 9429
+"""Codes of the refusals of the server's door, in the form of Flower's errors."""
+
+PROBE_PATH = "/feat-fed/probe"
+"""Where a registered site measures the way to the server: it posts bytes and gets bytes."""
+PROBE_BYTES_HEADER = "feat-fed-probe-bytes"
+"""Of the request: how many to send back."""
+PROBE_ANSWER_HEADER = "feat-fed-probe"
+"""Of the answer: a :class:`ProbeAnswer`."""
+MAX_PROBE_BYTES = 8 * 1024**2
+"""In each direction."""
+
+
+class Versions(StrictModel):
+    """What is installed at one side, as far as it can keep the two from working together."""
+
+    feat_fed: VersionText
+    python: VersionText
+    torch: VersionText | None = None
+    flwr: VersionText | None = None
+    deepspeed: VersionText | None = None
+
+    @classmethod
+    def installed(cls) -> Versions:
+        """Return those of this process; one that is no plain version is left out."""
+        found = {name.replace("-", "_"): each for name, each in installed_versions().items()}
+        plain = {name: each for name, each in found.items() if re.fullmatch(_VERSION, each)}
+        return cls.model_validate({name: plain.get(name) for name in cls.model_fields})
+
+
+class ProbeAnswer(StrictModel):
+    """The door to a site: under which name it is known, and what the server runs."""
+
+    site: Name
+    received_bytes: int = Field(ge=0, le=MAX_PROBE_BYTES)
+    versions: Versions
+
 
 class Assignment(StrictModel):
     """Server to site: a task, with the global weights beside it."""
@@ -90,6 +134,7 @@ class Assignment(StrictModel):
     task: Task
     first_step: int = Field(ge=0, description="optimiser steps that the study has taken before")
     study: StudyConfig
+    versions: Versions | None = Field(None, description="of the server")
 
     @field_validator("study")
     @classmethod

@@ -1,10 +1,11 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from feat_fed.config import load_study
 from feat_fed.errors import ProtocolError
-from feat_fed.protocol import MAX_HEADER_BYTES, Assignment, Report, parse_header
+from feat_fed.protocol import MAX_HEADER_BYTES, Assignment, Report, Versions, parse_header
 
 REPORT = Report(
     study_id="0" * 32, round=2, task="train", site="a", outcome="ok", examples=5, steps=3
@@ -59,3 +60,16 @@ def test_what_is_no_header_is_refused(text: str) -> None:
 def test_a_long_header_is_refused_unread() -> None:
     with pytest.raises(ProtocolError, match="at most"):
         parse_header(Report, " " * (MAX_HEADER_BYTES + 1))
+
+
+def test_versions_are_versions_and_nothing_else() -> None:
+    assert Versions.installed().feat_fed
+    for text in ("1.0; rm -rf", "a" * 33, "", "1.0\n", "/etc"):
+        with pytest.raises(ValidationError):
+            Versions(feat_fed=text, python="3.11")
+
+
+def test_a_version_that_is_no_plain_one_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"feat-fed": "0.1", "python": "3.11", "torch": "2.13 (of ours)"}
+    monkeypatch.setattr("feat_fed.protocol.installed_versions", lambda: found)
+    assert Versions.installed() == Versions(feat_fed="0.1", python="3.11", torch=None)

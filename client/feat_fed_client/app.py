@@ -27,6 +27,7 @@ from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
 from feat_fed_client.history import note_report
+from feat_fed_client.known_study import remember_study
 from feat_fed_client.limits import DeclinedError
 from feat_fed_client.session import SiteSession
 from feat_fed_client.supervision import Witness
@@ -62,6 +63,7 @@ def answer(message: Message, site: SiteConfig, *, witness: Witness = lambda _: N
         # Without an assignment there is no study and round to put on a report.
         log.exception("a message that is no assignment")
         raise Unreadable(FAILURES["protocol"]) from error
+    remember_study(site.store, assignment)
     try:
         weights = unpack(buckets, _schema(assignment))
         report, trained = SiteSession(site, witness=witness).run(assignment, weights)

@@ -16,9 +16,9 @@ from pathlib import Path
 from torch import Tensor
 
 from feat_fed.codec import LatentWindows, build_codec, finish_erasing, prepare_at_site
-from feat_fed.config import SiteConfig, StudyConfig
+from feat_fed.config import SiteConfig
 from feat_fed.data import Manifest, scan, split_site
-from feat_fed.errors import ConfigError, DataError, StorageError
+from feat_fed.errors import DataError, StorageError
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import SiteLive
 from feat_fed.train import (
@@ -33,6 +33,7 @@ from feat_fed.train import (
 )
 from feat_fed.train.mid_round import Checkpoints, MidRoundFile, job_digest
 from feat_fed_client.events import RoundEvents, round_events
+from feat_fed_client.label import label_of
 from feat_fed_client.limits import SiteLimits
 from feat_fed_client.niceness import be_nice
 from feat_fed_client.optimiser_store import OptimiserStore
@@ -211,7 +212,7 @@ class SiteSession:
             compute=compute,
             folder=self._site.store / "training",
             optimiser_state=self._kept_state(assignment),
-            label=self._label(study),
+            label=label_of(self._site, study),
         )
 
     def _kept_state(self, assignment: Assignment) -> dict[str, Tensor] | None:
@@ -227,24 +228,6 @@ class SiteSession:
 
     def _under_way(self, assignment: Assignment, job: str) -> MidRoundFile:
         return under_way(self._site.store, study_id=assignment.study_id, job=job)
-
-    def _label(self, study: StudyConfig) -> int | None:
-        """Return the class of the site's clips in the study's model.
-
-        Raises
-        ------
-        ConfigError
-            If the study has classes and the site's file names none of them.
-        """
-        classes, label = study.model.num_classes, self._site.data.label
-        if not classes:
-            return None
-        if label is None or label >= classes:
-            raise ConfigError(
-                f"data.label is {label}, and the study's model has the classes 0 to {classes - 1}; "
-                "say in the site's file which one its clips are"
-            )
-        return label
 
     def _train(
         self, assignment: Assignment, job: RoundJob, clips: SiteClips, mid_round: MidRoundFile

@@ -6,8 +6,6 @@ import contextlib
 import fcntl
 import re
 import secrets
-import socket
-import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -17,16 +15,17 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.errors import ChildError, ConfigError, RefusedError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
+from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import flower_environment
 from feat_fed_client import CLIENT_LOCK, READY, SITE_CONFIG
 from feat_fed_client.connection import Connection
 from feat_fed_client.keys import check_site_key
+from feat_fed_client.reach import check_ca_certificate, greet
 
 _RESTART_SEC = 5.0
 _PAUSE_SEC = 1.0
 _LOOK_SEC = 15.0
 _MAX_ENDS_IN_A_ROW = 5
-_CONNECT_TIMEOUT_SEC = 10.0
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 
 # glibc gives large blocks back to the kernel at once and takes a page fault for each page of
@@ -34,8 +33,8 @@ _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 # In the SuperNode's last words: the server's door, and Flower 1.41.
-_UNKNOWN_KEY = "code: 9401"
-_WRONG_CLOCK = "code: 9402"
+_UNKNOWN_KEY = f"code: {UNKNOWN_KEY}"
+_WRONG_CLOCK = f"code: {WRONG_CLOCK}"
 _KEY_IN_USE = "code: 2004"
 
 
@@ -250,17 +249,7 @@ def check_link(site: SiteConfig) -> ServerLinkConfig:
     if link is None:
         raise ConfigError("server: this field is required to take part in a study")
     check_site_key(link.private_key)
-    path = link.ca_certificate
-    if not path.is_file():
-        raise ConfigError(
-            f"server.ca_certificate: {path} does not exist; ask the coordinator for ca.crt"
-        )
-    try:
-        ssl.create_default_context(cafile=str(path))
-    except ssl.SSLError as error:
-        raise ConfigError(
-            f"server.ca_certificate: {path} is not a PEM certificate; ask for ca.crt again"
-        ) from error
+    check_ca_certificate(link)
     split_address(link.address)
     return link
 
@@ -273,29 +262,11 @@ def server_absence(link: ServerLinkConfig) -> str | None:
     RefusedError
         If something else answers: no TLS, another CA, or another name.
     """
-    host, port = split_address(link.address)
-    context = ssl.create_default_context(cafile=str(link.ca_certificate))
     try:
-        with (
-            socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_SEC) as plain,
-            context.wrap_socket(plain, server_hostname=host),
-        ):
-            return None
-    except ssl.SSLCertVerificationError as error:
-        raise RefusedError(
-            f"the server at {link.address} is not the one that "
-            f"{link.ca_certificate} vouches for ({error.verify_message}); "
-            "ask the coordinator for the right address and ca.crt"
-        ) from error
-    except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-        return "it hung up"  # a server that is stopping
-    except ssl.SSLError as error:
-        raise RefusedError(
-            f"what answers at {link.address} does not speak TLS "
-            f"({error.reason or 'no handshake'}); check server.address"
-        ) from error
+        greet(link)
     except OSError as error:
         return error.strerror or str(error)
+    return None
 
 
 def _has_ended(child: Child) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from feat_fed.cli import (
+    check,
     checkpoints,
     data,
     demo,
@@ -50,6 +51,7 @@ app.command(rich_help_panel=_STUDY)(federation.provision)
 app.command(rich_help_panel=_STUDY)(study.server)
 app.command(rich_help_panel=_STUDY)(run.report)
 app.command(rich_help_panel=_SITE)(federation.keygen)
+app.command(rich_help_panel=_SITE)(check.check)
 app.command(rich_help_panel=_SITE)(site.client)
 app.command(rich_help_panel=_SITE)(train_local.train_local)
 app.add_typer(data.app, name="data", rich_help_panel=_SITE)
@@ -64,6 +66,7 @@ _EXTRAS = {
     "provision": "server",
     "server": "server",
     "keygen": "client",
+    "check": "client",
     "client": "client",
     "train-local": "client",
     "data": "client",

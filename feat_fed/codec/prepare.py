@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import islice
 from operator import add
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ import torch
 from feat_fed.codec.base import VideoCodec
 from feat_fed.codec.encoded import EncodedClip
 from feat_fed.codec.encoders import Encode, encoders
-from feat_fed.codec.latent_file import Recipe, StoredLatent
+from feat_fed.codec.latent_file import Recipe, StoredLatent, find_latent
 from feat_fed.codec.stats import LatentStats
 from feat_fed.codec.store import LatentStore
 from feat_fed.config import ClipConfig
@@ -153,6 +154,34 @@ def latent_bytes(entry: ClipEntry, codec: VideoCodec, clips: ClipConfig) -> int:
     moments = math.prod(shape) * (1 + codec.has_logvar) * _MOMENT_BYTES
     views = 1 + _encodes_mirrored(codec, clips)
     return (moments + entry.num_frames * _DIGEST_BYTES) * views + _HEADER_BYTES
+
+
+def missing_latents(
+    entries: Iterable[ClipEntry], *, folder: Path, dtype: str, codec: VideoCodec, clips: ClipConfig
+) -> tuple[ClipEntry, ...]:
+    """Return the clips that :func:`prepare` would encode; nothing is touched."""
+    recipes = ((each, _recipe(each, codec, clips, dtype)) for each in entries)
+    return tuple(
+        each for each, recipe in recipes if find_latent(folder / recipe.file_name, recipe) is None
+    )
+
+
+def encoding_sec(entry: ClipEntry, codec: VideoCodec, clips: ClipConfig) -> float:
+    """Return the seconds that reading and encoding a clip take here; nothing is kept.
+
+    Raises
+    ------
+    ClipError
+        If it cannot be read.
+    """
+    started_sec = time.perf_counter()
+    mirrors = _encodes_mirrored(codec, clips)
+    with torch.no_grad():
+        for frames_FhwC in _chunks(entry):
+            video_BFCHW = square_video(frames_FhwC, size_px=clips.size_px, fit=clips.fit)[None]
+            for video in (video_BFCHW, video_BFCHW.flip(-1))[: 1 + mirrors]:
+                codec.encode(video)
+    return time.perf_counter() - started_sec
 
 
 @dataclass(frozen=True)

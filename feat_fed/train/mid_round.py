@@ -129,10 +129,12 @@ def job_digest(job: RoundJob) -> str:
     """Return the SHA-256 of all that a round's outcome depends on, but the site's clips.
 
     The device, the number of processes and the memory are not part of it: a round may go on
-    after they have changed, and then differs by rounding alone.
+    after they have changed, and then differs by rounding alone. Neither are minutes, which
+    change no step.
     """
     sha = hashlib.sha256()
-    parts = [each.model_dump_json() for each in (job.model, job.diffusion, job.training)]
+    training = job.training.model_copy(update={"local_minutes": None})
+    parts = [each.model_dump_json() for each in (job.model, job.diffusion, training)]
     for part in [*parts, job.seed, job.first_step, job.total_steps, job.label]:
         sha.update(f"{part}\0".encode())
     for state in (job.weights, job.optimiser_state or {}):

@@ -113,7 +113,7 @@ class RoundSteps:
         self._micro_batch, self._heldout_loss = micro_batch, heldout_loss
         self._device = next(model.parameters()).device
         self._schedule = Schedule.linear(job.diffusion).to(self._device)
-        self._steps, self._earlier_sec = Steps(), 0.0
+        self._steps, self._earlier_sec, self._rate = Steps(), 0.0, 0.0
         if job.resume is not None:
             self._steps = Steps(list(job.resume.losses), job.resume.skipped_steps)
             self._earlier_sec = job.resume.seconds
@@ -143,7 +143,7 @@ class RoundSteps:
                         clips_per_sec=clips_per_sec,
                         seconds=self._seconds(),
                         gradient_norm=outcome.gradient_norm,
-                        learning_rate=self._rate(steps.done - 1, steps.skipped),
+                        learning_rate=self._rate,
                         memory_bytes=peak_bytes(self._device),
                     )
                 )
@@ -179,7 +179,9 @@ class RoundSteps:
     def _step_in_parts(self) -> StepOutcome:
         job, steps = self._job, self._steps
         step = job.first_step + steps.done
-        self._engine.set_learning_rate(self._rate(steps.done, steps.skipped))
+        rate = learning_rate_at(job.training, step=step, total_steps=job.total_steps)
+        self._rate = rate * BACK_OFF**steps.skipped
+        self._engine.set_learning_rate(self._rate)
         z_BFCHW = self._train.batch(job.seed, step, job.training.batch_size)
         parts = losses_of_batch(
             z_BFCHW.to(self._device).float(),
@@ -191,12 +193,6 @@ class RoundSteps:
             begun=self._hooks.alive,
         )
         return self._engine.step(parts)
-
-    def _rate(self, done: int, skipped: int) -> float:
-        """Return the learning rate of the step after ``done`` ones, of which some were skipped."""
-        step, training = self._job.first_step + done, self._job.training
-        rate = learning_rate_at(training, step=step, total_steps=self._job.total_steps)
-        return rate * BACK_OFF**skipped
 
     def _ended_by(self) -> EndedBy | None:
         """Return what ends the round, as the first process sees it."""

@@ -94,7 +94,7 @@ def hooks_over(line: Line, exchange: Exchange, peers: Peers) -> RoundHooks:
 
     def progress(step: StepProgress) -> None:
         if first:
-            line.tell(Stepped(**asdict(step)))
+            line.tell(Stepped.model_validate(asdict(step)))
 
     def must_end() -> EndedBy | None:
         if not first:

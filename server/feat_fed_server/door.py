@@ -2,7 +2,8 @@
 
 Flower serves its Fleet, Control and Runtime APIs on one port, and only the Fleet API
 authenticates its callers: whoever reaches the others can start runs and read logs. This
-ASGI wrapper passes the Fleet calls of a registered SuperNode and answers 404 to the rest.
+ASGI wrapper passes the Fleet calls of a registered SuperNode, lets a registered site measure
+the way to the server (:mod:`.probe`), and answers 404 to the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from collections.abc import Callable, Mapping
 
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from feat_fed.protocol import BAD_SIGNATURE, PROBE_PATH, TOO_OFTEN, UNKNOWN_KEY, WRONG_CLOCK
+from feat_fed_server.probe import Probe, ProbeRefusedError
 
 FLEET_PATHS = frozenset(
     f"/v1/fleet/{call}"
@@ -40,13 +45,11 @@ FLEET_PATHS = frozenset(
 # Flower sends objects in chunks of 5 MiB; a request is one chunk and its envelope.
 MAX_BODY_BYTES = 8 * 1024**2
 
-UNKNOWN_KEY = 9401
-WRONG_CLOCK = 9402
-"""Codes of the door's own refusals, in the form of Flower's errors, which a SuperNode prints."""
-
 _ACTIVATE = "/v1/fleet/activate-node"
 _DETAILS = {
     UNKNOWN_KEY: "The key of this site is not registered.",
+    BAD_SIGNATURE: "The request is not signed by the key that it names.",
+    TOO_OFTEN: "The server measures the way to a site now and then only.",
     WRONG_CLOCK: "The clocks of this site and the server differ by more than Flower allows.",
 }
 _TIME_HEADER = TIMESTAMP_HEADER.lower().encode()
@@ -79,6 +82,7 @@ class FleetDoor:
         self._app = app
         self._site_of = site_of
         self._max_body_bytes = max_body_bytes
+        self._probe = Probe()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -87,7 +91,7 @@ class FleetDoor:
         caller = scope["client"][0] if scope.get("client") else "?"
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
-        if scope["path"] not in FLEET_PATHS or scope["method"] != "POST":
+        if scope["path"] not in {*FLEET_PATHS, PROBE_PATH} or scope["method"] != "POST":
             log.warning("turned away %s: not a call that a site makes", caller)
             await _answer(send, 404)
         elif not length.isdigit() or int(length) > self._max_body_bytes:
@@ -100,8 +104,19 @@ class FleetDoor:
         elif skew_sec := _clock_skew_sec(headers):
             log.warning("turned away %s: its clock differs by %.0f s", site, skew_sec)
             await _answer(send, 404 if scope["path"] == _ACTIVATE else 503, WRONG_CLOCK)
+        elif scope["path"] == PROBE_PATH:
+            await self._measure(scope, receive, send, site)
         else:
             await self._app(scope, self._bounded(receive), _watched(send, site, scope["path"]))
+
+    async def _measure(self, scope: Scope, receive: Receive, send: Send, site: str) -> None:
+        try:
+            await self._probe(scope, self._bounded(receive), send, site=site)
+        except ProbeRefusedError as refusal:
+            log.warning("turned away %s: %s", site, _DETAILS[refusal.code].lower().rstrip("."))
+            await _answer(send, 429 if refusal.code == TOO_OFTEN else 401, refusal.code)
+        except (TimeoutError, ClientDisconnect):
+            log.warning("%s hung up, or was too slow, as it measured the way here", site)
 
     def _bounded(self, receive: Receive) -> Receive:
         """Cut off a body that is larger than its header said (chunked transfer)."""

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from feat_fed.errors import FederationError
-from feat_fed.protocol import Assignment, Task
+from feat_fed.protocol import Assignment, Task, Versions
 from feat_fed.report.live import StudyLive
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
@@ -55,6 +55,7 @@ class RoundLoop:
         self._store = store
         self._study = store.study
         self._study_id = store.summary().study_id
+        self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
         self._connected: dict[str, int] = {}
         self._activated: dict[int, str] = {}
@@ -153,6 +154,7 @@ class RoundLoop:
             task=task,
             first_step=(number - 1) * self._study.training.local_steps,
             study=self._study,
+            versions=self._versions,
         )
         messages, bytes_down = self._strategy.configure(assignment, weights, nodes)
         for message in messages:
@@ -251,9 +253,10 @@ class RoundLoop:
             self._connected, self._activated = self._look()
             wanted = [name for name in self._roster.expected if name not in but]
             absent = [name for name in wanted if name not in self._connected]
-            if not absent:
+            # Counted, for nodes of a simulation have no name before they first report.
+            here = len(self._connected.keys() - but)
+            if here >= len(wanted):
                 return
-            here = len(wanted) - len(absent)
             if here < needed:
                 settled_at = None
                 if time.time() > give_up_at:

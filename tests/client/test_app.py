@@ -26,8 +26,10 @@ from feat_fed.model import FEAT
 from feat_fed.protocol import FAILURES, Assignment, Report
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import app as app_module
+from feat_fed_client import known_study
 from feat_fed_client.app import failure_code, make_app
 from feat_fed_client.history import past_rounds
+from feat_fed_client.known_study import recall_study
 
 SECRET = "MUELLER^ANNA born 1950 in /data/ward-7"
 
@@ -169,3 +171,19 @@ def test_a_full_disk_is_one_whatever_was_to_be_written(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError) as full:
         database.executescript("CREATE TABLE a (x); CREATE TABLE b (x);")
     assert failure_code(full.value) == "storage"
+
+
+def test_the_servers_study_is_kept_for_check_and_no_full_disk_fails_a_round(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(site, assignment())
+    known = recall_study(site.store)
+    assert known is not None
+    assert (known.study.model, known.versions) == (STUDY.model, None)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(known_study, "write_bytes_atomically", full)
+    report, _ = from_records(ask(site, assignment()).content, Report)
+    assert report.code == "data"  # of the missing folder, as without the full disk

@@ -32,14 +32,15 @@ from feat_fed.model import FEAT
 from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment
 from feat_fed.report.live import SiteLive
+from feat_fed_client.label import label_of
 from feat_fed_client.limits import DeclinedError, SiteLimits
 from feat_fed_client.pause import begin_pause
 from feat_fed_client.session import SiteClips, SiteSession
 
 
-def label_of(study: StudyConfig, label: int | None, folder: Path) -> int | None:
+def label_in(study: StudyConfig, label: int | None, folder: Path) -> int | None:
     data = SiteDataConfig(paths=(folder,), label=label)
-    return SiteSession(SiteConfig(name="a", data=data, store=folder))._label(study)
+    return label_of(SiteConfig(name="a", data=data, store=folder), study)
 
 
 def with_classes(number: int) -> StudyConfig:
@@ -49,18 +50,18 @@ def with_classes(number: int) -> StudyConfig:
 
 
 def test_a_study_without_classes_asks_for_none(tmp_path: Path) -> None:
-    assert label_of(load_study("demo"), None, tmp_path) is None
-    assert label_of(load_study("demo"), 3, tmp_path) is None
+    assert label_in(load_study("demo"), None, tmp_path) is None
+    assert label_in(load_study("demo"), 3, tmp_path) is None
 
 
 def test_a_study_with_classes_takes_the_sites(tmp_path: Path) -> None:
-    assert label_of(with_classes(2), 1, tmp_path) == 1
+    assert label_in(with_classes(2), 1, tmp_path) == 1
 
 
 @pytest.mark.parametrize("label", [None, 2])
 def test_a_site_must_say_its_class(label: int | None, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.label is .* classes 0 to 1"):
-        label_of(with_classes(2), label, tmp_path)
+        label_in(with_classes(2), label, tmp_path)
 
 
 @pytest.fixture

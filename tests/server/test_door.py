@@ -9,7 +9,8 @@ import pytest
 from flwr.common.constant import TIMESTAMP_HEADER
 from starlette.types import Receive, Scope, Send
 
-from feat_fed_server.door import FLEET_PATHS, UNKNOWN_KEY, WRONG_CLOCK, FleetDoor
+from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
+from feat_fed_server.door import FLEET_PATHS, FleetDoor
 
 KEYS = {b"key of a": "hospital-a"}
 

@@ -261,8 +261,6 @@ def failed(code, text):
     tell("failed", code=code, text=text)
     time.sleep(60)
 tell("alive")
-STEP = {"step": 1, "steps": 2, "loss": 1.0, "clips_per_sec": 1.0, "seconds": 1.0}
-STEP |= {"gradient_norm": 1.0, "learning_rate": 1.0, "memory_bytes": 1}
 """
 
 
@@ -346,7 +344,11 @@ def test_an_error_in_a_hook_ends_the_workers(made_up: Run) -> None:
     def full(_: object) -> None:
         raise CheckpointError("the disk is full")
 
-    script = "tell('stepped', **STEP); time.sleep(60)"
+    script = """
+tell("stepped", step=1, steps=2, loss=1.0, clips_per_sec=1.0, seconds=1.0, gradient_norm=1.0,
+     learning_rate=1.0, memory_bytes=1)
+time.sleep(60)
+"""
     with pytest.raises(CheckpointError, match="the disk is full"):
         made_up(script, RoundHooks(progress=full))
 

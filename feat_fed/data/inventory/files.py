@@ -70,7 +70,7 @@ def find_clips(
     seen: set[tuple[int, int]] = set()
     skipped = 0
     for root in paths:
-        entries = [_entry(path) for path in _files_below(root)]
+        entries = [_entry(path) for path in files_below(root)]
         for entry in sorted(entries, key=lambda each: each.is_link):  # a file before links to it
             path, status = entry.path, entry.status
             if status and (status.st_dev, status.st_ino) in seen:
@@ -154,7 +154,14 @@ def _sequence(pictures: list[FoundClip]) -> FoundClip:
     )
 
 
-def _files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder that is no hidden one, or the file itself.
+
+    Raises
+    ------
+    DataError
+        When ``root`` does not exist or cannot be searched.
+    """
     try:
         is_folder = stat.S_ISDIR(root.stat().st_mode)
     except FileNotFoundError:

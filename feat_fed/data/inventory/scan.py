@@ -7,6 +7,8 @@ goes on where it was.
 
 from __future__ import annotations
 
+import time
+
 from feat_fed.config import ClipConfig, RulesConfig, SiteDataConfig
 from feat_fed.data.inventory.entries import (
     TOO_SHORT,
@@ -24,7 +26,19 @@ from feat_fed.data.inventory.refresh import Refresh
 from feat_fed.data.inventory.settle import settle
 from feat_fed.data.reading.clip import Source
 
-__all__ = ["TOO_SHORT", "ClipEntry", "Exclusion", "Inventory", "Progress", "scan", "window_frames"]
+__all__ = [
+    "TOO_SHORT",
+    "ClipEntry",
+    "Exclusion",
+    "Inventory",
+    "Progress",
+    "entry_of",
+    "scan",
+    "scanned_at",
+    "window_frames",
+]
+
+_SCANNED_AT = "scanned_at"
 
 
 def scan(
@@ -60,6 +74,10 @@ def scan(
         manifest, data, progress=progress, rescan=rescan, look=look, limits=limits
     ).run()
     records = settle(manifest, data.rules)
+    with manifest.changing() as database:
+        database.execute(
+            "INSERT OR REPLACE INTO facts VALUES (?, ?)", (_SCANNED_AT, f"{time.time():.0f}")
+        )
     usable: list[ClipEntry] = []
     waiting: list[Exclusion] = []
     excluded: list[Exclusion] = []
@@ -72,7 +90,7 @@ def scan(
         elif record.outcome == "review":
             waiting.append(Exclusion(source[0], record.reason, clip_id))
         else:
-            usable.append(_entry(record, source, data.rules))
+            usable.append(entry_of(record, source, data.rules))
     return Inventory(
         clips=tuple(usable),
         waiting=tuple(waiting),
@@ -84,7 +102,14 @@ def scan(
     )
 
 
-def _entry(record: ClipRecord, source: Source, rules: RulesConfig) -> ClipEntry:
+def scanned_at(manifest: Manifest) -> float | None:
+    """Return the Unix time of the last scan; None if there was none that left it."""
+    rows = manifest.select("SELECT value FROM facts WHERE name = ?", _SCANNED_AT)
+    return float(rows[0]["value"]) if rows else None
+
+
+def entry_of(record: ClipRecord, source: Source, rules: RulesConfig) -> ClipEntry:
+    """Return a usable record as a clip; ``source`` may be empty where no file is opened."""
     return ClipEntry(
         source=source,
         sha256=record.sha256 or "",

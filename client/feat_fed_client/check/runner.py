@@ -1,0 +1,108 @@
+"""All checks, one after the other, whatever becomes of each."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from feat_fed import __version__
+from feat_fed.errors import FeatFedError
+from feat_fed_client.check import compute, data, environment, limits, network, storage
+from feat_fed_client.check.result import (
+    CheckReport,
+    CheckResult,
+    Finding,
+    StudyFrom,
+    amber,
+    red,
+    worst,
+)
+from feat_fed_client.check.subject import Subject
+from feat_fed_client.check.text import told_and_mend
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question, and what its answer needs."""
+
+    id: str
+    title: str
+    find: Callable[[Subject], Finding]
+    needs_study: bool = False
+    needs_network: bool = False
+
+
+CHECKS = (
+    Check("packages", "Packages", environment.packages),
+    Check("devices", "Devices", compute.devices),
+    Check("store", "Store", storage.store),
+    Check("permissions", "Permissions", storage.permissions),
+    Check("running", "At work", storage.running),
+    Check("clips", "Clips", data.clips),
+    Check("patients", "Patients", data.patients, needs_study=True),
+    Check("label", "Class", data.label, needs_study=True),
+    Check("codec", "Codec", data.codec, needs_study=True),
+    Check("latents", "Latents", data.latents, needs_study=True),
+    Check("disk", "Disk", storage.disk),
+    Check("server", "Server", network.server, needs_network=True),
+    Check("key", "Key", network.key, needs_network=True),
+    Check("clock", "Clock", network.clock, needs_network=True),
+    Check("versions", "Versions", environment.versions),
+    Check("bandwidth", "Bandwidth", network.bandwidth, needs_network=True),
+    Check("traffic", "Traffic", limits.traffic, needs_study=True),
+    Check("hours", "Hours", limits.hours),
+    Check("memory", "Memory", compute.memory, needs_study=True),
+    Check("round", "Round", compute.round_time, needs_study=True),
+    Check("privacy", "Privacy", limits.privacy, needs_study=True),
+)
+"""In the order in which they are run and shown; the long ones are last."""
+
+
+def run_checks(
+    subject: Subject,
+    *,
+    study_from: StudyFrom | None,
+    checks: Sequence[Check] = CHECKS,
+    tell: Callable[[str], None] = lambda _: None,
+) -> CheckReport:
+    """Run every check; one that fails is a red result, and the others go on.
+
+    Parameters
+    ----------
+    tell
+        Called with a check's title before it is run.
+    """
+    results = []
+    for check in checks:
+        tell(check.title)
+        finding = _finding(check, subject)
+        results.append(CheckResult(id=check.id, title=check.title, **dict(finding)))
+    return CheckReport(
+        feat_fed=__version__,
+        site=subject.site.name,
+        study=subject.study.name if subject.study else None,
+        study_from=study_from,
+        checked_at=dt.datetime.now(dt.UTC).replace(microsecond=0),
+        offline=subject.offline,
+        quick=subject.quick,
+        status=worst([each.status for each in results]),
+        results=tuple(results),
+    )
+
+
+def _finding(check: Check, subject: Subject) -> Finding:
+    if check.needs_study and subject.study is None:
+        return amber("unknown until the first round", "give --study")
+    if check.needs_network and subject.offline:
+        return amber("not checked (--offline)", "leave --offline out")
+    try:
+        return check.find(subject)
+    except FeatFedError as error:
+        return red(*told_and_mend(str(error), subject.site))
+    except Exception as error:
+        # Its text may name a file or a patient.
+        return red(
+            f"the check itself failed ({type(error).__name__})",
+            "check again; if it stays, report it with the output of `feat-fed version`",
+        )
