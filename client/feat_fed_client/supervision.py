@@ -8,6 +8,7 @@ on from the round's checkpoint (:mod:`feat_fed.train.mid_round`).
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -195,6 +196,8 @@ class _Life:
 
 def _do(work: Work, sender: Connection, parent_pid: int) -> None:
     """Be the child: work, answer and exit."""
+    # What the parent has dropped is not this one's to free: its threads are not here.
+    gc.freeze()
     status = 1
     try:
         end_with_parent(parent_pid)
