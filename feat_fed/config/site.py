@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     Field,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
@@ -162,6 +163,16 @@ class ComputeConfig(StrictModel):
         "same result",
     )
 
+    @field_validator("devices", "zero_stage", mode="before")
+    @classmethod
+    def _are_numbers(cls, value: object, info: ValidationInfo) -> object:
+        """YAML reads yes and no as truth, which Python counts as 1 and 0."""
+        listed = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, bool) or not isinstance(each, int) for each in listed):
+            lists = ", or a list of GPUs ([0, 2])" if info.field_name == "devices" else ""
+            raise ValueError(f"{value!r} is no number; write one, such as 2{lists}")
+        return value
+
     @field_validator("devices")
     @classmethod
     def _are_few(cls, devices: int | tuple[int, ...]) -> int | tuple[int, ...]:
@@ -224,6 +235,13 @@ class LimitsConfig(StrictModel):
     gb_per_round: float | None = Field(
         None, gt=0, description="of weights, in and out together; a larger round is declined"
     )
+
+    @field_validator("hours", mode="before")
+    @classmethod
+    def _are_listed(cls, value: object) -> object:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f'{value!r} is no list; write ["22:00-06:00"], with the quotes')
+        return value
 
 
 class SiteConfig(StrictModel):

@@ -115,3 +115,35 @@ def test_configurations_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_study("demo").rounds = 5  # type: ignore[misc]
     assert isinstance(load_study("demo"), StudyConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("compute: {devices: two}", r"compute\.devices: 'two' is no number; write one, such as 2"),
+        ("compute: {devices: yes}", r"compute\.devices: True is no number"),
+        ("compute: {devices: [0, 0]}", r"compute\.devices: \[0, 0\] are no different GPUs"),
+        ("compute: {devices: 9}", "9 devices; 1 to 8 can train together"),
+        ("compute: {zero_stage: yes}", r"compute\.zero_stage: True is no number"),
+        ("limits: {hours: 22:00}", r'limits\.hours: 1320 is no list; write \["22:00-06:00"\]'),
+        ("limits: {hours: '22:00-06:00'}", r"limits\.hours: '22:00-06:00' is no list"),
+        ("limits: {hours: ['22-6']}", "'22-6' is no part of a day; write 22:00-06:00"),
+        ("checkpoint_minutes: 0", "checkpoint_minutes"),
+    ],
+)
+def test_wrong_compute_and_limits_are_told_with_the_mend(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(f"name: a\ndata: {{paths: [x]}}\nstore: s\n{text}\n")
+    with pytest.raises(ConfigError, match=told):
+        load_site(path)
+
+
+def test_devices_and_hours_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "site.yaml"
+    lines = 'compute: {devices: [0, 2]}\nlimits: {hours: ["22:00-06:00"]}'
+    path.write_text(f"name: a\ndata: {{paths: [x]}}\nstore: s\n{lines}\n")
+    site = load_site(path)
+    assert (site.compute.devices, site.compute.num_devices) == ((0, 2), 2)
+    assert site.limits.model_dump()["hours"] == ("22:00-06:00",)
