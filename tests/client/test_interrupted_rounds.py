@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import BaseModel
 from safetensors.torch import save
@@ -227,3 +228,31 @@ def test_a_disk_that_takes_no_weights_costs_no_round(
     assert "OLDER OPTIMISER" in log
     assert "SENT WITHOUT A COPY" in log
     assert not list((full.store / "spool").rglob("*.safetensors"))
+
+
+def test_a_killed_one_of_two_processes_costs_no_byte(
+    make_site: Callable[[str], SiteConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    two = ComputeConfig(device="cpu", threads=1, devices=2)
+    whole, hurt = (make_site(each).model_copy(update={"compute": two}) for each in ("one", "other"))
+    expected = run(whole)
+    kept, killed = 0, list[psutil.Process]()
+
+    def kill(sign: Sign) -> None:
+        nonlocal kept
+        kept += sign == "kept"
+        if kept == 3 and not killed:
+            workers = psutil.Process().children(recursive=True)
+            # FOLDER RANK SIZE PIPE
+            killed.extend(each for each in workers if each.cmdline()[-3:-1] == ["1", "2"])
+            killed[0].kill()
+
+    report, weights = run(hurt, kill)
+    assert "process 2 of 2 has ended (SIGKILL)" in caplog.text
+    assert told_alike(report, expected[0])
+    assert same(weights, expected[1])
+    assert kept == STEPS, "none of the steps before the kill was taken again"
+    assert psutil.Process().children(recursive=True) == []
+    left = {each.name for each in (hurt.store / "training").iterdir()}
+    assert left == {".lock", "worker-0.log", "worker-1.log"}
+    assert not list((hurt.store / "rounds").rglob("*.safetensors"))
