@@ -8,6 +8,7 @@ import torch
 
 from feat_fed.config import load_study
 from feat_fed.protocol import Assignment, Report, Task
+from feat_fed.train.exchange import exchange_in
 from feat_fed_client import round_files
 from feat_fed_client.round_files import KEEP_DAYS, forget_rounds, tidy
 from feat_fed_client.spool import Spool

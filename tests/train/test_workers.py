@@ -365,20 +365,20 @@ failed("device", "a GPU or its driver has failed (NCCL error)")
     assert ("NCCL" in str(raised.value)) == (kind is DeviceError)
 
 
-@pytest.mark.parametrize("clips", [1, 3])
+@pytest.mark.parametrize("fitting", [1, 3])
 def test_a_worker_killed_for_memory_is_one_without_memory(
-    made_up: Run, clips: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    made_up: Run, fitting: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     kills = iter(range(100))
     monkeypatch.setattr(workers, "oom_kills", lambda: next(kills))
     script = f"""
-clips = json.load(open(f"{{folder}}/job.json"))["compute"]["micro_batch"] or {clips}
+clips = json.load(open(f"{{folder}}/job.json"))["compute"]["micro_batch"] or {fitting}
 tell("fitted", micro_batch=clips)
 os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(60)
 """
     with pytest.raises(MemoryShortError, match=r"memory ran out: .* has ended \(SIGKILL\)"):
         made_up(script)
-    assert ("with 2 clips at once" in caplog.text) == (clips == 3)
+    assert ("with 2 clips at once" in caplog.text) == (fitting == 3)
     assert caplog.text.count(": all begin again\n") == 2
 
 
