@@ -11,12 +11,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 from feat_fed.atomic import remove_parts
 from feat_fed.errors import DataError
+from feat_fed.train.exchange import clear_exchanges
 from feat_fed.train.mid_round import MidRoundFile
 
 KEEP_DAYS = 30
@@ -34,7 +38,8 @@ def under_way(store: Path, *, study_id: str, job: str) -> MidRoundFile:
 
 
 def tidy(store: Path, *, study_id: str) -> None:
-    """Remove what is left of other studies' rounds after :data:`KEEP_DAYS`."""
+    """Remove what killed trainers left, and other studies' rounds after :data:`KEEP_DAYS`."""
+    clear_exchanges(store / "training")
     remove_parts(store, "live.json")
     remove_parts(store / "optimiser" / study_id)
     long_ago = time.time() - KEEP_DAYS * 86400
@@ -45,6 +50,8 @@ def tidy(store: Path, *, study_id: str) -> None:
 
 def forget_rounds(store: Path) -> int:
     """Remove all that rounds left here and that was learnt from the site's clips.
+
+    What processes that train at this moment hand to each other stays, and goes with their round.
 
     Returns
     -------
@@ -57,13 +64,34 @@ def forget_rounds(store: Path) -> int:
         If one cannot be removed.
     """
     folders = [store / kind for kind in _LEARNT if (store / kind).is_dir()]
-    files = sum(each.is_file() for folder in folders for each in folder.rglob("*"))
+    before = _num_files(folders)
     for folder in folders:
         try:
-            shutil.rmtree(folder)
+            if folder.name == "training":
+                _forget_training(folder)
+            else:
+                shutil.rmtree(folder, onerror=_unless_gone)
         except OSError as error:
             raise DataError(f"{folder} cannot be removed: {error}; remove it by hand") from error
-    return files
+    return max(0, before - _num_files(folders))
+
+
+def _forget_training(folder: Path) -> None:
+    clear_exchanges(folder)
+    for log in folder.glob("worker-*"):
+        log.unlink(missing_ok=True)
+
+
+def _unless_gone(
+    _: object, path: str, raised: tuple[type[BaseException], BaseException, TracebackType]
+) -> None:
+    """Pass over what somebody else has removed meanwhile."""
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]
+
+
+def _num_files(folders: Sequence[Path]) -> int:
+    return sum(len(files) for folder in folders for _, _, files in os.walk(folder))
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -18,13 +18,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Literal, cast
 
 import psutil
 
 from feat_fed.child import end_with_parent
 from feat_fed.protocol import FailureCode
+from feat_fed.train.memory import oom_kills
+from feat_fed.train.patience import Patience, Pulse
+
+__all__ = ["Death", "Patience", "Sign", "Witness", "Work", "supervised"]
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +40,6 @@ Work = Callable[[Witness], Sequence[bytes]]
 
 _LOOK_SEC = 0.5
 _ANSWER = b"answer "
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long a worker may be silent, and how often it is started again."""
-
-    working_sec: float = 3600.0
-    """Outside of the steps, as while a long clip is encoded or held-out clips are scored."""
-    step_sec: float = 600.0
-    """Between steps, or as long as this many of the slowest step so far:"""
-    steps: float = 20.0
-    deaths: int = 3
-    """In a row, without a new checkpoint in between, after which it is given up."""
-    pause_sec: float = 2.0
-    """Before it is started again, times the deaths in a row."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +87,7 @@ class _Life:
         self.kept = False
         self._pid = pid
         self._receiver = receiver
-        self._patience = patience
-        self._heard_at = time.monotonic()
-        self._stepped_at: float | None = None
-        self._slowest_sec = 0.0
+        self._pulse = Pulse(patience)
         self._oom_kills = oom_kills()
 
     @classmethod
@@ -130,8 +115,8 @@ class _Life:
                     if not self._receiver.poll():  # its last words may have come meanwhile
                         break
                 else:
-                    stalled = time.monotonic() - self._heard_at > self._allowed_sec()
-        silent_sec = time.monotonic() - self._heard_at
+                    stalled = self._pulse.silent_sec > self._pulse.allowed_sec
+        silent_sec = self._pulse.silent_sec
         code = self._end(at_once=answer is None)
         if answer is not None:
             return answer
@@ -143,24 +128,17 @@ class _Life:
         """Note a sign; return the answer if it is one."""
         if word.startswith(_ANSWER):
             return [self._receiver.recv_bytes() for _ in range(int(word[len(_ANSWER) :]))]
-        self._heard_at = time.monotonic()
         match cast(Sign, word.decode()):
             case "stepped":
-                if self._stepped_at is not None:
-                    self._slowest_sec = max(self._slowest_sec, self._heard_at - self._stepped_at)
-                self._stepped_at = self._heard_at
+                self._pulse.stepped()
             case "kept":
                 self.kept = True
+                self._pulse.alive()
             case "working":
-                self._stepped_at = None
+                self._pulse.working()
             case "alive":
-                pass
+                self._pulse.alive()
         return None
-
-    def _allowed_sec(self) -> float:
-        if self._stepped_at is None:
-            return self._patience.working_sec
-        return max(self._patience.step_sec, self._patience.steps * self._slowest_sec)
 
     def _has_ended(self) -> bool:
         flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -212,13 +190,3 @@ def _do(work: Work, sender: Connection, parent_pid: int) -> None:
     finally:
         logging.shutdown()
         os._exit(status)
-
-
-def oom_kills() -> int:
-    """Return how many processes of this container (or machine) the kernel killed for memory."""
-    for path in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
-        with contextlib.suppress(OSError):
-            lines = dict(line.split() for line in Path(path).read_text().splitlines())
-            if "oom_kill" in lines:
-                return int(lines["oom_kill"])
-    return 0

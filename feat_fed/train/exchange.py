@@ -7,6 +7,7 @@ Messages over a pipe to whom started them: JSON again.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -24,11 +25,13 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.codec import WindowsSource
 from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
 from feat_fed.config.base import StrictModel
-from feat_fed.errors import CheckpointError
+from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.protocol import EndedBy
 from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 from feat_fed.train.jobs import MidRound, RoundJob, RoundResult
 from feat_fed.train.mid_round import MidRoundFile
+
+_log = logging.getLogger(__name__)
 
 _WEIGHT, _STATE = "weight/", "optimiser/"
 _PREFIX = "round-"
@@ -74,7 +77,7 @@ class EndAnswer(StrictModel):
 
 
 class AskKeep(StrictModel):
-    """Is a checkpoint wanted? Answered with :class:`KeepAnswer`; if so, :class:`Kept` follows."""
+    """Is a checkpoint wanted? Answered with :class:`KeepAnswer`; if so, its outcome follows."""
 
     kind: Literal["keep?"] = "keep?"
 
@@ -89,6 +92,13 @@ class Kept(StrictModel):
     """The checkpoint is in its file."""
 
     kind: Literal["kept"] = "kept"
+
+
+class KeepFailed(StrictModel):
+    """The checkpoint cannot be written, and the workers go on without it."""
+
+    kind: Literal["keep failed"] = "keep failed"
+    text: str
 
 
 class Said(StrictModel):
@@ -117,7 +127,7 @@ class Done(StrictModel):
     kind: Literal["done"] = "done"
 
 
-Message = Alive | Fitted | Stepped | AskEnd | AskKeep | Kept | Said | Failed | Done
+Message = Alive | Fitted | Stepped | AskEnd | AskKeep | Kept | KeepFailed | Said | Failed | Done
 
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 
@@ -221,10 +231,26 @@ class Exchange:
         return job, told.train, told.heldout
 
     def write_result(self, result: RoundResult) -> None:
-        """Leave the result for whom started the workers."""
+        """Leave the result for whom started the workers, in the place of their job.
+
+        Where the disk is too full for the optimiser's state, without it.
+
+        Raises
+        ------
+        StorageError
+            If not even the weights can be written.
+        """
+        self._tensors("job").unlink(missing_ok=True)
+        self._resume.remove()
         fields = {name: getattr(result, name) for name in _Result.model_fields}
         self._write_json("result.json", _Result(**fields))
-        self._write_tensors("result", result.weights, result.optimiser_state)
+        try:
+            self._write_tensors("result", result.weights, result.optimiser_state)
+        except StorageError as error:
+            if result.optimiser_state is None:
+                raise
+            self._write_tensors("result", result.weights, None)
+            _log.error("THE NEXT ROUND STARTS WITH AN OLDER OPTIMISER, free some disk: %s", error)
 
     def read_result(self) -> RoundResult:
         """Return the workers' result."""
@@ -236,8 +262,8 @@ class Exchange:
         """Leave a checkpoint in place of the one before."""
         self._mid_round.write(state)
 
-    def read_mid_round(self) -> MidRound:
-        """Return the last checkpoint.
+    def take_mid_round(self) -> MidRound:
+        """Return the last checkpoint, whose file goes: it would take the disk from the result.
 
         Raises
         ------
@@ -247,11 +273,19 @@ class Exchange:
         state = self._mid_round.read()
         if state is None:
             raise CheckpointError(f"{self._mid_round.path} cannot be read back; is the disk sound?")
+        self._mid_round.remove()
         return state
+
+    def _tensors(self, kind: Literal["job", "result"]) -> Path:
+        return self.folder / f"{kind}.safetensors"
 
     def _write_json(self, name: str, told: StrictModel) -> None:
         data = told.model_dump_json().encode()
-        write_bytes_atomically(self.folder / name, data, mode=0o600, durable=False)
+        path = self.folder / name
+        try:
+            write_bytes_atomically(path, data, mode=0o600, durable=False)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be written: {error}") from error
 
     def _write_tensors(
         self,
@@ -262,12 +296,12 @@ class Exchange:
         tensors = {_WEIGHT + name: each for name, each in weights.items()}
         tensors |= {_STATE + name: each for name, each in (state or {}).items()}
         header = _Header(kind=kind, has_state=state is not None)
-        write_tensor_file(self.folder / f"{kind}.safetensors", tensors, header, durable=False)
+        write_tensor_file(self._tensors(kind), tensors, header, durable=False)
 
     def _read_tensors(
         self, kind: Literal["job", "result"]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-        header, tensors = read_tensor_file(self.folder / f"{kind}.safetensors", _Header)
+        header, tensors = read_tensor_file(self._tensors(kind), _Header)
         state = _under(_STATE, tensors) if header.has_state else None
         return _under(_WEIGHT, tensors), state
 
@@ -285,8 +319,7 @@ def exchange_in(parent: Path | None) -> Iterator[Exchange]:
         return
     parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = parent / f"{_PREFIX}{secrets.token_hex(4)}"
-    with (parent / ".lock").open("a") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
+    with _alone_in(parent):
         _clear(parent)
         folder.mkdir(mode=0o700)
         # The lock says that the folder's owner lives, and ends with it.
@@ -297,6 +330,21 @@ def exchange_in(parent: Path | None) -> Iterator[Exchange]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(owned)
+
+
+def clear_exchanges(parent: Path) -> None:
+    """Remove the folders that killed processes have left in ``parent``; living ones' stay."""
+    if parent.is_dir():
+        with _alone_in(parent):
+            _clear(parent)
+
+
+@contextmanager
+def _alone_in(parent: Path) -> Iterator[None]:
+    """Between a folder's making and its lock nobody else must look at it."""
+    with (parent / ".lock").open("a") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
 
 
 def _clear(parent: Path) -> None:

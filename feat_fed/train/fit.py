@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from feat_fed.config import TrainingConfig
 from feat_fed.errors import MemoryShortError
 from feat_fed.train.engine import LossFunction
+from feat_fed.train.faults import is_short_of_memory
 from feat_fed.train.memory import available_bytes
 
 _log = logging.getLogger(__name__)
@@ -117,7 +118,9 @@ def _runs(model: nn.Module, loss_of: LossFunction, *, state_bytes: int) -> bool:
             state = torch.empty(state_bytes, dtype=torch.uint8, device=device)
             loss_of(model).backward()  # type: ignore[no-untyped-call]
             del state
-    except torch.cuda.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_short_of_memory(error):
+            raise
         return False
     finally:
         torch.cuda.empty_cache()

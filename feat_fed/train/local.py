@@ -64,7 +64,7 @@ def train_round(
     DeviceError
         If a GPU fails.
     StalledError
-        If several processes make no progress.
+        If several processes fall silent again and again.
     TrainingError
         If too many losses or gradients are not finite, or one of several processes ends.
     """
@@ -92,8 +92,9 @@ def take_part(
         on_device(device, memory_share=compute.memory_share),
     ):
         model = _received_model(job, device)
+        hooks.alive()
         model.gradient_checkpointing = compute.gradient_checkpointing
-        micro_batch = _fitting_micro_batch(job, model, train, peers)
+        micro_batch = _fitting_micro_batch(job, model, train, peers, hooks)
         hooks.fitted(micro_batch)
         if resume is not None:
             score = resume.heldout_loss
@@ -105,6 +106,7 @@ def take_part(
         with closing(
             open_engine(model, job.training, peers=peers, zero_stage=compute.zero_stage)
         ) as engine:
+            hooks.alive()
             if resume is not None:
                 engine.load_weights(resume.weights)
                 # There is none yet where all steps so far were skipped.
@@ -123,6 +125,7 @@ def take_part(
                 heldout_loss=score,
             ).take()
             weights = _finite(engine.weights())
+            hooks.alive()
             kept = job.training.optimiser_state == "kept"
             state = engine.optimiser_state() if kept else None
     return RoundResult(
@@ -165,7 +168,9 @@ def _wanted_micro_batch(job: EvaluationJob, peers: Peers) -> int:
     return min(share, job.compute.micro_batch or share)
 
 
-def _fitting_micro_batch(job: RoundJob, model: FEAT, train: TrainingClips, peers: Peers) -> int:
+def _fitting_micro_batch(
+    job: RoundJob, model: FEAT, train: TrainingClips, peers: Peers, hooks: RoundHooks
+) -> int:
     """Try a step in the study's precision on a clip of the site, repeated as often as needed."""
     device = next(model.parameters()).device
     schedule = Schedule.linear(job.diffusion).to(device)
@@ -173,7 +178,9 @@ def _fitting_micro_batch(job: RoundJob, model: FEAT, train: TrainingClips, peers
 
     def loss_of(clips: int) -> LossFunction:
         z_BFCHW = z_1FCHW.expand(clips, *z_1FCHW.shape[1:])
-        return losses_of_batch(z_BFCHW, schedule, job, step=0, micro_batch=clips)[0]
+        return losses_of_batch(
+            z_BFCHW, schedule, job, step=0, micro_batch=clips, begun=hooks.alive
+        )[0]
 
     wanted = _wanted_micro_batch(job, peers)
     compute_in(model, job.training.precision)

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and how much it has taken."""
+"""How much memory this process may still take, has taken, and whom it cost their life."""
 
 from __future__ import annotations
 
@@ -39,3 +39,13 @@ def peak_bytes(device: torch.device) -> int:
         return int(torch.cuda.max_memory_reserved(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def oom_kills(cgroup: Path = _CGROUP) -> int:
+    """Return how many processes of this container (or machine) the kernel killed for memory."""
+    for path in (cgroup / "memory.events", Path("/proc/vmstat")):
+        with contextlib.suppress(OSError):
+            lines = dict(line.split() for line in path.read_text().splitlines())
+            if "oom_kill" in lines:
+                return int(lines["oom_kill"])
+    return 0

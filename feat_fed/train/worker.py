@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from feat_fed.errors import FeatFedError
+from feat_fed.errors import FeatFedError, StorageError
 from feat_fed.protocol import EndedBy
 from feat_fed.train.device import resolve_device
 from feat_fed.train.exchange import (
@@ -34,6 +34,7 @@ from feat_fed.train.exchange import (
     Failed,
     Fitted,
     KeepAnswer,
+    KeepFailed,
     Kept,
     Message,
     Said,
@@ -110,17 +111,26 @@ def hooks_over(line: Line, exchange: Exchange, peers: Peers) -> RoundHooks:
         if peers.of_first(wanted):
             state = make()  # all take part in putting it together
             if first:
-                exchange.write_mid_round(state)
-                line.tell(Kept())
+                line.tell(_kept(exchange, state))
 
     return RoundHooks(
         alive=line.alive, fitted=fitted, progress=progress, must_end=must_end, keep=keep
     )
 
 
+def _kept(exchange: Exchange, state: MidRound) -> Kept | KeepFailed:
+    """Write a checkpoint; on a full disk all go on without it."""
+    try:
+        exchange.write_mid_round(state)
+    except StorageError as error:
+        return KeepFailed(text=str(error))
+    return Kept()
+
+
 def work(exchange: Exchange, line: Line, *, rank: int, size: int) -> None:
     """Take part in the round; the first worker leaves the result."""
     job, train, heldout = exchange.read_job()
+    line.alive()
     device = resolve_device(job.compute, rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -8,6 +8,7 @@ and all of them as soon as one fails or is killed, or none gives a sign of life.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -20,7 +21,14 @@ from sys import executable
 
 import feat_fed.errors
 from feat_fed.codec import LatentWindows, WindowsSource
-from feat_fed.errors import FeatFedError, MemoryShortError, StalledError, TrainingError
+from feat_fed.errors import (
+    DeviceError,
+    FeatFedError,
+    MemoryShortError,
+    StalledError,
+    StorageError,
+    TrainingError,
+)
 from feat_fed.processes import Child, ChildGroup, describe_exit
 from feat_fed.train.device import resolve_device, threads_of
 from feat_fed.train.exchange import (
@@ -33,6 +41,7 @@ from feat_fed.train.exchange import (
     Failed,
     Fitted,
     KeepAnswer,
+    KeepFailed,
     Kept,
     Message,
     Said,
@@ -49,19 +58,12 @@ from feat_fed.train.jobs import (
     StepProgress,
     TrainingClips,
 )
+from feat_fed.train.memory import oom_kills
+from feat_fed.train.patience import Patience, Pulse
 
 _log = logging.getLogger(__name__)
 
-STALLED_SEC = 600.0
-"""Without a sign of life from any worker, before all are ended; longer where steps are long."""
-
-STALLED_STEPS = 20
-"""As long as the slowest step so far took, times this."""
-
 _COMMAND = (executable, "-m", "feat_fed.train.worker")
-_MAX_LOST = 3
-"""Workers that end without a word, one after the other and with no checkpoint in between."""
-
 _EXIT_SEC = 5.0
 _OTHERS_SEC = 2.0
 _LOOPBACK = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
@@ -78,48 +80,48 @@ def train_in_workers(
     train: TrainingClips,
     heldout: HeldoutClips | None,
     hooks: RoundHooks,
-    stalled_sec: float = STALLED_SEC,
+    patience: Patience | None = None,
 ) -> RoundResult:
     """Train as :func:`~feat_fed.train.local.train_round`, in a process for each device, or in one.
 
-    Where a worker is killed or runs out of memory (then with half as many clips at once), all
-    begin again from the last checkpoint that the hooks asked for.
+    Where a worker is killed, all fall silent, or memory runs out (then with half as many clips
+    at once), all begin again from the last checkpoint that the hooks asked for.
 
     Raises
     ------
     StalledError
-        If no worker gives a sign of life for ``stalled_sec``, or for as long as 20 of the
-        slowest step.
+        If no worker gives a sign of life, again and again.
     TrainingError
         If the clips are none that another process can open, or workers end without a word
         again and again.
     FeatFedError
         Whatever class a worker's error is of.
     """
-    started_sec = time.perf_counter()
+    started_sec, patience = time.perf_counter(), patience or Patience()
     earlier_sec = job.resume.seconds if job.resume else 0.0
     lost = 0
     sources = _source(train), None if heldout is None else _source(heldout)
     while True:
         with exchange_in(job.folder) as exchange:
             exchange.write_job(job, train=sources[0], heldout=sources[1])
-            watch = _Watch(exchange, hooks, stalled_sec)
+            watch = _Watch(exchange, hooks, patience)
             try:
                 watch.run(job)
                 result = exchange.read_result()
                 break
-            except MemoryShortError as error:
-                if watch.micro_batch is None or watch.micro_batch == 1:
-                    raise
-                smaller = (watch.micro_batch + 1) // 2
-                _log.warning("%s: all begin again, with %d clips at once", error, smaller)
-                compute = job.compute.model_copy(update={"micro_batch": smaller})
-                job = replace(job, compute=compute)
-            except _LostError as error:
-                lost = 1 if watch.kept else lost + 1
-                if lost == _MAX_LOST:
-                    raise
-                _log.error("%s: all begin again", error)
+            except (MemoryShortError, _LostError, StalledError) as error:
+                clips = watch.micro_batch or 1
+                if isinstance(error, MemoryShortError) and clips > 1:
+                    smaller = (clips + 1) // 2
+                    _log.warning("%s: all begin again, with %d clips at once", error, smaller)
+                    compute = job.compute.model_copy(update={"micro_batch": smaller})
+                    job = replace(job, compute=compute)
+                else:
+                    lost = 1 if watch.kept else lost + 1
+                    if lost == patience.deaths or type(error) is MemoryShortError:
+                        raise
+                    _log.error("%s: all begin again", error)
+        hooks.alive()
         job = replace(job, resume=watch.kept or job.resume)
     return replace(result, seconds=earlier_sec + time.perf_counter() - started_sec)
 
@@ -137,17 +139,21 @@ class _LostError(TrainingError):
     """A worker has ended without a word."""
 
 
+class _LostForMemoryError(MemoryShortError):
+    """The kernel has killed a worker, for memory ran out."""
+
+
 class _Watch:
     """Starts the workers of one attempt, answers them, and ends them."""
 
-    def __init__(self, exchange: Exchange, hooks: RoundHooks, stalled_sec: float) -> None:
+    def __init__(self, exchange: Exchange, hooks: RoundHooks, patience: Patience) -> None:
         self._exchange, self._hooks = exchange, hooks
-        self._stalled_sec = stalled_sec
+        self._pulse = Pulse(patience)
         self._workers: dict[Connection, Child] = {}
         self._done = 0
-        self._stepped_at: float | None = None
-        self._slowest_sec = 0.0
-        self._wanted = self._written = False  # a checkpoint
+        self._wanted = False  # a checkpoint
+        self._written: Kept | KeepFailed | None = None
+        self._oom_kills = oom_kills()
         self.micro_batch: int | None = None
         """Clips that a worker takes at once, when that is known."""
         self.kept: MidRound | None = None
@@ -198,7 +204,7 @@ class _Watch:
                     self._hooks.fitted(message.micro_batch)
                 self.micro_batch = message.micro_batch
             case Stepped():
-                self._note_step()
+                self._pulse.stepped()
                 self._hooks.progress(StepProgress(**message.model_dump(exclude={"kind"})))
             case AskEnd():
                 self._answer(line, EndAnswer(ended_by=self._hooks.must_end()))
@@ -207,8 +213,8 @@ class _Watch:
                 self._hooks.keep(lambda: self._checkpoint(line))
                 if not self._wanted:
                     self._answer(line, KeepAnswer(wanted=False))
-            case Kept():
-                self._written = True
+            case Kept() | KeepFailed():
+                self._written = message
             case Said():
                 logging.getLogger(message.logger).log(message.level, "%s", message.text)
             case Failed():
@@ -220,23 +226,35 @@ class _Watch:
         self._hooks.alive()
 
     def _checkpoint(self, line: Connection) -> MidRound:
-        """Let the workers make a checkpoint, and return it."""
-        self._wanted, self._written = True, False
+        """Let the workers make a checkpoint, and return it.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written, and for nothing else: the workers go on after it.
+        """
+        self._wanted, self._written = True, None
         self._answer(line, KeepAnswer(wanted=True))
-        while not self._written:
-            self._hear()
-        self.kept = self._exchange.read_mid_round()
+        try:
+            while self._written is None:
+                self._hear()
+        except StorageError as error:
+            raise TrainingError(str(error)) from error
+        if isinstance(self._written, KeepFailed):
+            raise StorageError(self._written.text)
+        self.kept = self._exchange.take_mid_round()
         return self.kept
 
     def _next(self) -> tuple[Connection, Message]:
         """Wait for a message of any worker."""
-        patience_sec = max(self._stalled_sec, STALLED_STEPS * self._slowest_sec)
-        ready = wait(self._workers, patience_sec)
+        allowed_sec = self._pulse.allowed_sec
+        ready = wait(self._workers, allowed_sec)
         if not ready:
             raise StalledError(
-                f"no training process has given a sign of life for {patience_sec:.0f} s, and all "
+                f"no training process has given a sign of life for {allowed_sec:.0f} s, and all "
                 f"were ended; {self._where(next(iter(self._workers)))}"
             )
+        self._pulse.alive()
         return self._read(ready[0])
 
     def _read(self, ready: object) -> tuple[Connection, Message]:
@@ -251,26 +269,25 @@ class _Watch:
         with suppress(ConnectionError):  # that it has ended is heard next
             line.send_bytes(answer.model_dump_json().encode())
 
-    def _note_step(self) -> None:
-        now = time.monotonic()
-        if self._stepped_at is not None:
-            self._slowest_sec = max(self._slowest_sec, now - self._stepped_at)
-        self._stepped_at = now
-
     def _fail(self, line: Connection, message: Failed) -> None:
         """Raise a worker's error, or that of another which it only followed from.
 
         A worker that ends breaks an exchange which others are in, and they fail with an error
-        of the library that they exchange with.
+        of the library that they exchange with. NCCL's looks like that of a device.
         """
-        if message.code is None and not message.ended:
+        if _may_follow(message):
             for other, heard in self._others(line):
-                if heard.code is not None or heard.ended:
+                if not _may_follow(heard) or (heard.code and not message.code):
                     line, message = other, heard
+                if not _may_follow(message):
                     break
         name = self._workers[line].name
         if message.ended:
-            raise _LostError(f"{name} {message.text}; {self._where(line)}")
+            text = f"{name} {message.text}; {self._where(line)}"
+            killed = self._workers[line].process.returncode == -signal.SIGKILL
+            if killed and oom_kills() > self._oom_kills:
+                raise _LostForMemoryError(f"memory ran out: {text}")
+            raise _LostError(text)
         kind = _ERRORS.get(message.code or TrainingError.code, TrainingError)
         raise kind(f"{message.text} ({name}); {self._where(line)}")
 
@@ -296,3 +313,8 @@ class _Watch:
         if child.log_file.is_relative_to(self._exchange.folder):
             return f"the end of its log:\n{child.tail()}"
         return f"its log is {child.log_file}"
+
+
+def _may_follow(message: Failed) -> bool:
+    """Whether the error may be but the echo of another worker's."""
+    return not message.ended and message.code in (None, DeviceError.code)

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 from pydantic import BaseModel
 from safetensors.torch import save
@@ -131,7 +132,7 @@ def test_killed_at_random_steps_it_gives_the_bytes_of_one_that_was_not(
 
     def work(witness: Witness) -> list[bytes]:
         life = len(list(deaths.iterdir()))
-        signs_left = random.Random(life).randint(3, 6)
+        signs_left = random.Random(life).randint(8, 12)  # some before the steps, three in each
 
         def mortal(sign: Sign) -> None:
             nonlocal signs_left
@@ -227,3 +228,46 @@ def test_a_disk_that_takes_no_weights_costs_no_round(
     assert "OLDER OPTIMISER" in log
     assert "SENT WITHOUT A COPY" in log
     assert not list((full.store / "spool").rglob("*.safetensors"))
+
+
+def test_a_killed_one_of_two_processes_costs_no_step(
+    make_site: Callable[[str], SiteConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected, alone = run(make_site("alone"))
+    site = make_site("together").model_copy(
+        update={"compute": ComputeConfig(device="cpu", threads=1, devices=2)}
+    )
+    kept, killed = 0, list[psutil.Process]()
+
+    def kill(sign: Sign) -> None:
+        nonlocal kept
+        kept += sign == "kept"
+        if kept == 3 and not killed:
+            killed.extend(each for each in workers() if each.cmdline()[-3] == "1")
+            killed[0].kill()
+
+    report, weights = run(site, kill)
+    assert "process 2 of 2 has ended (SIGKILL)" in caplog.text
+    assert kept == STEPS, "none of the steps before the kill was taken again"
+    assert (report.steps, report.examples) == (expected.steps, expected.examples)
+    assert report.train_loss == pytest.approx(expected.train_loss, rel=1e-5)
+    assert report.heldout_loss == pytest.approx(expected.heldout_loss, rel=1e-5)
+    moved = apart(alone, WEIGHTS)
+    assert apart(weights, alone) < 5e-4 * moved
+    assert workers() == []
+    left = {each.name for each in (site.store / "training").iterdir()}
+    assert left == {".lock", "worker-0.log", "worker-1.log"}
+    assert not list((site.store / "rounds").rglob("*.safetensors"))
+
+
+def workers() -> list[psutil.Process]:
+    """Training processes under this one: ... feat_fed.train.worker FOLDER RANK SIZE PIPE."""
+    return [
+        each
+        for each in psutil.Process().children(recursive=True)
+        if "feat_fed.train.worker" in each.cmdline()
+    ]
+
+
+def apart(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> float:
+    return max(float((left[name] - right[name]).abs().max()) for name in left)

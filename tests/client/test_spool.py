@@ -8,6 +8,7 @@ import torch
 
 from feat_fed.config import load_study
 from feat_fed.protocol import Assignment, Report, Task
+from feat_fed.train.exchange import exchange_in
 from feat_fed_client import round_files
 from feat_fed_client.round_files import KEEP_DAYS, forget_rounds, tidy
 from feat_fed_client.spool import Spool
@@ -125,3 +126,35 @@ def test_all_that_was_learnt_can_be_forgotten(tmp_path: Path) -> None:
     (tmp_path / "latents").mkdir()
     assert forget_rounds(tmp_path) == 1
     assert [each.name for each in tmp_path.iterdir()] == ["latents"]
+
+
+def test_a_round_under_way_on_several_devices_keeps_its_files(tmp_path: Path) -> None:
+    training = tmp_path / "training"
+    with exchange_in(training) as living:
+        dead, job = training / "round-0badf00d", living.folder / "job.json"
+        dead.mkdir()
+        for each in (job, dead / "job.json", training / "worker-0.log"):
+            each.touch()
+        tidy(tmp_path, study_id=STUDY)
+        assert (dead.exists(), job.exists()) == (False, True)
+        dead.mkdir()
+        (dead / "job.json").touch()
+        assert forget_rounds(tmp_path) == 2
+        assert (dead.exists(), job.exists()) == (False, True)
+    assert [each.name for each in training.iterdir()] == [".lock"]
+
+
+def test_what_goes_while_it_is_removed_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Spool.of(tmp_path, study_id=STUDY).write("asked", report(3), WEIGHTS)
+    unlink = os.unlink
+
+    def twice(path: str, *, dir_fd: int | None = None) -> None:
+        unlink(path, dir_fd=dir_fd)
+        unlink(path, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", twice)
+        assert forget_rounds(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []

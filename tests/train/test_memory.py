@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from feat_fed.train.memory import available_bytes
+from feat_fed.train.memory import available_bytes, oom_kills
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,8 @@ def test_the_smaller_of_machine_and_container(
 
 def test_this_machine_has_some() -> None:
     assert 0 < available_bytes() <= psutil.virtual_memory().total
+
+
+def test_kills_are_counted_in_the_container(tmp_path: Path) -> None:
+    (tmp_path / "memory.events").write_text("low 0\nhigh 0\nmax 4\noom 4\noom_kill 3\n")
+    assert oom_kills(tmp_path) == 3

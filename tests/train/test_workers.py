@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +34,15 @@ from feat_fed.config import (
     FEATConfig,
     TrainingConfig,
 )
-from feat_fed.errors import CheckpointError, DataError, StalledError, TrainingError
+from feat_fed.errors import (
+    CheckpointError,
+    DataError,
+    DeviceError,
+    MemoryShortError,
+    StalledError,
+    StorageError,
+    TrainingError,
+)
 from feat_fed.model import FEAT
 from feat_fed.protocol import EndedBy
 from feat_fed.train import (
@@ -47,6 +56,8 @@ from feat_fed.train import (
     workers,
 )
 from feat_fed.train.exchange import exchange_in
+from feat_fed.train.mid_round import Checkpoints, MidRoundFile
+from feat_fed.train.patience import Patience
 
 MODEL = FEATConfig(in_channels=6, hidden_size=16, num_trios=1, num_heads=2, mlp_ratio=2.0)
 
@@ -270,7 +281,7 @@ def made_up(
 ) -> Iterator[Callable[..., RoundResult]]:
     """Run a round whose workers do what a script says."""
 
-    def run(script: str, hooks: RoundHooks | None = None, stalled_sec: float = 30) -> RoundResult:
+    def run(script: str, hooks: RoundHooks | None = None, silent_sec: float = 30) -> RoundResult:
         (tmp_path / "made_up.py").write_text(MADE_UP + script)
         monkeypatch.setattr(workers, "_COMMAND", (sys.executable, str(tmp_path / "made_up.py")))
         return workers.train_in_workers(
@@ -278,7 +289,7 @@ def made_up(
             train=clips,
             heldout=None,
             hooks=hooks or RoundHooks(),
-            stalled_sec=stalled_sec,
+            patience=Patience(working_sec=silent_sec, step_sec=silent_sec),
         )
 
     yield run
@@ -325,9 +336,93 @@ def test_an_error_of_no_known_class_is_told(made_up: Run) -> None:
         made_up("failed(None, 'KeyError: 3') if rank else time.sleep(60)")
 
 
-def test_silence_ends_the_round(made_up: Run) -> None:
-    with pytest.raises(StalledError, match=r"no training process .* for 2 s"):
-        made_up("time.sleep(60)", stalled_sec=2)
+def test_silence_again_and_again_ends_the_round(
+    made_up: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StalledError, match=r"no training process .* for 1 s"):
+        made_up("time.sleep(60)", silent_sec=1)
+    assert caplog.text.count("all begin again") == 2
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        ("failed('memory', 'memory is full')", MemoryShortError),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", TrainingError),
+        ("failed(None, 'RuntimeError: connection reset')", DeviceError),
+    ],
+)
+def test_an_error_of_nccl_hides_no_other_ones(
+    made_up: Run, cause: str, kind: type[Exception]
+) -> None:
+    script = f"""
+if rank: time.sleep(0.3); {cause}
+failed("device", "a GPU or its driver has failed (NCCL error)")
+"""
+    with pytest.raises(TrainingError) as raised:
+        made_up(script)
+    assert isinstance(raised.value, kind)
+    assert ("NCCL" in str(raised.value)) == (kind is DeviceError)
+
+
+@pytest.mark.parametrize("fitting", [1, 3])
+def test_a_worker_killed_for_memory_is_one_without_memory(
+    made_up: Run, fitting: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kills = iter(range(100))
+    monkeypatch.setattr(workers, "oom_kills", lambda: next(kills))
+    script = f"""
+clips = json.load(open(f"{{folder}}/job.json"))["compute"]["micro_batch"] or {fitting}
+tell("fitted", micro_batch=clips)
+os.kill(os.getpid(), signal.SIGKILL) if rank else time.sleep(60)
+"""
+    with pytest.raises(MemoryShortError, match=r"memory ran out: .* has ended \(SIGKILL\)"):
+        made_up(script)
+    assert ("with 2 clips at once" in caplog.text) == (fitting == 3)
+    assert caplog.text.count(": all begin again\n") == 2
+
+
+def test_a_checkpoint_that_no_file_takes_is_no_error_of_the_workers(
+    made_up: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """But what ends a worker in the midst of one is."""
+    script = """
+if rank: time.sleep(60)
+tell("keep?"); line.recv_bytes(); tell("keep failed", text="the disk is full")
+tell("keep?"); line.recv_bytes(); failed("storage", "the clip cannot be copied")
+"""
+    kept: list[str] = []
+
+    def keep(make: Callable[[], MidRound]) -> None:
+        try:
+            make()
+        except StorageError as error:
+            kept.append(str(error))
+
+    with pytest.raises(TrainingError, match="the clip cannot be copied"):
+        made_up(script, RoundHooks(keep=keep))
+    assert kept == ["the disk is full"]
+
+
+def test_a_disk_that_takes_weights_alone_costs_no_round(
+    whole: Whole, clips: LatentWindows, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the optimiser's state a file has three times their size."""
+    task = replace(whole.job, folder=tmp_path / "training")
+    checkpoints = Checkpoints(MidRoundFile(tmp_path / "under-way.safetensors", "x"), 1e-9)
+    room_bytes = 2 * sum(each.nbytes for each in task.weights.values())
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room_bytes, before[1]))
+    try:
+        result = train_round(
+            task, train=clips, heldout=clips, hooks=RoundHooks(keep=checkpoints.keep)
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert same(result.weights, whole.result.weights)
+    assert (result.steps, result.optimiser_state) == (4, None)
+    assert caplog.text.count("goes on without this checkpoint") == 4
+    assert "OLDER OPTIMISER" in caplog.text
 
 
 def test_a_worker_that_stops_is_no_stall_while_another_lives(made_up: Run) -> None:
@@ -337,7 +432,7 @@ for _ in range(8):
 failed("training", "enough") if not rank else time.sleep(60)
 """
     with pytest.raises(TrainingError, match="enough"):
-        made_up(script, stalled_sec=3)
+        made_up(script, silent_sec=3)
 
 
 def test_an_error_in_a_hook_ends_the_workers(made_up: Run) -> None:
