@@ -54,7 +54,7 @@ DeclineCode = Literal["paused", "hours", "traffic"]
 
 EndedBy = Literal["steps", "minutes", "hours", "pause"]
 """Which limit ended a round's training: the study's count of steps or epochs, minutes (the
-study's or the site's), or the site's hours or pause."""
+study's, the site's, or those until the round's deadline), or the site's hours or pause."""
 
 FAILURES: dict[FailureCode, str] = {
     "config": "the site's configuration does not fit the study",

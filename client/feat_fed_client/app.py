@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,22 +32,37 @@ from feat_fed_client.known_study import remember_study
 from feat_fed_client.limits import DeclinedError
 from feat_fed_client.session import SiteSession
 from feat_fed_client.supervision import Witness
+from feat_fed_client.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
 
-def make_app(
-    site_of: Callable[[Context], SiteConfig], *, witness: Witness = lambda _: None
-) -> ClientApp:
-    """Return a ClientApp; ``site_of`` finds the site's configuration on this machine.
+TRAINING_SHARE = 0.9
+"""Of the time until the server waits no more; the rest is for sending the update."""
 
-    ``witness`` is told again and again that the work goes on.
+
+def make_app(
+    site_of: Callable[[Context], SiteConfig],
+    *,
+    witness: Witness = lambda _: None,
+    arrived_at: float | None = None,
+) -> ClientApp:
+    """Return a ClientApp.
+
+    Parameters
+    ----------
+    site_of
+        Finds the site's configuration on this machine.
+    witness
+        Is told again and again that the work goes on.
+    arrived_at
+        Time of the message by ``time.monotonic``; None: when the app is called.
     """
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context), witness=witness)
+        return answer(message, site_of(context), witness=witness, arrived_at=arrived_at)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -55,8 +71,15 @@ def make_app(
     return app
 
 
-def answer(message: Message, site: SiteConfig, *, witness: Witness = lambda _: None) -> Message:
+def answer(
+    message: Message,
+    site: SiteConfig,
+    *,
+    witness: Witness = lambda _: None,
+    arrived_at: float | None = None,
+) -> Message:
     """Do what the server asks. An error becomes a code; its text stays in the site's log."""
+    arrived_at = time.monotonic() if arrived_at is None else arrived_at
     try:
         assignment, buckets = from_records(message.content, Assignment)
     except FeatFedError as error:
@@ -64,11 +87,20 @@ def answer(message: Message, site: SiteConfig, *, witness: Witness = lambda _: N
         log.exception("a message that is no assignment")
         raise Unreadable(FAILURES["protocol"]) from error
     remember_study(site.store, assignment)
+    traffic = Traffic(site.store, assignment)
+    traffic.received(sum(map(len, buckets)), message_id=message.metadata.message_id)
+    # One that is sent again lives as long as the server waits for its answer.
+    given_sec = min(message.metadata.ttl, assignment.study.sites.round_sec)
+    train_until = arrived_at + TRAINING_SHARE * given_sec
     try:
+        traffic.require(site.limits)
         weights = unpack(buckets, _schema(assignment))
-        report, trained = SiteSession(site, witness=witness).run(assignment, weights)
+        session = SiteSession(site, witness=witness, train_until=train_until)
+        report, trained = session.run(assignment, weights)
+        update = pack(trained)
+        traffic.sent(sum(map(len, update)))
         note_report(site.store, report)
-        return Message(to_records(report, pack(trained)), reply_to=message)
+        return Message(to_records(report, update), reply_to=message)
     except DeclinedError as declined:
         log.info("round %d declined: %s", assignment.round, declined)
         report = _declined(assignment, site, declined)

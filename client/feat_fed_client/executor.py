@@ -50,6 +50,7 @@ from feat_fed.train import preload
 from feat_fed.wire import bundle, from_records, to_records
 from feat_fed_client import READY
 from feat_fed_client.app import failure, make_app, site_of_this_machine
+from feat_fed_client.history import note_idle
 from feat_fed_client.supervision import Death, Patience, Witness, supervised
 
 log = logging.getLogger(__name__)
@@ -127,8 +128,9 @@ class Executor:
         Children send their replies here and not to the SuperNode, which waits for ever for the
         rest of one that was cut off.
         """
+        arrived_at = time.monotonic()
         outcome = supervised(
-            lambda witness: _parts(self._reply(message, context, witness)),
+            lambda witness: _parts(self._reply(message, context, witness, arrived_at)),
             patience=self.patience,
             meanwhile=lambda: _heartbeat(client),
         )
@@ -149,8 +151,10 @@ class Executor:
             return REFUSED_BUNDLE
         return None
 
-    def _reply(self, message: Message, context: Context, witness: Witness) -> Message:
-        app = make_app(self.site_of, witness=witness)
+    def _reply(
+        self, message: Message, context: Context, witness: Witness, arrived_at: float
+    ) -> Message:
+        app = make_app(self.site_of, witness=witness, arrived_at=arrived_at)
         try:
             return app(message=message, context=context)
         except Exception:
@@ -237,7 +241,9 @@ def main(arguments: Sequence[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("flwr").propagate = False  # it has a handler of its own
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
-    trusted = trusted_bundles(site_of_this_machine())
+    site = site_of_this_machine()
+    trusted = trusted_bundles(site)
+    note_idle(site.store)
     preload()
     Executor(address, Path(secret_file).read_bytes(), trusted, site_of_this_machine).run()
     logging.shutdown()

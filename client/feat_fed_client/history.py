@@ -1,4 +1,4 @@
-"""What came of a site's last rounds: the reports, as they were sent, in its store."""
+"""What came of a site's last rounds, in its store: the reports, as they were sent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config.base import StrictModel
 from feat_fed.protocol import Report
+from feat_fed.report.live import SiteLive
 
 _FILE = "rounds.jsonl"
 _KEPT = 200
@@ -29,6 +30,14 @@ def note_report(store: Path, report: Report) -> None:
     lines = "".join(each.model_dump_json(exclude_defaults=True) + "\n" for each in rounds)
     with contextlib.suppress(OSError):
         write_bytes_atomically(store / _FILE, lines.encode(), durable=False)
+
+
+def note_idle(store: Path) -> None:
+    """Say that nothing is under way, where a process that was killed still says otherwise."""
+    live = SiteLive.read(store / "live.json")
+    if live is not None and live.phase != "idle":
+        with contextlib.suppress(OSError):
+            SiteLive(phase="idle", round=live.round).write(store / "live.json")
 
 
 def past_rounds(store: Path) -> list[PastRound]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -17,5 +18,6 @@ def be_nice(niceness: int) -> None:
     # Linux keeps one a thread, and torch may have started some.
     linux = sys.platform == "linux"
     for thread in (each.id for each in psutil.Process().threads()) if linux else (0,):
-        if os.getpriority(os.PRIO_PROCESS, thread) < niceness:
-            os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        with contextlib.suppress(ProcessLookupError):  # a thread that has ended since
+            if os.getpriority(os.PRIO_PROCESS, thread) < niceness:
+                os.setpriority(os.PRIO_PROCESS, thread, niceness)

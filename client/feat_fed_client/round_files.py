@@ -24,10 +24,13 @@ from feat_fed.train.exchange import clear_exchanges
 from feat_fed.train.mid_round import MidRoundFile
 
 KEEP_DAYS = 30
-"""Rounds of a study that was not heard of for so long are removed."""
+"""What rounds of another study left is removed when nothing of it was written for so long."""
 
-_OF_ROUNDS = ("rounds", "spool")
-_LEARNT = (*_OF_ROUNDS, "optimiser", "training")
+KEEP_STUDIES = 2
+"""Other studies of which something is kept at all: a server may name as many as it likes."""
+
+_OF_STUDIES = ("rounds", "spool", "optimiser")
+_LEARNT = (*_OF_STUDIES, "training")
 
 
 def under_way(store: Path, *, study_id: str, job: str) -> MidRoundFile:
@@ -38,14 +41,20 @@ def under_way(store: Path, *, study_id: str, job: str) -> MidRoundFile:
 
 
 def tidy(store: Path, *, study_id: str) -> None:
-    """Remove what killed trainers left, and other studies' rounds after :data:`KEEP_DAYS`."""
+    """Remove what killed trainers left, and what is left of other studies' rounds.
+
+    That of the :data:`KEEP_STUDIES` that were written to last stays for :data:`KEEP_DAYS`.
+    """
     clear_exchanges(store / "training")
     remove_parts(store, "live.json")
     remove_parts(store / "optimiser" / study_id)
     long_ago = time.time() - KEEP_DAYS * 86400
-    for folder in (each for kind in _OF_ROUNDS for each in _folders(store / kind)):
-        if folder.name != study_id and _newest(folder) < long_ago:
-            shutil.rmtree(folder, ignore_errors=True)
+    for kind in _OF_STUDIES:
+        others = [each for each in _folders(store / kind) if each.name != study_id]
+        others.sort(key=_newest, reverse=True)
+        for place, folder in enumerate(others):
+            if place >= KEEP_STUDIES or _newest(folder) < long_ago:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def forget_rounds(store: Path) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ from torch import Tensor
 from feat_fed.codec import LatentWindows, build_codec, finish_erasing, prepare_at_site
 from feat_fed.config import SiteConfig
 from feat_fed.data import Manifest, scan, split_site
-from feat_fed.errors import DataError, StorageError
-from feat_fed.protocol import Assignment, Report
+from feat_fed.errors import DataError, StorageError, TrainingError
+from feat_fed.protocol import Assignment, EndedBy, Report
 from feat_fed.report.live import SiteLive
 from feat_fed.train import (
     MidRound,
@@ -40,7 +41,6 @@ from feat_fed_client.optimiser_store import OptimiserStore
 from feat_fed_client.round_files import tidy, under_way
 from feat_fed_client.spool import Spool
 from feat_fed_client.supervision import Sign, Witness
-from feat_fed_client.traffic import require_traffic
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,8 @@ class SiteSession:
         Those of the site's file unless given.
     witness
         Is told again and again that the work goes on.
+    train_until
+        Time by ``time.monotonic`` at which training ends, for its result would come too late.
     """
 
     def __init__(
@@ -79,8 +81,10 @@ class SiteSession:
         limits: SiteLimits | None = None,
         *,
         witness: Witness = lambda _: None,
+        train_until: float = math.inf,
     ) -> None:
         self._site = site
+        self._train_until = train_until
         self._limits = limits or SiteLimits.of(site)
         self._witness = witness
         self._told_at = 0.0
@@ -116,6 +120,8 @@ class SiteSession:
         DeclinedError
             If the site's limits forbid the round, or no step of it could be taken before its
             hours ended or it was paused.
+        TrainingError
+            If the round's time was up before its training began, among others.
         """
         be_nice(self._site.compute.niceness)
         tidy(self._site.store, study_id=assignment.study_id)
@@ -128,7 +134,6 @@ class SiteSession:
             log.info("round %d was done before and is sent again", assignment.round)
             return done
         self._limits.require_open()
-        require_traffic(self._site.limits, assignment.study.model, assignment.task)
         self._tell(SiteLive(phase="preparing", round=assignment.round), now=True)
         try:
             if assignment.task == "evaluate":
@@ -154,17 +159,17 @@ class SiteSession:
         DataError
             If no clip is left for training.
         DeclinedError
-            If the site's hours end or it is paused while clips are encoded; what is done stays.
+            If the site's hours end or it is paused meanwhile; what is done stays.
         """
         study, site = assignment.study, self._site
         device = resolve_device(site.compute)
         codec = build_codec(study.codec, weights=site.codec_weights, device=device)
-        with Manifest(site.store, alone="wait") as manifest:
+        with Manifest(site.store, alone="wait", waiting=self._looked) as manifest:
             inventory = scan(
                 site.data,
                 manifest=manifest,
                 clips=study.clips,
-                progress=lambda *_: self._witness("working"),
+                progress=lambda *_: self._looked(),
             )
             finish_erasing(site, manifest)
             inventory.require_clips()
@@ -180,6 +185,7 @@ class SiteSession:
             codec=codec,
             device=device,
             progress=lambda done, total: self._encoded(assignment.round, done, total),
+            waiting=self._looked,
         )
         train, heldout = (
             prepared.of_patients(entry.patient for entry in side)
@@ -234,6 +240,11 @@ class SiteSession:
     ) -> tuple[Report, dict[str, Tensor]]:
         job = replace(job, resume=self._resumed(assignment, mid_round))
         done = job.resume.steps_done if job.resume else 0
+        if not done and self._sec_to_deadline() <= 0:
+            raise TrainingError(
+                "the round's time was up before training began; what was encoded stays for the "
+                "next one. If that is not enough, raise the study's sites.round_sec"
+            )
         minutes = self._site.checkpoint_minutes
         checkpoints = Checkpoints(
             mid_round, minutes and minutes * 60, written=lambda: self._witness("kept")
@@ -246,7 +257,7 @@ class SiteSession:
                 hooks=RoundHooks(
                     alive=lambda: self._witness("alive"),
                     progress=lambda step: self._step(assignment, job, step, events),
-                    must_end=self._limits.must_end,
+                    must_end=self._must_end,
                     keep=checkpoints.keep,
                 ),
             )
@@ -269,6 +280,12 @@ class SiteSession:
             train_sec=result.seconds,
         )
         return report, dict(result.weights)
+
+    def _must_end(self) -> EndedBy | None:
+        return self._limits.must_end() or ("minutes" if self._sec_to_deadline() <= 0 else None)
+
+    def _sec_to_deadline(self) -> float:
+        return self._train_until - time.monotonic()
 
     def _resumed(self, assignment: Assignment, mid_round: MidRoundFile) -> MidRound | None:
         """Return what an ended process left of this very round; any other's is removed."""
@@ -310,6 +327,10 @@ class SiteSession:
     ) -> contextlib.AbstractContextManager[RoundEvents]:
         return round_events(self._site.store, study_id=assignment.study_id, first_step=step)
 
+    def _looked(self) -> None:
+        self._limits.require_open()
+        self._witness("working")
+
     def _encoded(self, round_number: int, clips: int, of_clips: int) -> None:
         self._limits.require_open()
         self._tell(
@@ -338,7 +359,11 @@ class SiteSession:
     def _sec_left(self, job: RoundJob, step: StepProgress) -> float:
         """Return the time until the first of the round's ends."""
         clips = (step.steps - step.step) * job.training.batch_size
-        ends = [clips / step.clips_per_sec, self._limits.sec_to_close()]
+        ends = [
+            clips / step.clips_per_sec,
+            self._limits.sec_to_close(),
+            self._sec_to_deadline(),
+        ]
         if job.training.local_minutes is not None:
             ends.append(60 * job.training.local_minutes - step.seconds)
         return max(0.0, min(each for each in ends if each is not None))

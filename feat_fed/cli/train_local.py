@@ -62,9 +62,7 @@ def _train(store: RunStore, site: SiteConfig) -> None:
     from feat_fed_client.events import events_folder
     from feat_fed_client.session import SiteSession
 
-    # No weights travel.
-    limits = site.limits.model_copy(update={"gb_per_round": None})
-    session = SiteSession(site.model_copy(update={"limits": limits}))
+    session = SiteSession(site)
     say(f"log: {store.logs / _LOG}")
     say(f"events: {events_folder(site.store)} (tensorboard --logdir shows them)")
     screen = StudyScreen(store, {site.name: site.store})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import sleep
@@ -29,6 +29,7 @@ def prepare_at_site(
     codec: VideoCodec,
     device: torch.device,
     progress: Progress | None = None,
+    waiting: Callable[[], None] = lambda: None,
 ) -> LatentClips:
     """Encode a site's clips with as many processes as it allows, and give way to others.
 
@@ -39,6 +40,8 @@ def prepare_at_site(
     ----------
     device
         Where ``codec`` computes; one on a GPU is used by this process alone.
+    waiting
+        Called again and again while another process holds the manifest.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def prepare_at_site(
         clips=clips,
         progress=progress,
         workers=(site.data.workers or cores()) if device.type == "cpu" else 0,
-        turn=lambda: _turn(site.store, patients),
+        turn=lambda: _turn(site.store, patients, waiting),
     )
 
 
@@ -71,7 +74,9 @@ def finish_erasing(site: SiteConfig, manifest: Manifest) -> None:
 
 
 @contextmanager
-def _turn(store: Path, patients: Collection[str]) -> Iterator[Collection[str]]:
-    with Manifest(store, alone="wait") as manifest:
+def _turn(
+    store: Path, patients: Collection[str], waiting: Callable[[], None]
+) -> Iterator[Collection[str]]:
+    with Manifest(store, alone="wait", waiting=waiting) as manifest:
         yield erased_of(manifest, patients)
     sleep(_PAUSE_SEC)

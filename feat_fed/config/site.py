@@ -233,7 +233,10 @@ class LimitsConfig(StrictModel):
         None, gt=0, description="of training; a longer round is sent with the steps that it has"
     )
     gb_per_round: float | None = Field(
-        None, gt=0, description="of weights, in and out together; a larger round is declined"
+        None,
+        gt=0,
+        description="of weights, in and out together, each time that they are sent; a round that "
+        "would exceed it is declined",
     )
 
     @field_validator("hours", mode="before")

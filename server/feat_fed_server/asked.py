@@ -39,6 +39,8 @@ class Asked:
     ids: list[str] = field(default_factory=list)
     """Of the sendings that may still be answered."""
     sendings: int = 0
+    taken: int = 0
+    """Sendings that Flower took: the others moved no bytes."""
     loss: Reply | None = None
     """Why nobody is at the last sending any more, where that is known."""
 
@@ -47,6 +49,7 @@ class Asked:
         self.sendings += 1
         self.loss = None if message_id else missing(self.site)
         if message_id:
+            self.taken += 1
             self.ids.append(message_id)
 
     def note_loss(self, message_id: str, reply: Reply) -> None:

@@ -29,6 +29,8 @@ class Reply:
     report: Report | None = None
     update: Update | None = None
     bytes_up: int = 0
+    sendings: int = 1
+    """Of the question to the site, weights and all, until this came of it."""
 
     @property
     def may_change_soon(self) -> bool:

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 
 import httpx
 from flwr.app import Message
@@ -143,7 +144,10 @@ class RoundLoop:
         needed: int,
         but: Set[str] = frozenset(),
     ) -> tuple[list[Reply], int]:
-        """Send a task to all sites but some; collect their replies until the deadline."""
+        """Send a task to all sites but some; collect their replies until the deadline.
+
+        The number is the bytes of weights of one sending.
+        """
         self._wait_for_sites(number, needed, but)
         nodes = [node for site, node in self._connected.items() if site not in but]
         if not nodes:
@@ -184,12 +188,13 @@ class RoundLoop:
                 reply = self._answer(each, assignment, schema)
                 if reply is not None:
                     waiting.remove(each)
-                    replies.append(reply)
+                    replies.append(replace(reply, sendings=each.taken))
                     log.info("%s: %s %s", reply.site, reply.status, reply.reason)
                     self._tell(phase, assignment.round, [each.site for each in replies], deadline)
             self._send_again(waiting, deadline)
             time.sleep(_pause(deadline - self._study.sites.round_sec))
-        return replies + [each.loss or missing(each.site) for each in waiting]
+        silent = [replace(each.loss or missing(each.site), sendings=each.taken) for each in waiting]
+        return replies + silent
 
     def _answer(
         self, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor]

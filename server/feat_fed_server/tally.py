@@ -32,11 +32,11 @@ class Tally:
         self._bytes_down = Counter[str]()
 
     def add(self, replies: Sequence[Reply], *, bytes_down: int) -> None:
-        """Take new replies in; ``bytes_down`` were sent to each of these sites."""
+        """Take new replies in; each sending to one of these sites was of ``bytes_down``."""
         for reply in replies:
             self._replies[reply.site] = reply
             self._asked[reply.site] += 1
-            self._bytes_down[reply.site] += bytes_down
+            self._bytes_down[reply.site] += bytes_down * reply.sendings
 
     @property
     def replies(self) -> list[Reply]:

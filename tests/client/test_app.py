@@ -2,6 +2,7 @@
 
 import datetime as dt
 import errno
+import itertools
 import logging
 import sqlite3
 from pathlib import Path
@@ -31,6 +32,8 @@ from feat_fed_client.app import failure_code, make_app
 from feat_fed_client.history import past_rounds
 from feat_fed_client.known_study import recall_study
 
+MESSAGE_IDS = itertools.count()
+
 SECRET = "MUELLER^ANNA born 1950 in /data/ward-7"
 
 STUDY = StudyConfig.model_validate(
@@ -51,7 +54,7 @@ def site(tmp_path: Path) -> SiteConfig:
 def ask(site: SiteConfig, content: RecordDict) -> Message:
     app: ClientApp = make_app(lambda _: site)
     message = Message(content, dst_node_id=1, message_type="train")
-    message.metadata.__dict__["_message_id"] = "1"
+    message.metadata.__dict__["_message_id"] = str(next(MESSAGE_IDS))
     context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
     return app(message, context)
 
@@ -90,7 +93,7 @@ def test_a_round_that_the_sites_hours_forbid_is_declined_and_says_none_of_them(
     now = dt.datetime.now()
     begin, end = now + dt.timedelta(hours=1), now + dt.timedelta(hours=2)
     hours = f"{begin:%H:%M}-{end:%H:%M}"
-    limits = LimitsConfig.model_validate({"hours": [hours], "gb_per_round": 1e-9})
+    limits = LimitsConfig.model_validate({"hours": [hours], "gb_per_round": 1})
     caplog.set_level(logging.INFO)
     reply = ask(site.model_copy(update={"limits": limits}), assignment())
     report, buckets = from_records(reply.content, Report)
@@ -114,6 +117,48 @@ def test_a_round_of_too_many_bytes_is_declined(site: SiteConfig) -> None:
     small = site.model_copy(update={"limits": LimitsConfig(gb_per_round=1e-9)})
     report, _ = from_records(ask(small, assignment()).content, Report)
     assert (report.outcome, report.code) == ("declined", "traffic")
+
+
+def test_a_site_that_declines_is_asked_only_as_often_as_its_traffic_allows(
+    site: SiteConfig,
+) -> None:
+    site.store.mkdir()
+    (site.store / "paused").touch()
+    size = sum(map(len, pack(FEAT(STUDY.model).state_dict())))
+    small = site.model_copy(update={"limits": LimitsConfig(gb_per_round=3 * size / 1e9)})
+    codes = [from_records(ask(small, assignment()).content, Report)[0].code for _ in range(4)]
+    assert codes == ["paused", "paused", "traffic", "traffic"]
+
+
+def test_an_update_counts_whenever_it_is_sent(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = dict(FEAT(STUDY.model).state_dict())
+    done = Report(
+        study_id="a" * 32, round=3, task="train", site=site.name, outcome="ok", examples=1, steps=1
+    )
+    monkeypatch.setattr(app_module.SiteSession, "run", lambda *_: (done, weights))
+    size = sum(map(len, pack(FEAT(STUDY.model).state_dict())))
+    small = site.model_copy(update={"limits": LimitsConfig(gb_per_round=4.5 * size / 1e9)})
+    codes = [from_records(ask(small, assignment()).content, Report)[0].code for _ in range(3)]
+    assert codes == [None, None, "traffic"]
+
+
+def test_training_may_last_as_long_as_the_server_waits_less_a_part_for_sending(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until: list[float] = []
+
+    class Session:
+        def __init__(self, *_: object, train_until: float, **__: object) -> None:
+            until.append(train_until)
+            raise DataError("enough")
+
+    monkeypatch.setattr(app_module, "SiteSession", Session)
+    for ttl_sec in (1e6, 100.0):
+        message = Message(assignment(), dst_node_id=1, message_type="train", ttl=ttl_sec)
+        app_module.answer(message, site, arrived_at=1000.0)
+    assert until == pytest.approx([1000 + 0.9 * STUDY.sites.round_sec, 1090])
 
 
 def test_a_missing_data_folder_is_a_failure_of_data(site: SiteConfig) -> None:

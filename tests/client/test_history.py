@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from feat_fed.protocol import Report
+from feat_fed.report.live import SiteLive
 from feat_fed_client import history
-from feat_fed_client.history import note_report, past_rounds
+from feat_fed_client.history import note_idle, note_report, past_rounds
 
 
 def report(number: int) -> Report:
@@ -46,3 +47,14 @@ def test_a_damaged_line_costs_itself_only(tmp_path: Path) -> None:
 def test_a_folder_that_takes_nothing_ends_no_round(tmp_path: Path) -> None:
     note_report(tmp_path / "absent", report(1))
     assert past_rounds(tmp_path / "absent") == []
+
+
+def test_what_a_killed_client_was_doing_is_not_under_way(tmp_path: Path) -> None:
+    path = tmp_path / "live.json"
+    note_idle(tmp_path)
+    assert not path.exists()
+    SiteLive(phase="training", round=4, step=2, steps=9).write(path)
+    note_idle(tmp_path)
+    live = SiteLive.read(path)
+    assert live is not None
+    assert (live.phase, live.round, live.steps) == ("idle", 4, 0)

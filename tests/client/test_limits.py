@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from feat_fed.config import HoursConfig, LimitsConfig, TrainingConfig, load_study
 from feat_fed.model import FEAT
+from feat_fed.protocol import Assignment, Task
 from feat_fed_client.hours import OpenHours, clock
 from feat_fed_client.limits import DeclinedError, SiteLimits
 from feat_fed_client.pause import PAUSE_FILE, Pause, begin_pause, end_pause, pause_of
-from feat_fed_client.traffic import require_traffic, round_bytes
+from feat_fed_client.traffic import Traffic, round_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -178,16 +179,56 @@ def test_a_rounds_bytes_are_those_of_the_weights_both_ways() -> None:
     assert round_bytes(model) == (size, size)
 
 
-def test_more_bytes_than_the_site_allows_are_declined_with_the_numbers() -> None:
-    model = load_study("demo").model
-    down, up = round_bytes(model)
-    just = LimitsConfig(gb_per_round=(down + up) / 1e9)
-    require_traffic(just, model, "train")
-    less = LimitsConfig(gb_per_round=(down + up - 1) / 1e9)
-    with pytest.raises(DeclinedError, match=r"are 0\.0\d+ GB in and out") as declined:
-        require_traffic(less, model, "train")
+def traffic(store: Path, number: int = 3, task: Task = "train") -> Traffic:
+    study = load_study("demo")
+    told = Assignment(study_id="a" * 32, round=number, task=task, first_step=0, study=study)
+    return Traffic(store, told)
+
+
+def allowed(size_bytes: int) -> LimitsConfig:
+    return LimitsConfig(gb_per_round=size_bytes / 1e9)
+
+
+def test_more_bytes_than_the_site_allows_are_declined_with_the_numbers(tmp_path: Path) -> None:
+    down, up = round_bytes(load_study("demo").model)
+    traffic(tmp_path).received(down, message_id="1")
+    traffic(tmp_path).require(allowed(down + up))
+    with pytest.raises(DeclinedError, match=r"0\.0\d+ GB so far and another 0\.0") as declined:
+        traffic(tmp_path).require(allowed(down + up - 1))
     assert declined.value.limit == "traffic"
-    require_traffic(less, model, "evaluate")  # nothing goes back
+    traffic(tmp_path, task="evaluate").received(down, message_id="2")
+    traffic(tmp_path, task="evaluate").require(allowed(down))  # nothing goes back
+
+
+def test_what_is_sent_again_counts_again_and_only_in_its_round(tmp_path: Path) -> None:
+    down, up = round_bytes(load_study("demo").model)
+    for message_id in ("1", "1", "2"):  # the work on the first was begun twice
+        traffic(tmp_path).received(down, message_id=message_id)
+    assert traffic(tmp_path).moved_bytes == 2 * down
+    traffic(tmp_path).sent(up)
+    traffic(tmp_path).received(down, message_id="2")
+    assert traffic(tmp_path).moved_bytes == 2 * down + up
+    with pytest.raises(DeclinedError, match=r"limits\.gb_per_round"):
+        traffic(tmp_path).require(allowed(2 * (down + up) - 1))
+    for number in range(4, 40):
+        traffic(tmp_path, number).received(down, message_id=str(number))
+        traffic(tmp_path, number).require(allowed(down + up))
+    assert (tmp_path / "traffic.json").stat().st_size < 2000
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"tasks": [{"round": 3}]}'])
+def test_a_damaged_count_begins_anew(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "traffic.json").write_bytes(content)
+    traffic(tmp_path).received(7, message_id="1")
+    assert traffic(tmp_path).moved_bytes == 7
+
+
+def test_a_disk_that_takes_no_count_fails_no_round(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "traffic.json").mkdir()
+    traffic(tmp_path).received(7, message_id="1")
+    assert "7 bytes of weights are not counted" in caplog.text
 
 
 def test_a_time_is_said_with_its_day_where_it_is_another() -> None:

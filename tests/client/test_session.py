@@ -6,6 +6,7 @@ import importlib
 import os
 import struct
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,14 +28,15 @@ from feat_fed.config import (
 )
 from feat_fed.data import Manifest
 from feat_fed.data.inventory.erase import erase_patient, find_patient
-from feat_fed.errors import ConfigError, DataError
+from feat_fed.errors import ConfigError, DataError, TrainingError
 from feat_fed.model import FEAT
 from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment
 from feat_fed.report.live import SiteLive
 from feat_fed_client.label import label_of
 from feat_fed_client.limits import DeclinedError, SiteLimits
-from feat_fed_client.pause import begin_pause
+from feat_fed_client.niceness import be_nice
+from feat_fed_client.pause import begin_pause, end_pause
 from feat_fed_client.session import SiteClips, SiteSession
 
 
@@ -295,13 +297,60 @@ def test_minutes_of_the_site_end_a_round(ready: SiteConfig) -> None:
     assert (report.steps, report.ended_by) == (1, "minutes")
 
 
-def test_weights_that_are_too_many_are_declined_before_a_clip_is_read(site: SiteConfig) -> None:
+def test_a_round_ends_where_its_update_would_come_too_late(
+    ready: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = tiny()
-    small = site.model_copy(update={"limits": LimitsConfig(gb_per_round=1e-6)})
-    with pytest.raises(DeclinedError, match=r"limits\.gb_per_round allows 1e-06 GB") as declined:
-        SiteSession(small).run(told, weights_of(told.study))
-    assert declined.value.limit == "traffic"
+    session = SiteSession(ready, train_until=time.monotonic() + 3600)
+    at_step(monkeypatch, 2, lambda: setattr(session, "_train_until", time.monotonic()))
+    report, _ = session.run(told, weights_of(told.study))
+    assert (report.steps, report.ended_by) == (2, "minutes")
+    assert session.run(told, weights_of(told.study))[0] == report  # what is done is sent
+
+
+def test_a_round_whose_time_is_up_when_its_clips_are_ready_is_not_begun(ready: SiteConfig) -> None:
+    told = tiny()
+    late = SiteSession(ready, train_until=time.monotonic())
+    with pytest.raises(TrainingError, match=r"sites\.round_sec"):
+        late.run(told, weights_of(told.study))
+    # Nothing is in the spool: asked for again, the round is trained whole.
+    assert SiteSession(ready).run(told, weights_of(told.study))[0].steps == 4
+
+
+def test_a_pause_is_heard_while_files_are_looked_at(site: SiteConfig) -> None:
+    looks = 0
+
+    def witness(sign: str) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            begin_pause(site.store, None)
+
+    with pytest.raises(DeclinedError) as declined:
+        SiteSession(site, witness=witness).clips(assignment())
+    assert (declined.value.limit, looks) == ("paused", 2)
     assert not (site.store / "latents").exists()
+    end_pause(site.store)
+    clips = SiteSession(site).clips(assignment())
+    assert clips.heldout is not None
+    assert clips.train.num_clips + clips.heldout.num_clips == 4
+
+
+def test_who_waits_for_the_clips_gives_signs_and_hears_a_pause(site: SiteConfig) -> None:
+    signs = 0
+
+    def witness(sign: str) -> None:
+        nonlocal signs
+        signs += 1
+        if signs == 3:
+            begin_pause(site.store, None)
+
+    with (
+        Manifest(site.store, alone="refuse"),
+        pytest.raises(DeclinedError, match="is paused"),
+    ):
+        SiteSession(site, witness=witness).clips(assignment())
+    assert signs == 3
 
 
 def test_the_sites_precision_wins_over_the_studys(tmp_path: Path) -> None:
@@ -354,6 +403,14 @@ def test_a_round_gives_way_to_other_processes(ready: SiteConfig) -> None:
         finally:
             os._exit(levels.pop() if len(levels) == 1 else 99)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+
+
+def test_a_thread_that_ends_meanwhile_stops_no_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(which: int, who: int) -> int:
+        raise ProcessLookupError(3, "No such process")
+
+    monkeypatch.setattr(os, "getpriority", ended)
+    be_nice(5)
 
 
 def test_curves_of_a_study_are_one_folder_by_its_steps(ready: SiteConfig) -> None:

@@ -120,6 +120,21 @@ def test_other_studies_leftovers_go_after_a_month(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "spool").iterdir()] == [STUDY]
 
 
+def test_a_server_that_names_many_studies_fills_no_disk(tmp_path: Path) -> None:
+    for number, name in enumerate("bcde"):
+        for kind in ("spool", "rounds", "optimiser"):
+            path = tmp_path / kind / (name * 32) / "file"
+            path.parent.mkdir(parents=True)
+            path.touch()
+            at = tmp_path.stat().st_mtime + 60 * number
+            os.utime(path, (at, at))
+    Spool.of(tmp_path, study_id=STUDY).write("asked", report(3), WEIGHTS)
+    tidy(tmp_path, study_id=STUDY)
+    for kind, own in (("spool", [STUDY]), ("rounds", []), ("optimiser", [])):
+        left = sorted(each.name for each in (tmp_path / kind).iterdir())
+        assert left == [*own, "d" * 32, "e" * 32]
+
+
 def test_all_that_was_learnt_can_be_forgotten(tmp_path: Path) -> None:
     Spool.of(tmp_path, study_id=STUDY).write("asked", report(3), WEIGHTS)
     round_files.under_way(tmp_path, study_id=STUDY, job="x").path.parent.mkdir(parents=True)

@@ -474,6 +474,8 @@ def test_a_site_that_lost_its_message_is_sent_it_again(
     assert a.sendings == len(losses) + 3  # two rounds and the scoring
     first = [each for each in grid.asked if each.round == 1]
     assert all(each == first[0] for each in first)
+    down = {each.site: each.bytes_down for each in store.rounds()[0].sites}
+    assert down["a"] == (len(losses) + 1) * down["b"] > 0
 
 
 def test_a_site_that_dies_of_its_message_is_left_out_at_last(store: RunStore) -> None:

@@ -18,7 +18,7 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -92,6 +92,8 @@ class Manifest:
     alone
         Whether no other process may scan, encode or erase meanwhile: ``"wait"`` until that is so,
         ``"refuse"`` if it is not within seconds, or ``None`` for one small change.
+    waiting
+        Called again and again while it waits.
 
     Raises
     ------
@@ -100,7 +102,13 @@ class Manifest:
         another process holds it and ``alone`` is ``"refuse"``.
     """
 
-    def __init__(self, store: Path, *, alone: Literal["wait", "refuse"] | None) -> None:
+    def __init__(
+        self,
+        store: Path,
+        *,
+        alone: Literal["wait", "refuse"] | None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> None:
         self.store = store
         self._path = store / FILE
         if self._path.exists() and not (store / KEY_FILE).exists():
@@ -112,7 +120,7 @@ class Manifest:
         self._open = contextlib.ExitStack()
         try:
             if alone:
-                self._open.enter_context(_alone(store, wait=alone == "wait"))
+                self._open.enter_context(_alone(store, waiting, wait=alone == "wait"))
             self._database = self._open.enter_context(contextlib.closing(self._connect()))
             with self._guarded():
                 self._check()
@@ -249,7 +257,7 @@ _INSERT = (
 
 
 @contextlib.contextmanager
-def _alone(store: Path, *, wait: bool) -> Iterator[None]:
+def _alone(store: Path, waiting: Callable[[], None], *, wait: bool) -> Iterator[None]:
     """Hold the store's lock, which ends with the process however that ends."""
     try:
         lock = (store / LOCK).open("w")
@@ -267,5 +275,6 @@ def _alone(store: Path, *, wait: bool) -> Iterator[None]:
                         f"another feat-fed is at work on the clips of {store}; try again when it "
                         "has finished, or stop it"
                     ) from None
+                waiting()
                 time.sleep(_RETRY_SEC)
         yield
