@@ -17,6 +17,7 @@ from pathlib import Path
 
 from feat_fed.atomic import remove_parts
 from feat_fed.errors import DataError
+from feat_fed.report.live import LIVE_FILE
 from feat_fed.train.mid_round import MidRoundFile
 
 KEEP_DAYS = 30
@@ -35,7 +36,7 @@ def under_way(store: Path, *, study_id: str, job: str) -> MidRoundFile:
 
 def tidy(store: Path, *, study_id: str) -> None:
     """Remove what is left of other studies' rounds after :data:`KEEP_DAYS`."""
-    remove_parts(store, "live.json")
+    remove_parts(store, LIVE_FILE)
     remove_parts(store / "optimiser" / study_id)
     long_ago = time.time() - KEEP_DAYS * 86400
     for folder in (each for kind in _OF_ROUNDS for each in _folders(store / kind)):
