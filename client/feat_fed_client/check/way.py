@@ -5,7 +5,6 @@ Nothing is raised: what fails is part of what is found.
 
 from __future__ import annotations
 
-import errno
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -58,8 +57,11 @@ def measure_way(link: ServerLinkConfig, *, quick: bool) -> Way:
     try:
         return found.result(DEADLINE_SEC)
     except TimeoutError:
-        reason = f"no whole answer within {DEADLINE_SEC:.0f} s"
-        return Way(failure=TimeoutError(errno.ETIMEDOUT, reason))
+        late = RefusedError(
+            f"the server has given no whole answer within {DEADLINE_SEC:.0f} s; look at the line, "
+            "and ask the coordinator how the server does"
+        )
+        return Way(failure=late)
 
 
 def _measured(link: ServerLinkConfig, *, quick: bool) -> Way:
