@@ -20,6 +20,7 @@ from types import TracebackType
 
 from feat_fed.atomic import remove_parts
 from feat_fed.errors import DataError
+from feat_fed.report.live import LIVE_FILE
 from feat_fed.train.exchange import clear_exchanges
 from feat_fed.train.mid_round import MidRoundFile
 
@@ -46,7 +47,7 @@ def tidy(store: Path, *, study_id: str) -> None:
     That of the :data:`KEEP_STUDIES` that were written to last stays for :data:`KEEP_DAYS`.
     """
     clear_exchanges(store / "training")
-    remove_parts(store, "live.json")
+    remove_parts(store, LIVE_FILE)
     remove_parts(store / "optimiser" / study_id)
     long_ago = time.time() - KEEP_DAYS * 86400
     for kind in _OF_STUDIES:

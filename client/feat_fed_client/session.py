@@ -21,7 +21,7 @@ from feat_fed.config import SiteConfig
 from feat_fed.data import Manifest, scan, split_site
 from feat_fed.errors import DataError, StorageError, TrainingError
 from feat_fed.protocol import Assignment, EndedBy, Report
-from feat_fed.report.live import SiteLive
+from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.train import (
     MidRound,
     RoundHooks,
@@ -374,5 +374,5 @@ class SiteSession:
         self._witness(sign)
         if now or time.monotonic() - self._told_at > _LIVE_EVERY_SEC:
             with contextlib.suppress(OSError):  # a full disk ends no round for its progress
-                live.write(self._site.store / "live.json")
+                live.write(self._site.store / LIVE_FILE)
             self._told_at = time.monotonic()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig, SiteConfig
@@ -25,6 +26,8 @@ from feat_fed_client.reach import check_ca_certificate, greet
 _RESTART_SEC = 5.0
 _PAUSE_SEC = 1.0
 _LOOK_SEC = 15.0
+_LOCK_TRIES = 10
+_LOCK_PAUSE_SEC = 0.1
 _MAX_ENDS_IN_A_ROW = 5
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 
@@ -94,12 +97,10 @@ class SiteLauncher:
         """
         self._state.mkdir(parents=True, exist_ok=True)
         with (self._site.store / CLIENT_LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _taken(lock):
                 raise ConfigError(
                     f"store: another client is running with {self._site.store}; stop it first"
-                ) from None
+                )
             self._run()
 
     def _run(self) -> None:
@@ -267,6 +268,16 @@ def server_absence(link: ServerLinkConfig) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def _taken(lock: TextIO) -> bool:
+    """Take the lock; ``feat-fed check`` and ``site status`` hold it for an instant to look."""
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_PAUSE_SEC)
+    return False
 
 
 def _has_ended(child: Child) -> bool:

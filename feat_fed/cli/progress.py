@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from feat_fed.cli.console import console, say
-from feat_fed.report.live import SiteLive, StudyLive
+from feat_fed.report.live import LIVE_FILE, SiteLive, StudyLive
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.report.units import format_bytes, format_duration
@@ -108,7 +108,7 @@ class StudyScreen:
         if live.round != self._shown_round.get(site):
             self._shown_round[site] = live.round
             self._progress.reset(task)
-        local = SiteLive.read(self._site_stores[site] / "live.json") if self._knows(site) else None
+        local = SiteLive.read(self._site_stores[site] / LIVE_FILE) if self._knows(site) else None
         if local is not None and local.round != live.round:
             local = None  # of the round before
         done = site in live.replied or (local is not None and local.phase == "idle")

@@ -11,7 +11,7 @@ from typing import Self
 from feat_fed.cli.console import console
 from feat_fed.cli.progress import speed_parts
 from feat_fed.protocol import DECLINES, FAILURES, SHORTENED, Report
-from feat_fed.report.live import SiteLive
+from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.report.units import format_duration
 from feat_fed_client.history import PastRound, past_rounds
 
@@ -61,7 +61,7 @@ class SiteScreen:
         if last is not None and last != self._last_round:
             self._tell(outcome_line(last.report))
         self._last_round = last
-        live = SiteLive.read(self._store / "live.json")
+        live = SiteLive.read(self._store / LIVE_FILE)
         if live is None or live.at < self._began_at:
             return
         if self._line:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -14,14 +13,14 @@ from pydantic import BaseModel
 
 from feat_fed.cli.site_screen import live_line, outcome_line
 from feat_fed.config import SiteConfig
-from feat_fed.report.live import SiteLive
+from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.report.units import format_bytes, format_count, format_duration
-from feat_fed_client import CLIENT_LOCK
 from feat_fed_client.events import events_folder
 from feat_fed_client.history import PastRound, past_rounds
 from feat_fed_client.hours import clock, local_now
 from feat_fed_client.limits import SiteLimits
 from feat_fed_client.pause import pause_of
+from feat_fed_client.running import client_is_running
 
 _ROUNDS = 5
 _STALE_SEC = 60.0
@@ -66,7 +65,7 @@ def site_status(site: SiteConfig) -> SiteStatus:
         hours=str(limits.hours),
         hours_open=limits.hours.contain(now),
         hours_change_at=change_at.isoformat() if change_at else None,
-        live=SiteLive.read(site.store / "live.json"),
+        live=SiteLive.read(site.store / LIVE_FILE),
         rounds=past_rounds(site.store)[-_ROUNDS:],
         store=site.store,
         held=list(_held(site.store)),
@@ -94,16 +93,6 @@ def status_lines(status: SiteStatus) -> list[str]:
     lines.append(f"logs: {status.logs}")
     lines.append(f"events: {status.events} (tensorboard --logdir {status.events})")
     return lines
-
-
-def client_is_running(store: Path) -> bool:
-    """Tell whether a `feat-fed client` works with this store."""
-    with contextlib.suppress(FileNotFoundError), (store / CLIENT_LOCK).open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _doing(status: SiteStatus) -> str:

@@ -18,6 +18,9 @@ from feat_fed.config.base import StrictModel
 
 LiveT = TypeVar("LiveT", bound="Live")
 
+LIVE_FILE = "live.json"
+"""In a run's folder and in a site's store."""
+
 
 class Live(StrictModel):
     """A file that is replaced whole."""

@@ -32,6 +32,7 @@ from pydantic import ValidationError
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
+from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
 
@@ -78,7 +79,7 @@ class RunStore:
         self.samples = root / "samples"
         self.logs = root / "logs"
         self.report = root / "report.html"
-        self.live = root / "live.json"
+        self.live = root / LIVE_FILE
         self.roster = root / "roster.json"
         self.flower = root / "flower"
 

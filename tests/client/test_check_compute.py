@@ -6,6 +6,7 @@ import torch
 
 from client.check_site import changed, make_site, small_study
 from feat_fed.config import HoursConfig, SiteConfig, StudyConfig
+from feat_fed.errors import TrainingError
 from feat_fed_client.check import Finding, Subject, compute, measure, trial
 from feat_fed_client.check.measure import StepTrial, Trouble, try_step
 
@@ -80,6 +81,18 @@ def test_a_step_that_is_too_large_is_an_error_of_the_trial(
     assert found.status == "red"
     assert "a step of one clip needs" in found.found
     assert compute.round_time(subject).status == "red"
+
+
+def test_a_trial_names_no_log_that_goes_with_it(
+    site: SiteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(task: trial.TrialTask, folder: Path) -> None:
+        raise TrainingError(f"no loss (worker 1); its log is {folder}/training/worker-1.log")
+
+    monkeypatch.setattr(trial, "try_training", fail)
+    task = trial.TrialTask(kind="train", site=site, study=small_study())
+    failure = trial._try(task, tmp_path).failure
+    assert failure is not None and failure.text == "no loss (worker 1)"
 
 
 @pytest.mark.parametrize(

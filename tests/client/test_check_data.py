@@ -126,7 +126,7 @@ def test_encoding_that_outlasts_a_round_says_so(
     monkeypatch.setattr(data, "_encoding_sec", lambda *_: 9000.0)
     slow = data.latents(subject(site))
     assert slow.status == "amber"
-    assert "the study waits 60 min" in slow.found
+    assert "the study waits 1 h 00 min" in slow.found
     assert "data prepare" in slow.mend
 
 

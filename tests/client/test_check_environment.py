@@ -45,3 +45,5 @@ def test_versions_against_the_servers(tmp_path: Path) -> None:
     assert status == "red" and "refuses another version's bundle" in told
     assert versions(tmp_path / "f", feat_fed="9.0", trusted=("a" * 64,))[0] == "amber"
     assert versions(tmp_path / "g", flwr="1.40.0")[0] == "red"
+    status, told = versions(tmp_path / "h", torch="abc")
+    assert status == "amber" and "abc there" in told

@@ -19,7 +19,7 @@ from client.check_site import make_site, small_study
 from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.processes import free_port
 from feat_fed_client import probe
-from feat_fed_client.check import CHECKS, Subject, environment, network, run_checks
+from feat_fed_client.check import CHECKS, Subject, environment, network, run_checks, way
 from feat_fed_client.keys import make_site_key
 from feat_fed_server import certificates
 from feat_fed_server.certificates import TlsFiles, make_ca, make_server_certificate
@@ -250,3 +250,15 @@ def test_a_missing_ca_certificate_is_red(door: str, key: Path, tmp_path: Path) -
         Subject(site_at(door, absent, key, tmp_path)), study_from=None, checks=wanted
     ).results
     assert (found.status, found.mend) == ("red", "ask the coordinator for ca.crt")
+
+
+def test_a_server_that_drips_does_not_hold_the_check(
+    door: str, tls: TlsFiles, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(way, "DEADLINE_SEC", 0.2)
+    monkeypatch.setattr(way, "_probe", lambda *args, **kwargs: released.wait())
+    subject = Subject(site_at(door, tls, key, tmp_path), study=small_study())
+    found = network.server(subject)
+    released.set()
+    assert (found.status, "no whole answer within" in found.found) == ("red", True)

@@ -10,7 +10,7 @@ from feat_fed.config import SiteConfig
 from feat_fed.errors import DataError
 from feat_fed_client.check import CHECKS, Check, CheckReport, Finding, Subject, run_checks
 from feat_fed_client.check.result import green, worst
-from feat_fed_client.check.text import duration, gb, without_paths
+from feat_fed_client.check.text import told_and_mend, without_paths
 
 
 @pytest.fixture
@@ -79,9 +79,32 @@ def test_no_path_and_no_patient_gets_into_a_report(tmp_path: Path) -> None:
 def test_texts(site: SiteConfig) -> None:
     told = without_paths(f"{site.data.paths[0]}/Erika Muster/1.dcm cannot be read", site)
     assert told == "<data.paths>/..."
-    assert without_paths("cannot read /root/a b/c, no", site) == "cannot read <path> b/c, no"
     assert without_paths("3 GB/s and 1/2", site) == "3 GB/s and 1/2"
-    assert (gb(2.5e9), gb(3e6)) == ("2.5 GB", "3 MB")
-    assert (duration(59), duration(600), duration(9000)) == ("59 s", "10 min", "2.5 h")
     assert worst(["green", "red", "amber"]) == "red"
     assert worst([]) == "green"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cannot read /mnt/Patient Files/Mueller Hans/x.dcm", "cannot read <path>"),
+        ("/mnt/O'Brien, Mary; 1970: x/y.dcm is cut off; mend it", "<path>"),
+        ("no such file: '/mnt/a b/Hans.dcm' or so\nnext", "no such file: '<path>' or so\nnext"),
+        ("""no such file: "/mnt/O'Brien/x" or so""", 'no such file: "<path>" or so'),
+        ("'/a/Hans M' -> '/b/Erika M' failed", "'<path>' failed"),
+        ("it's in /mnt/Hans' Files/x", "it's in <path>"),
+    ],
+)
+def test_all_that_may_belong_to_a_path_is_cut(site: SiteConfig, text: str, told: str) -> None:
+    assert without_paths(text, site) == told
+
+
+def test_a_folder_beside_a_known_one_is_not_taken_for_it(site: SiteConfig) -> None:
+    assert without_paths(f"no room in {site.store}.", site) == "no room in <store>."
+    assert without_paths(f"no room in {site.store}-of-Hans/x", site) == "no room in <path>"
+
+
+def test_a_path_takes_no_mend_with_it_that_stands_before(site: SiteConfig) -> None:
+    assert told_and_mend("too large; take less", site) == ("too large", "take less")
+    told, mend = told_and_mend("/mnt/Hans; M/x cannot be read; mend it", site)
+    assert (told, mend) == ("<path>", "do what it says, and check again")

@@ -109,3 +109,24 @@ def test_without_checkpoints_none_is_counted(site: SiteConfig) -> None:
     found = storage.disk(Subject(unsafe, study=small_study(), offline=True))
     assert found.numbers["checkpoint_bytes"] == 0
     assert changed(unsafe).checkpoint_minutes is None
+
+
+@pytest.mark.parametrize(
+    ("minutes", "state", "times"),
+    [(None, "reset", 2), (None, "kept", 6), (15.0, "reset", 10), (15.0, "kept", 12)],
+)
+def test_several_processes_need_room_for_what_they_exchange(
+    site: SiteConfig, minutes: float | None, state: str, times: int
+) -> None:
+    study = small_study(training={"optimiser_state": state})
+
+    def exchange_bytes(devices: int) -> object:
+        compute_ = site.compute.model_copy(update={"devices": devices})
+        changes = {"compute": compute_, "checkpoint_minutes": minutes}
+        subject = Subject(site.model_copy(update=changes), study=study, offline=True)
+        found = storage.disk(subject).numbers
+        assert isinstance(total := found["needed_bytes"], int) and total > 10**8
+        return found["exchange_bytes"]
+
+    assert exchange_bytes(1) == 0
+    assert exchange_bytes(2) == times * Subject(site, study=study).weights_bytes

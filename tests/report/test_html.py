@@ -82,7 +82,7 @@ def test_a_round_that_a_site_shortened_or_declined_says_why(
     store.append(records[0].model_copy(update={"sites": sites}))
     words = Page(write_report(store)).words
     assert "12 of 20 steps: the site's hours ended; 2 skipped: not finite" in words
-    assert "Declined by the site the site is paused" in words
+    assert "– Declined by the site the site is paused" in words  # noqa: RUF001
 
 
 def test_a_run_that_has_just_begun_reads_well(store: RunStore) -> None:

@@ -12,14 +12,15 @@ import torch
 
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data.inventory.pool import cores
-from feat_fed.report.live import SiteLive
+from feat_fed.report.live import LIVE_FILE, SiteLive
+from feat_fed.report.units import format_bytes, format_duration
 from feat_fed.train.memory import available_bytes
 from feat_fed.train.steps import planned_steps
 from feat_fed_client.check.measure import TRAIN_TIMEOUT_SEC, StepTrial, Trouble
 from feat_fed_client.check.result import Finding, Number, amber, green, red
-from feat_fed_client.check.running import client_is_running
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import duration, gb, told_and_mend
+from feat_fed_client.check.text import told_and_mend
+from feat_fed_client.running import client_is_running
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _STATES = 4
@@ -70,13 +71,13 @@ def devices(subject: Subject) -> Finding:
 
 def memory(subject: Subject) -> Finding:
     """Take some steps of the study's training and see what they hold."""
-    state_bytes = _STATES * subject.weights_bytes
-    may_use_bytes = int(subject.site.compute.memory_share * _free_bytes(subject.site))
+    state_bytes, may_use_bytes = _state(subject)
     if state_bytes > may_use_bytes:
         return red(
-            f"weights, gradients and optimiser alone need {gb(state_bytes)}, and "
-            f"{gb(may_use_bytes)} may be used",
-            _LESS,
+            f"weights, gradients and optimiser alone need {format_bytes(state_bytes)}, and "
+            f"{format_bytes(may_use_bytes)} may be used",
+            "raise compute.memory_share, take a machine with more memory, or ask for a study with "
+            "a smaller model",
             needed_bytes=state_bytes,
             may_use_bytes=may_use_bytes,
         )
@@ -88,14 +89,22 @@ def memory(subject: Subject) -> Finding:
     return _fits(subject, trial)
 
 
+def _state(subject: Subject) -> tuple[int, int]:
+    """Return the bytes of weights, gradients and moments, and those that may be used."""
+    may_use_bytes = int(subject.site.compute.memory_share * _free_bytes(subject.site))
+    return _STATES * subject.weights_bytes, may_use_bytes
+
+
 def round_time(subject: Subject) -> Finding:
     """Estimate a round, and compare it with the study's deadline."""
     study = subject.study
     assert study is not None
     if reason := _not_now(subject):
         return amber(*reason)
-    trial = subject.step
-    if isinstance(trial, Trouble):
+    state_bytes, may_use_bytes = _state(subject)
+    # Not tried where it cannot be: the weights alone would take all memory.
+    trial = subject.step if state_bytes <= may_use_bytes else None
+    if trial is None or isinstance(trial, Trouble):
         return red("a round cannot be timed: no step was done", "see the memory check")
     it = _estimate(subject, study, trial)
     return it.finding(study.sites.round_sec)
@@ -128,7 +137,8 @@ class _Estimate:
         found = (
             f"{self.step_sec:.3g} s a step: {self.steps} of {self.planned_steps} steps"
             f"{f' within {self.limit}' if self.steps < self.planned_steps else ''}, about "
-            f"{duration(self.seconds)} a round; the study waits {duration(deadline_sec)}"
+            f"{format_duration(self.seconds)} a round; the study waits "
+            f"{format_duration(deadline_sec)}"
         )
         fitting = int((deadline_sec * _CLOSE - self.other_sec) / self.step_sec)
         if fitting < 1 or self.steps < 1:
@@ -192,7 +202,7 @@ def _not_now(subject: Subject) -> tuple[str, str] | None:
     """Return why no step is tried, and what to do."""
     if subject.quick:
         return "not measured (--quick)", "leave --quick out"
-    live = SiteLive.read(subject.site.store / "live.json")
+    live = SiteLive.read(subject.site.store / LIVE_FILE)
     if client_is_running(subject.site.store) and live and live.phase != "idle":
         return (
             f"not measured: the client is at work ({live.phase}), and would be slowed down",
@@ -213,11 +223,13 @@ def _fits(subject: Subject, trial: StepTrial) -> Finding:
         "peak_bytes": trial.peak_bytes,
         "may_use_bytes": trial.may_use_bytes,
     }
-    peak = f"{gb(trial.peak_bytes)} at the peak" if trial.peak_bytes else "peak not measured"
+    peak = (
+        f"{format_bytes(trial.peak_bytes)} at the peak" if trial.peak_bytes else "peak not measured"
+    )
     found = (
         f"{trial.micro_batch} of {study.training.batch_size} clips at once"
         f"{' in each process' if compute.num_devices > 1 else ''}; {peak}, "
-        f"{gb(trial.may_use_bytes)} may be used"
+        f"{format_bytes(trial.may_use_bytes)} may be used"
     )
     if trial.peak_bytes is not None and trial.peak_bytes > trial.may_use_bytes:
         return amber(f"{found}: more than that was held", _LESS, **numbers)
@@ -237,10 +249,10 @@ def _trouble(site: SiteConfig, trial: Trouble, needed_bytes: int, may_use_bytes:
     }
     if trial.kind == "memory" and not trial.text:
         found = f"the trial was ended for want of memory ({trial.code})"
-        return red(f"{found}; {gb(may_use_bytes)} may be used", _LESS, **numbers)
+        return red(f"{found}; {format_bytes(may_use_bytes)} may be used", _LESS, **numbers)
     if trial.kind == "slow":
         return red(
-            f"two steps were not done within {duration(TRAIN_TIMEOUT_SEC)}",
+            f"two steps were not done within {format_duration(TRAIN_TIMEOUT_SEC)}",
             "give training a faster device, or ask for a smaller study",
             **numbers,
         )
@@ -263,7 +275,7 @@ def _gpus(subject: Subject, number: int, driver: str | None) -> Finding:
     total_bytes = sum(each.total_memory for each in parts)
     found = (
         f"{len(wanted)} of {number} GPUs: {', '.join(sorted({each.name for each in parts}))}; "
-        f"{gb(total_bytes)}, driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
+        f"{format_bytes(total_bytes)}, driver {driver or 'unknown'}, CUDA {torch.version.cuda}"
     )
     numbers: dict[str, Number] = {
         "gpus": number,

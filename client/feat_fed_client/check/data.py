@@ -11,10 +11,11 @@ from feat_fed.data import ClipEntry
 from feat_fed.data.inventory.locate import locate
 from feat_fed.data.inventory.pool import cores
 from feat_fed.errors import ConfigError, DataError
+from feat_fed.report.units import format_bytes, format_duration
 from feat_fed_client.check.measure import Trouble, try_encoding
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import duration, gb, told_and_mend
+from feat_fed_client.check.text import told_and_mend
 from feat_fed_client.check.trial import MAX_TRIAL_CLIPS
 from feat_fed_client.label import label_of
 
@@ -47,7 +48,7 @@ def clips(subject: Subject) -> Finding:
         "too_short": it.too_short,
         "scan_age_sec": None if age_sec is None else round(age_sec),
     }
-    ago = "at an unknown time" if age_sec is None else f"{duration(max(0.0, age_sec))} ago"
+    ago = "at an unknown time" if age_sec is None else f"{_age(max(0.0, age_sec))} ago"
     found = f"{len(it.usable)} usable, {it.waiting} to approve, {it.excluded} left out"
     found += f" (most: {it.reasons[0]})" if it.reasons else ""
     found += f", {it.too_short} too short for the study" if it.too_short else ""
@@ -136,25 +137,33 @@ def latents(subject: Subject) -> Finding:
     }
     if site.latents.max_gb is not None and all_bytes > site.latents.max_gb * 1e9:
         return red(
-            f"{found}; all need {gb(all_bytes)}, and latents.max_gb is {site.latents.max_gb:g}",
+            f"{found}; all need {format_bytes(all_bytes)}, and latents.max_gb is "
+            f"{site.latents.max_gb:g}",
             "raise latents.max_gb, or take fewer clips",
             **numbers,
         )
     if not missing:
-        return green(f"{found} ({gb(all_bytes)})", **numbers)
+        return green(f"{found} ({format_bytes(all_bytes)})", **numbers)
     seconds = _encoding_sec(subject, missing)
     takes = (
-        "in a time that was not measured" if seconds is None else f"in about {duration(seconds)}"
+        "in a time that was not measured"
+        if seconds is None
+        else f"in about {format_duration(seconds)}"
     )
-    found += f"; {len(missing)} to come, {gb(needed_bytes)}, {takes}"
+    found += f"; {len(missing)} to come, {format_bytes(needed_bytes)}, {takes}"
     numbers["encoding_sec"] = None if seconds is None else round(seconds, 1)
     if seconds is not None and seconds < _SHARE * study.sites.round_sec:
         return green(found, **numbers)
     if seconds is not None and seconds > study.sites.round_sec:
-        found += f"; the study waits {duration(study.sites.round_sec)} for a round"
+        found += f"; the study waits {format_duration(study.sites.round_sec)} for a round"
     return amber(
         found, "`feat-fed data prepare SITE.yaml --study ...` does it before a round", **numbers
     )
+
+
+def _age(age_sec: float) -> str:
+    days = age_sec / _DAY_SEC
+    return f"{days:.0f} days" if days >= 2 else format_duration(age_sec)
 
 
 def missing_of(subject: Subject, codec: VideoCodec) -> tuple[ClipEntry, ...]:

@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from feat_fed import __version__
 from feat_fed.protocol import Versions
@@ -85,7 +85,10 @@ def _same(name: str, ours: str | None, theirs: str) -> bool:
     """Compare; of Python the minor version, of others all but the build (``+cu130``)."""
     if ours is None:
         return False
-    mine, other = Version(ours), Version(theirs)
+    try:
+        mine, other = Version(ours), Version(theirs)
+    except InvalidVersion:  # as of an interpreter built from its sources, or a server's invention
+        return ours == theirs
     if name == "python":
         return mine.release[:2] == other.release[:2]
     return mine.public == other.public

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from feat_fed.report.units import format_bytes, format_duration
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import duration, gb
 from feat_fed_client.limits import SiteLimits
 
 
@@ -23,7 +23,7 @@ def hours(subject: Subject) -> Finding:
     if left_sec is None:
         return green("training may run at any time", open=True, paused=False)
     return green(
-        f"training may run now ({limits.hours}), for {duration(left_sec)}",
+        f"training may run now ({limits.hours}), for {format_duration(left_sec)}",
         open=True,
         paused=False,
         left_sec=round(left_sec),
@@ -33,7 +33,7 @@ def hours(subject: Subject) -> Finding:
 def traffic(subject: Subject) -> Finding:
     """Compare a round's weights with what a round may move."""
     limit, total_bytes = subject.site.limits.gb_per_round, 2 * subject.weights_bytes
-    found = f"{gb(total_bytes)} of weights a round, in and out"
+    found = f"{format_bytes(total_bytes)} of weights a round, in and out"
     numbers: dict[str, Number] = {"round_bytes": total_bytes, "gb_per_round": limit}
     if limit is None:
         return green(f"{found}; no limit is set", **numbers)

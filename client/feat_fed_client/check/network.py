@@ -11,9 +11,10 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from feat_fed.config import ServerLinkConfig
 from feat_fed.errors import ConfigError, RefusedError
 from feat_fed.protocol import BAD_SIGNATURE, TOO_OFTEN, UNKNOWN_KEY, WRONG_CLOCK
+from feat_fed.report.units import format_bytes, format_duration
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import duration, gb, told_and_mend
+from feat_fed_client.check.text import told_and_mend
 from feat_fed_client.keys import check_site_key
 from feat_fed_client.reach import check_ca_certificate
 
@@ -44,7 +45,7 @@ def server(subject: Subject) -> Finding:
         "certificate_days": days,
         "ca_days": ca_days,
     }
-    found = f"{way.greeting.tls} in {duration(way.greeting.seconds)}; certificate for {days} days"
+    found = f"{way.greeting.tls} in {way.greeting.seconds:.2g} s; certificate for {days} days"
     if ca_days < days:
         found += f", the coordinator's CA for {ca_days}"
     if min(days, ca_days) < _SOON_DAYS:
@@ -93,7 +94,11 @@ def clock(subject: Subject) -> Finding:
         return amber(*_NO_SERVER)
     ahead = first.ahead_sec
     how = "ahead" if ahead > 0 else "behind"
-    found = f"{duration(abs(ahead))} {how} of the server's" if abs(ahead) > 1 else "as the server's"
+    found = (
+        f"{format_duration(abs(ahead))} {how} of the server's"
+        if abs(ahead) > 1
+        else "as the server's"
+    )
     mend = "set this machine's clock, best by NTP"
     allowed = f"Flower allows {SYSTEM_TIME_TOLERANCE} s ahead, {TIMESTAMP_TOLERANCE} s behind"
     numbers: dict[str, Number] = {"ahead_sec": round(ahead, 1)}
@@ -129,11 +134,12 @@ def bandwidth(subject: Subject) -> Finding:
         return green(found, **numbers)
     seconds = subject.weights_bytes / down + subject.weights_bytes / up
     numbers |= {"weights_bytes": subject.weights_bytes, "transfer_sec": round(seconds, 1)}
-    found += f"; a round's weights ({gb(subject.weights_bytes)} each way) take {duration(seconds)}"
+    each_way = f"{format_bytes(subject.weights_bytes)} each way"
+    found += f"; a round's weights ({each_way}) take {format_duration(seconds)}"
     share = seconds / subject.study.sites.round_sec
     if share >= 1:
         return red(
-            f"{found}, and the study waits {duration(subject.study.sites.round_sec)}",
+            f"{found}, and the study waits {format_duration(subject.study.sites.round_sec)}",
             "get a faster line, or ask the coordinator for a longer sites.round_sec",
             **numbers,
         )

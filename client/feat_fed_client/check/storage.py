@@ -8,15 +8,17 @@ import stat
 from pathlib import Path
 
 from feat_fed.codec.prepare import latent_bytes
+from feat_fed.config import SiteConfig
 from feat_fed.data.inventory.identity import KEY_FILE
 from feat_fed.data.inventory.manifest import FILE as MANIFEST_FILE
+from feat_fed.data.inventory.manifest import LOCK as MANIFEST_LOCK
 from feat_fed.errors import ConfigError, DataError
-from feat_fed.report.live import SiteLive
+from feat_fed.report.live import LIVE_FILE, SiteLive
+from feat_fed.report.units import format_bytes
 from feat_fed_client.check.data import missing_of
 from feat_fed_client.check.result import Finding, Number, amber, green, red
-from feat_fed_client.check.running import client_is_running, clips_are_in_use
 from feat_fed_client.check.subject import Subject
-from feat_fed_client.check.text import gb
+from feat_fed_client.running import client_is_running, is_held
 
 _LOGS_BYTES = 10**8
 _ROOM = 1.5
@@ -34,14 +36,16 @@ def disk(subject: Subject) -> Finding:
     needed_bytes = _LOGS_BYTES + sum(_needs(subject).values())
     numbers: dict[str, Number] = {"free_bytes": free_bytes, "needed_bytes": needed_bytes}
     numbers |= {f"{name}_bytes": each for name, each in _needs(subject).items()}
-    found = f"{gb(free_bytes)} free, about {gb(needed_bytes)} to come"
+    found = f"{format_bytes(free_bytes)} free, about {format_bytes(needed_bytes)} to come"
     mend = "make room, or put the store on a larger disk"
     if free_bytes < needed_bytes:
         return red(found, mend, **numbers)
     if free_bytes < _ROOM * needed_bytes:
         return amber(f"{found}: that is close", mend, **numbers)
     if subject.study is None:
-        return amber(f"{gb(free_bytes)} free", "give --study to see what it needs", **numbers)
+        return amber(
+            f"{format_bytes(free_bytes)} free", "give --study to see what it needs", **numbers
+        )
     return green(found, **numbers)
 
 
@@ -83,14 +87,14 @@ def running(subject: Subject) -> Finding:
     """Tell what else is at work with the store."""
     folder = subject.site.store
     if client_is_running(folder):
-        live = SiteLive.read(folder / "live.json")
+        live = SiteLive.read(folder / LIVE_FILE)
         doing = f"{live.phase}, round {live.round}" if live else "waiting for the server"
         return amber(
             f"a client is running ({doing})",
             "nothing, if that is meant; a second one is refused",
             phase=live.phase if live else None,
         )
-    if clips_are_in_use(folder):
+    if is_held(folder / MANIFEST_LOCK):
         return amber("a scan or an encoding is at work", "nothing, if that is meant")
     return green("no feat-fed is running with this store")
 
@@ -108,7 +112,19 @@ def _needs(subject: Subject) -> dict[str, int]:
         "checkpoint": 2 * _CHECKPOINT_WEIGHTS * weights_bytes if inside else 0,
         "spool": 2 * weights_bytes,
         "optimiser": _KEPT_STATES * 2 * weights_bytes if kept else 0,
+        "exchange": _exchange_weights(site, kept=kept) * weights_bytes,
     }
+
+
+def _exchange_weights(site: SiteConfig, *, kept: bool) -> int:
+    """Return how many times the weights the files between several processes take at most."""
+    if site.compute.num_devices == 1:
+        return 0
+    with_moments = 3 if kept else 1
+    if site.checkpoint_minutes is None:
+        return 2 * with_moments  # the job and the result
+    # The job, where it goes on from, its own checkpoint, and the next one or the result.
+    return with_moments + 3 * _CHECKPOINT_WEIGHTS
 
 
 def _latents_bytes(subject: Subject) -> int:

@@ -1,4 +1,4 @@
-"""Numbers and errors as a person reads them."""
+"""Errors as they may leave the site: without paths."""
 
 from __future__ import annotations
 
@@ -7,24 +7,17 @@ from pathlib import Path
 
 from feat_fed.config import SiteConfig
 
-_ELSEWHERE = re.compile(r"(?<![\w>/])/[^\s:;,)\"']+")
-
-
-def gb(size_bytes: float) -> str:
-    """Return bytes as GB, or MB where those are few."""
-    return f"{size_bytes / 1e9:.3g} GB" if size_bytes >= 1e8 else f"{size_bytes / 1e6:.3g} MB"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds in the unit that a person would use."""
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds:.1g} s"
+# A path may hold any character but a line's end, so nothing in a line says where it ends but the
+# last of the quotes that it stands in.
+_QUOTED = re.compile(r"(?<!\w)([\"'])/.*\1")
+_ELSEWHERE = re.compile(r"(?<![\w>/])/\S.*")
 
 
 def without_paths(text: str, site: SiteConfig) -> str:
-    """Return an error's text with the site's paths replaced by the fields that hold them."""
+    """Return an error's text with the site's paths replaced by the fields that hold them.
+
+    Of any other path all is cut that may belong to it: to the end of the line, or of the quotes.
+    """
     fields: list[tuple[Path | None, str]] = [
         (site.store, "<store>"),
         (site.codec_weights, "<codec_weights>"),
@@ -37,9 +30,9 @@ def without_paths(text: str, site: SiteConfig) -> str:
         ]
     named = [(str(path), name) for path, name in fields if path is not None]
     for path, name in sorted(named, key=lambda each: -len(each[0])):
-        text = text.replace(path, name)
+        text = re.sub(rf"{re.escape(path)}(?![\w-])", name, text)
     text = re.sub(r"<data\.paths>/.*", "<data.paths>/...", text)
-    return _ELSEWHERE.sub("<path>", text)
+    return _ELSEWHERE.sub("<path>", _QUOTED.sub(r"\1<path>\1", text))
 
 
 def told_and_mend(text: str, site: SiteConfig) -> tuple[str, str]:

@@ -260,11 +260,18 @@ def _try(task: TrialTask, folder: Path) -> TrialResult:
             return TrialResult(step=try_training(task, folder))
         return TrialResult(encode=try_encoding(task))
     except FeatFedError as error:
-        return TrialResult(failure=TrialFailure(code=error.code, text=str(error)))
+        text = _without_own_log(str(error), folder)
+        return TrialResult(failure=TrialFailure(code=error.code, text=text))
     except MemoryError:
         return TrialResult(failure=TrialFailure(code="memory", text=""))
     except Exception as error:
         return TrialResult(failure=TrialFailure(code=type(error).__name__, text=""))
+
+
+def _without_own_log(text: str, folder: Path) -> str:
+    """Cut where a training process's log is: it goes with this trial."""
+    told, _, last = text.rpartition("; ")
+    return told if told and str(folder) in last else text
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ Nothing is raised: what fails is part of what is found.
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import httpx
@@ -15,6 +17,9 @@ from feat_fed.protocol import ProbeAnswer
 from feat_fed_client.keys import check_site_key
 from feat_fed_client.probe import Answered, Prober
 from feat_fed_client.reach import Greeting, greet
+
+DEADLINE_SEC = 240.0
+"""For all requests together: the server gives each of its probes 30 s."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,31 @@ class Way:
 
 
 def measure_way(link: ServerLinkConfig, *, quick: bool) -> Way:
-    """Reach the server and, unless ``quick``, send and fetch some megabytes."""
+    """Reach the server and, unless ``quick``, send and fetch some megabytes.
+
+    Given up after :data:`DEADLINE_SEC`: the time-outs of sockets count from the last byte, and a
+    server that sends one now and then would never meet them.
+    """
+    found: Future[Way] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(_measured(link, quick=quick))
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, name="way", daemon=True).start()
+    try:
+        return found.result(DEADLINE_SEC)
+    except TimeoutError:
+        late = RefusedError(
+            f"the server has given no whole answer within {DEADLINE_SEC:.0f} s; look at the line, "
+            "and ask the coordinator how the server does"
+        )
+        return Way(failure=late)
+
+
+def _measured(link: ServerLinkConfig, *, quick: bool) -> Way:
     greeting = None
     try:
         greeting = greet(link)
