@@ -59,8 +59,10 @@ def test_a_step_of_two_processes_is_measured(site: SiteConfig) -> None:
 
 def test_a_study_that_is_too_large_is_red_with_the_numbers(site: SiteConfig) -> None:
     small = changed(site, compute={"memory_share": 1e-6})
-    found = compute.memory(Subject(small, study=small_study(), offline=True))
-    assert found.status == "red"
+    subject = Subject(small, study=small_study(), offline=True)
+    found = compute.memory(subject)
+    assert (found.status, compute.round_time(subject).status) == ("red", "red")
+    assert "step" not in vars(subject), "what cannot fit is tried, and takes all memory"
     needed, may_use = found.numbers["needed_bytes"], found.numbers["may_use_bytes"]
     assert isinstance(needed, int) and isinstance(may_use, int) and needed > may_use
     assert "memory_share" in found.mend
