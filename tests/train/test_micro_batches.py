@@ -167,12 +167,17 @@ def give(monkeypatch: pytest.MonkeyPatch, free_bytes: float) -> None:
     monkeypatch.setattr(fit_module, "available_bytes", lambda: free_bytes / 0.5)
 
 
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError(), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")]
+)
 @pytest.mark.parametrize(("limit", "expected"), [(99, 7), (6, 3), (1, 1), (0, 0)])
-def test_a_device_that_runs_out_is_asked_for_half(limit: int, expected: int) -> None:
+def test_a_device_that_runs_out_is_asked_for_half(
+    limit: int, expected: int, error: Exception
+) -> None:
     def loss_of(number: int) -> object:
         def loss(model: nn.Module) -> Tensor:
             if number > limit:
-                raise torch.cuda.OutOfMemoryError
+                raise error
             return model(torch.zeros(number, 8)).sum()  # type: ignore[no-any-return]
 
         return loss
