@@ -102,8 +102,12 @@ def _doing(status: SiteStatus) -> str:
     age_sec = time.time() - live.at
     if live.phase == "idle":
         return f"idle since {_when(live.at)}, after round {live.round}"
-    late = f" ({format_duration(age_sec)} ago)" if age_sec > _STALE_SEC else ""
-    return live_line(live) + late
+    if age_sec <= _STALE_SEC:
+        return live_line(live)
+    ago = f"{format_duration(age_sec)} ago"
+    if status.client_running:
+        return f"{live_line(live)} ({ago})"
+    return f"nothing; what ran last ended {ago} in {live_line(live)}"
 
 
 def _pause(status: SiteStatus, now: datetime) -> str:

@@ -232,9 +232,9 @@ class RoundLoop:
         """Send sites that are back what they had lost."""
         if not waiting:
             return
-        online, activated = self._look()
+        self._connected, activated = self._look()  # for whoever watches, too
         for each in waiting:
-            node_id = online.get(each.site)
+            node_id = self._connected.get(each.site)
             if node_id is None:
                 continue
             each.note_node(activated[node_id])

@@ -65,7 +65,11 @@ def test_a_store_that_cannot_be_written_is_red(
     (tmp_path / "file").write_text("")
     file = site.model_copy(update={"store": tmp_path / "file"})
     assert storage.store(Subject(file)).status == "red"
-    monkeypatch.setattr("os.access", lambda path, mode: False)
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     assert storage.store(Subject(site)).status == "red"
 
 
@@ -130,3 +134,9 @@ def test_several_processes_need_room_for_what_they_exchange(
 
     assert exchange_bytes(1) == 0
     assert exchange_bytes(2) == times * Subject(site, study=study).weights_bytes
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a file system without files")
+def test_a_store_where_nothing_can_be_made_is_red(site: SiteConfig) -> None:
+    nowhere = site.model_copy(update={"store": Path("/proc/no-such/store")})
+    assert storage.store(Subject(nowhere)).status == "red"

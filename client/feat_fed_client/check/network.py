@@ -179,4 +179,5 @@ def _ca_days(link: ServerLinkConfig) -> int:
 
 
 def _mbit(bytes_per_sec: float) -> str:
-    return f"{bytes_per_sec * 8 / 1e6:.3g} Mbit/s"
+    mbit = bytes_per_sec * 8 / 1e6
+    return f"{mbit:,.0f} Mbit/s" if mbit >= 100 else f"{mbit:.3g} Mbit/s"

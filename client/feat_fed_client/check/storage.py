@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
+import tempfile
 from pathlib import Path
 
 from feat_fed.codec.prepare import latent_bytes
@@ -54,13 +54,22 @@ def store(subject: Subject) -> Finding:
     folder = subject.site.store
     if folder.exists() and not folder.is_dir():
         return red("store is a file", "name a folder as store")
-    if not os.access(_existing(folder), os.W_OK | os.X_OK):
+    if not _takes_files(_existing(folder)):
         return red(
             "store cannot be written by this user", "give this user the folder, or another store"
         )
     if not folder.exists():
         return green("store will be made")
     return green("store can be written")
+
+
+def _takes_files(folder: Path) -> bool:
+    """Try it: rights alone do not tell of a file system that takes none."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def permissions(subject: Subject) -> Finding:
