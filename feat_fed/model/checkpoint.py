@@ -49,7 +49,7 @@ def write_weights(
     Parameters
     ----------
     path
-        The file; its folder must exist.
+        The file; its folder is made where it is missing.
     tensors
         A full state of ``model``.
     kind

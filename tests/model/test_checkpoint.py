@@ -94,9 +94,13 @@ def test_a_refused_write_leaves_the_old_file(path: Path, state: dict[str, Tensor
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_that_is_not_there_is_named(path: Path, state: dict[str, Tensor]) -> None:
+def test_a_folder_is_made_and_one_that_cannot_be_is_named(
+    path: Path, state: dict[str, Tensor]
+) -> None:
+    write_weights(path.parent / "new" / "w.safetensors", state, kind="ema", model=TINY)
+    assert read_weights(path.parent / "new" / "w.safetensors", kind="ema").model == TINY
     with pytest.raises(CheckpointError, match="cannot be written"):
-        write_weights(path.parent / "no" / "w.safetensors", state, kind="ema", model=TINY)
+        write_weights(path / "w.safetensors", state, kind="ema", model=TINY)
 
 
 def test_the_schema_is_the_model_s(state: dict[str, Tensor]) -> None:

@@ -104,12 +104,22 @@ def same(left: dict[str, Tensor] | None, right: dict[str, Tensor] | None) -> boo
 
 
 def shared_memory() -> set[Path]:
-    """Segments there are; semaphores come and go with other programs."""
-    return {each for each in Path("/dev/shm").glob("*") if not each.name.startswith("sem.")}
+    """Segments there are; semaphores and those of Ray come and go with other tests."""
+    others = ("sem.", "plasma", "ray")
+    return {each for each in Path("/dev/shm").glob("*") if not each.name.startswith(others)}
+
+
+EARLIER: set[psutil.Process] = set()
+"""Processes that other tests of this process left, such as Python's own resource tracker."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def earlier() -> None:
+    EARLIER.update(psutil.Process().children(recursive=True))
 
 
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    return [each for each in psutil.Process().children(recursive=True) if each not in EARLIER]
 
 
 @dataclass
@@ -157,7 +167,7 @@ class Whole:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, clips: LatentWindows) -> Whole:
+def whole(earlier: None, tmp_path_factory: pytest.TempPathFactory, clips: LatentWindows) -> Whole:
     """A round that nothing disturbs, by two workers under ZeRO-1."""
     task, seen = job(tmp_path_factory.mktemp("site") / "training"), Seen(keep_at=2)
     shared = shared_memory()
