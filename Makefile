@@ -8,9 +8,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
 
-# Two workers: tests that start whole studies take turns in one, all others run in the other.
+# Two workers, a file of tests at a time in each, in the order of collection.
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ class Size:
     wanted: int
 
 
-FULL = Size(8, 240, 480, ClipConfig(frames=16, size_px=128), wanted=96)
+FULL = Size(6, 160, 320, ClipConfig(frames=16, size_px=128), wanted=48)
 QUICK = Size(2, 24, 64, ClipConfig(frames=4, size_px=32), wanted=8)
 
 
