@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,9 @@ from torch import Tensor
 
 from feat_fed.atomic import atomic_path
 from feat_fed.errors import CheckpointError, StorageError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 _HEADER = "feat_fed"
 _FORMAT = {"format": "pt"}
@@ -93,11 +96,16 @@ def _parse(path: Path, text: str, header: type[HeaderT]) -> HeaderT:
         ) from None
 
 
-def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the header and of every tensor's name, type, shape and bytes."""
-    sha = hashlib.sha256(header.encode())
+def hash_tensors(sha: Hash, tensors: Mapping[str, Tensor]) -> None:
+    """Add every tensor's name, type, shape and bytes, in name order; on the CPU."""
     for name in sorted(tensors):
-        tensor = tensors[name]
+        tensor = tensors[name].contiguous()
         sha.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the header and of the tensors."""
+    sha = hashlib.sha256(header.encode())
+    hash_tensors(sha, tensors)
     return sha.hexdigest()

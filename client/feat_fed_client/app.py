@@ -29,16 +29,12 @@ from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
 from feat_fed_client.history import note_report
 from feat_fed_client.known_study import remember_study
-from feat_fed_client.limits import DeclinedError
+from feat_fed_client.limits import TRAINING_SHARE, DeclinedError
 from feat_fed_client.session import SiteSession
 from feat_fed_client.supervision import Witness
 from feat_fed_client.traffic import Traffic
 
 log = logging.getLogger(__name__)
-
-
-TRAINING_SHARE = 0.9
-"""Of the time until the server waits no more; the rest is for sending the update."""
 
 
 def make_app(

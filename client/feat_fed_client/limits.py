@@ -18,6 +18,9 @@ from feat_fed.protocol import DeclineCode, EndedBy
 from feat_fed_client.hours import OpenHours, clock, local_now
 from feat_fed_client.pause import pause_of
 
+TRAINING_SHARE = 0.9
+"""Of the time until the server waits no more; the rest is for sending the update."""
+
 
 class DeclinedError(FeatFedError):
     """The site's own limits forbid the round; nothing is wrong.

@@ -30,10 +30,10 @@ from feat_fed.protocol import EndedBy
 from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 from feat_fed.train.jobs import MidRound, RoundJob, RoundResult
 from feat_fed.train.mid_round import MidRoundFile
+from feat_fed.train.tensors import joined, parted
 
 _log = logging.getLogger(__name__)
 
-_WEIGHT, _STATE = "weight/", "optimiser/"
 _PREFIX = "round-"
 
 
@@ -293,17 +293,15 @@ class Exchange:
         weights: Mapping[str, Tensor],
         state: Mapping[str, Tensor] | None,
     ) -> None:
-        tensors = {_WEIGHT + name: each for name, each in weights.items()}
-        tensors |= {_STATE + name: each for name, each in (state or {}).items()}
         header = _Header(kind=kind, has_state=state is not None)
-        write_tensor_file(self._tensors(kind), tensors, header, durable=False)
+        write_tensor_file(self._tensors(kind), joined(weights, state or {}), header, durable=False)
 
     def _read_tensors(
         self, kind: Literal["job", "result"]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
         header, tensors = read_tensor_file(self._tensors(kind), _Header)
-        state = _under(_STATE, tensors) if header.has_state else None
-        return _under(_WEIGHT, tensors), state
+        weights, state = parted(tensors)
+        return weights, state if header.has_state else None
 
 
 @contextmanager
@@ -363,9 +361,3 @@ def _opened(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)
-    }

@@ -1,6 +1,6 @@
 """One site's part in one round: weights in, better weights out.
 
-Nothing here reads a file or a message; the same job on the same clips gives the same bytes on
+The same job on the same clips gives the same bytes on
 the same machine with the same number of processes and threads (on a CPU; CUDA's convolutions may
 sum in another order), as long as ``training.local_minutes`` does not end it.
 

@@ -9,22 +9,18 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
-from feat_fed.tensor_file import read_tensor_file, write_tensor_file
+from feat_fed.tensor_file import hash_tensors, read_tensor_file, write_tensor_file
 from feat_fed.train.jobs import MidRound, RoundJob
+from feat_fed.train.tensors import joined, parted
 
 log = logging.getLogger(__name__)
-
-_WEIGHT, _STATE = "weight/", "optimiser/"
 
 
 class _Header(StrictModel):
@@ -59,14 +55,15 @@ class MidRoundFile:
             return None
         if header.job != self.job:
             return None
+        weights, state = parted(tensors)
         return MidRound(
             losses=header.losses,
             skipped_steps=header.skipped_steps,
             seconds=header.seconds,
             micro_batch=header.micro_batch,
             heldout_loss=header.heldout_loss,
-            weights=_under(_WEIGHT, tensors),
-            optimiser_state=_under(_STATE, tensors),
+            weights=weights,
+            optimiser_state=state,
         )
 
     def write(self, state: MidRound) -> None:
@@ -85,9 +82,7 @@ class MidRoundFile:
             micro_batch=state.micro_batch,
             heldout_loss=state.heldout_loss,
         )
-        tensors = {_WEIGHT + name: each for name, each in state.weights.items()}
-        tensors |= {_STATE + name: each for name, each in state.optimiser_state.items()}
-        write_tensor_file(self.path, tensors, header)
+        write_tensor_file(self.path, joined(state.weights, state.optimiser_state), header)
 
     def remove(self) -> None:
         """Forget the round: it is done, or nobody wants it any more."""
@@ -137,15 +132,5 @@ def job_digest(job: RoundJob) -> str:
     parts = [each.model_dump_json() for each in (job.model, job.diffusion, training)]
     for part in [*parts, job.seed, job.first_step, job.total_steps, job.label]:
         sha.update(f"{part}\0".encode())
-    for state in (job.weights, job.optimiser_state or {}):
-        for name in sorted(state):
-            tensor = state[name].contiguous()
-            sha.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-            sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    hash_tensors(sha, joined(job.weights, job.optimiser_state or {}))
     return sha.hexdigest()
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): each for name, each in tensors.items() if name.startswith(prefix)
-    }

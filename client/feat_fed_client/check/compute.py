@@ -20,13 +20,12 @@ from feat_fed_client.check.measure import TRAIN_TIMEOUT_SEC, StepTrial, Trouble
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.check.text import told_and_mend
+from feat_fed_client.limits import TRAINING_SHARE
 from feat_fed_client.running import client_is_running
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _STATES = 4
 """Weights, gradients and AdamW's two moments, each as large as the weights."""
-_CLOSE = 0.8
-"""Of a deadline, from which on a result is amber."""
 _START_SEC = 20.0
 """For what stands around a round's training: processes, messages, the dry step."""
 _DAY_MIN = 24 * 60
@@ -140,7 +139,7 @@ class _Estimate:
             f"{format_duration(self.seconds)} a round; the study waits "
             f"{format_duration(deadline_sec)}"
         )
-        fitting = int((deadline_sec * _CLOSE - self.other_sec) / self.step_sec)
+        fitting = int((deadline_sec * TRAINING_SHARE - self.other_sec) / self.step_sec)
         if fitting < 1 or self.steps < 1:
             return red(
                 found + ": not one step can be done in time",
@@ -148,15 +147,13 @@ class _Estimate:
                 "longer sites.round_sec",
                 **numbers,
             )
-        minutes = max(1, int(fitting * self.step_sec / 60))
-        shorter = (
-            f"set limits.minutes_per_round: {minutes} (about {fitting} steps are done then, and "
-            "sent), or ask the coordinator for a longer sites.round_sec or fewer local_steps"
-        )
-        if self.seconds > deadline_sec:
-            return red(f"{found}: its reply would come too late", shorter, **numbers)
-        if self.seconds > _CLOSE * deadline_sec:
-            return amber(f"{found}: that is close", shorter, **numbers)
+        if fitting < self.steps:
+            return amber(
+                f"{found}: it ends before that, with about {fitting} steps",
+                "nothing, if so many are enough; else ask the coordinator for a longer "
+                "sites.round_sec or fewer local_steps",
+                **numbers | {"steps": fitting},
+            )
         if self.steps < self.planned_steps:
             return amber(found, "raise the limit if more steps are to be done", **numbers)
         return green(found, **numbers)
