@@ -32,6 +32,7 @@ from feat_fed.config.study import (
     StrategyConfig,
     StudyConfig,
     TrainingConfig,
+    TransferConfig,
 )
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "StrategyConfig",
     "StudyConfig",
     "TrainingConfig",
+    "TransferConfig",
     "built_in_studies",
     "dump_yaml",
     "load_federation",
