@@ -14,6 +14,7 @@
     │   ├── DeviceError      the GPU was lost, or the driver under it
     │   └── StalledError     training has made no progress for too long
     ├── ProtocolError        a message from the other side breaks the protocol
+    │   └── MissingBaseError it builds on weights that this side does not have
     ├── FederationError      the study cannot go on
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
@@ -114,6 +115,12 @@ class ProtocolError(FeatFedError):
     """A message from the other side of the wire breaks the protocol."""
 
     code = "protocol"
+
+
+class MissingBaseError(ProtocolError):
+    """A message is a difference from weights that this side does not have; ask for them whole."""
+
+    code = "base"
 
 
 class FederationError(FeatFedError):

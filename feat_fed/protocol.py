@@ -30,6 +30,8 @@ MAX_HEADER_BYTES = 64 * 1024
 
 StudyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+WeightsDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of weights: :func:`feat_fed.federate.digest_of`."""
 _VERSION = r"[0-9A-Za-z.+-]{1,32}"
 VersionText = Annotated[str, StringConstraints(pattern=f"^{_VERSION}$")]
 Task = Literal["train", "evaluate"]
@@ -45,6 +47,7 @@ FailureCode = Literal[
     "device",
     "stalled",
     "protocol",
+    "base",
     "internal",
 ]
 """Why a site could not do its part: the class of the error and nothing of its text."""
@@ -66,6 +69,7 @@ FAILURES: dict[FailureCode, str] = {
     "device": "a device of the site failed",
     "stalled": "training at the site made no progress and was ended",
     "protocol": "the site did not accept the server's message",
+    "base": "the site does not have the weights to which it was sent a difference",
     "internal": "an unexpected error at the site",
 }
 
@@ -135,6 +139,21 @@ class Assignment(StrictModel):
     first_step: int = Field(ge=0, description="optimiser steps that the study has taken before")
     study: StudyConfig
     versions: Versions | None = Field(None, description="of the server")
+    weights: WeightsDigest | None = Field(
+        None, description="that the task starts from; None: they came whole, and are not kept"
+    )
+    base: WeightsDigest | None = Field(
+        None,
+        description="of the weights from which a difference came, none if they are the same; None: "
+        "the weights came whole",
+    )
+    taken: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="the last round of which the server used this site's update, 0: none; None: "
+        "the server does not know the site by name yet",
+    )
 
     @field_validator("study")
     @classmethod
@@ -165,6 +184,9 @@ class Report(StrictModel):
     train_loss: float | None = None
     heldout_loss: float | None = None
     train_sec: float = Field(0.0, ge=0, le=10**7)
+    holds: WeightsDigest | None = Field(
+        None, description="of the server's weights that the site keeps, for differences"
+    )
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:

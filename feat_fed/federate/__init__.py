@@ -4,11 +4,17 @@ from feat_fed.federate.buckets import pack, unpack
 from feat_fed.federate.encoding import (
     Encoded,
     decode,
-    digest_of,
     encode,
     form_of,
     rebase,
+    whole_form,
     wire_bytes,
+)
+from feat_fed.federate.reference import (
+    digest_of,
+    read_reference,
+    reference_digest,
+    write_reference,
 )
 
 __all__ = [
@@ -18,7 +24,11 @@ __all__ = [
     "encode",
     "form_of",
     "pack",
+    "read_reference",
     "rebase",
+    "reference_digest",
     "unpack",
+    "whole_form",
     "wire_bytes",
+    "write_reference",
 ]

@@ -11,7 +11,6 @@ last residual alone.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,6 @@ from feat_fed.federate.buckets import (
     unpack_groups,
 )
 from feat_fed.federate.forms import VALUES, BFloat16, Float16, Form, Int8, TopK
-from feat_fed.tensor_file import hash_tensors
 
 Direction = Literal["up", "down"]
 
@@ -60,6 +58,14 @@ def form_of(transfer: TransferConfig, direction: Direction) -> Form | None:
         "topk": TopK(transfer.topk_share),
     }
     return forms[transfer.up if direction == "up" else transfer.down]
+
+
+def whole_form(transfer: TransferConfig) -> Form | None:
+    """Return the form of weights for a site that does not have those before them.
+
+    Where others get a difference, what it led them to travels exactly.
+    """
+    return None if transfer.down_is_delta else form_of(transfer, "down")
 
 
 def encode(
@@ -177,13 +183,6 @@ def wire_bytes(schema: Mapping[str, Described], form: Form | None) -> int:
     """Return the bytes that weights take in a form, without the buckets' headers."""
     parts = (part for each in wire_schema(schema, form).values() for part in each.values())
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts)
-
-
-def digest_of(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of weights: names, shapes, dtypes and bits."""
-    sha = hashlib.sha256()
-    hash_tensors(sha, weights)
-    return sha.hexdigest()
 
 
 def _parts_of(name: str, tensor: Described, form: Form | None) -> dict[str, Part]:
