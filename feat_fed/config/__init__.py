@@ -26,16 +26,17 @@ from feat_fed.config.site import (
     SiteConfig,
     SiteDataConfig,
 )
+from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
 from feat_fed.config.study import (
     ClipConfig,
     SitesConfig,
-    StrategyConfig,
     StudyConfig,
     TrainingConfig,
-    TransferConfig,
 )
+from feat_fed.config.transfer import TransferConfig
 
 __all__ = [
+    "CheckpointsConfig",
     "ClipConfig",
     "CodecConfig",
     "ComputeConfig",

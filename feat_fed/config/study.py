@@ -8,6 +8,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
+from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
+from feat_fed.config.transfer import TransferConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """A study's or a site's name: it becomes a folder and a label, so letters are few."""
@@ -94,54 +96,6 @@ class SitesConfig(StrictModel):
     round_sec: float = Field(3600, gt=0, description="a round's deadline; late replies are dropped")
 
 
-class StrategyConfig(StrictModel):
-    """How the server makes one model of the sites' models."""
-
-    kind: Literal["fedavg"] = "fedavg"
-    weigh_by: Literal["clips", "steps"] = Field(
-        "clips",
-        description="a site's weight in the mean: the training clips that it has, or the optimiser "
-        "steps that it took in the round",
-    )
-    ema_decay: float = Field(
-        0.5, ge=0, lt=1, description="a round, of the global weights; samples come from the average"
-    )
-
-
-class TransferConfig(StrictModel):
-    """How weights travel, for each direction."""
-
-    up: Literal["fp32", "bf16", "fp16", "int8", "topk"] = Field(
-        "fp32",
-        description="from a site: fp32 is exact; of the others, what a sending leaves out is added "
-        "to the site's next (error feedback)",
-    )
-    down: Literal["fp32", "bf16", "fp16", "int8"] = Field(
-        "fp32", description="to the sites: fp32 is exact; every site starts from the same bytes"
-    )
-    topk_share: float = Field(
-        0.01, gt=0, le=1, description="of each tensor's values: the largest, which `topk` sends"
-    )
-    delta: bool = Field(
-        True,
-        description="bf16 and fp16 are of the difference from what the other side has, and not of "
-        "whole weights; int8 and topk always are, fp32 never is",
-    )
-
-    @property
-    def up_is_delta(self) -> bool:
-        """Whether a site sends the difference from what it received."""
-        return self._is_delta(self.up)
-
-    @property
-    def down_is_delta(self) -> bool:
-        """Whether a site that has the last weights is sent the difference from them."""
-        return self._is_delta(self.down)
-
-    def _is_delta(self, form: str) -> bool:
-        return form in ("int8", "topk") or (self.delta and form != "fp32")
-
-
 class StudyConfig(StrictModel):
     """A federated study, resolved."""
 
@@ -155,6 +109,7 @@ class StudyConfig(StrictModel):
     training: TrainingConfig = TrainingConfig()
     strategy: StrategyConfig = StrategyConfig()
     sites: SitesConfig = SitesConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     transfer: TransferConfig = TransferConfig()
     sampler: SamplerConfig = SamplerConfig()
 
@@ -175,7 +130,8 @@ class StudyConfig(StrictModel):
                 f"clips.size_px {self.clips.size_px} is not a multiple of {grid} "
                 f"({made_of} * model.patch_size)"
             )
-        if misfit := self.sampler.misfit(self.model):
+        misfit = self.sampler.misfit(self.model) or self.strategy.misfit(self.sites.minimum)
+        if misfit:
             raise ValueError(misfit)
         return self
 
