@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 
 import httpx
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from feat_fed.config import StudyConfig
 from feat_fed.errors import FederationError
-from feat_fed.federate import pack
 from feat_fed.protocol import Assignment
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
-from feat_fed.wire import to_records
-from feat_fed_server.asked import Asked, activations, is_lost
+from feat_fed_server.asked import MOST_LACKS, Asked, activations, is_lost
+from feat_fed_server.outgoing import Outgoing, Parcel
 from feat_fed_server.replies import Reply, missing, read_reply
 from feat_fed_server.roster import Roster
 
@@ -56,19 +54,22 @@ class Asking:
     def ask(
         self,
         assignment: Assignment,
-        weights: Mapping[str, Tensor],
+        outgoing: Outgoing,
         *,
+        taken: Mapping[str, int],
         needed: int,
         but: Set[str] = frozenset(),
         replied: Collection[str] = (),
         accept: Accept = lambda reply: reply,
-    ) -> tuple[list[Reply], int]:
+    ) -> list[Reply]:
         """Send a task to all sites but some; collect their replies until the deadline.
 
         Each reply is accepted, and its weights dropped from memory, before the next is read.
 
         Parameters
         ----------
+        taken
+            The last round whose update was used, of each site that is known.
         needed
             Sites without which nothing is sent.
         replied
@@ -76,8 +77,8 @@ class Asking:
 
         Returns
         -------
-        list, int
-            The replies by the sites' names, and the bytes of weights of one sending.
+        list
+            The replies, by the sites' names.
 
         Raises
         ------
@@ -87,10 +88,10 @@ class Asking:
         self._wait_for_sites(assignment.round, needed, but)
         nodes = [node for site, node in self._connected.items() if site not in but]
         if not nodes:
-            return [], 0
-        messages, bytes_down = _messages(assignment, weights, nodes)
-        replies = self._collect(messages, assignment, weights, accept, replied)
-        return sorted(replies, key=lambda each: each.site), bytes_down
+            return []
+        question = _Question(assignment, outgoing, taken)
+        replies = self._collect(nodes, question, accept, replied)
+        return sorted(replies, key=lambda each: each.site)
 
     def tell(
         self,
@@ -116,16 +117,15 @@ class Asking:
 
     def _collect(
         self,
-        messages: Sequence[Message],
-        assignment: Assignment,
-        schema: Mapping[str, Tensor],
+        nodes: Sequence[int],
+        question: _Question,
         accept: Accept,
         replied: Collection[str],
     ) -> list[Reply]:
         """Send the messages, again where a site lost one, until all answered or time is up."""
-        round_sec = self._study.sites.round_sec
+        assignment, round_sec = question.assignment, self._study.sites.round_sec
         deadline = time.time() + round_sec
-        waiting = self._send(messages, round_sec)
+        waiting = self._send(nodes, question, round_sec)
         replies: list[Reply] = []
         phase = "training" if assignment.task == "train" else "scoring"
 
@@ -136,41 +136,51 @@ class Asking:
         while waiting and time.time() < deadline:
             tell()
             for each in list(waiting):
-                reply = self._answer(each, assignment, schema, accept)
+                reply = self._answer(each, question, accept)
                 if reply is not None:
                     waiting.remove(each)
-                    replies.append(replace(reply, sendings=each.taken))
+                    replies.append(reply)
                     log.info("%s: %s %s", reply.site, reply.status, reply.reason)
                     tell()
-            self._send_again(waiting, deadline)
+            self._send_again(waiting, question, deadline)
             time.sleep(_pause(deadline - round_sec))
-        silent = [replace(each.loss or missing(each.site), sendings=each.taken) for each in waiting]
+        silent = [
+            replace(each.loss or missing(each.site), bytes_down=each.bytes_down) for each in waiting
+        ]
         return replies + silent
 
-    def _send(self, messages: Sequence[Message], ttl_sec: float) -> list[Asked]:
+    def _send(self, nodes: Sequence[int], question: _Question, ttl_sec: float) -> list[Asked]:
         site_of = {node: site for site, node in self._connected.items()}
-        asked = []
-        for message in messages:
-            message.metadata.ttl = ttl_sec
-            node = message.metadata.dst_node_id
+        asked, parcels = [], []
+        for node in nodes:
+            content, parcel = question.content(site_of[node])
+            told = question.assignment
+            message = Message(
+                content,
+                dst_node_id=node,
+                message_type=told.task,
+                group_id=str(told.round),
+                ttl=ttl_sec,
+            )
             asked.append(Asked(site_of[node], message, self._activated[node]))
-        for each, message_id in zip(asked, self._grid.push_messages(messages), strict=True):
-            each.sent(message_id)
+            parcels.append(parcel)
+        ids = self._grid.push_messages([each.message for each in asked])
+        for each, message_id, parcel in zip(asked, ids, parcels, strict=True):
+            each.sent(message_id, parcel)
+        question.note_sent(each.site for each in asked if each.ids)
         return asked
 
-    def _answer(
-        self, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor], accept: Accept
-    ) -> Reply | None:
+    def _answer(self, asked: Asked, question: _Question, accept: Accept) -> Reply | None:
         """Return a site's reply to any of the sendings, if it is there or none will come."""
         for message_id in list(asked.ids):
-            reply = self._pull(message_id, asked, assignment, schema)
+            reply = self._pull(message_id, asked, question)
             if reply is not None:
-                return accept(reply)
-        return asked.loss if asked.given_up else None
+                return accept(replace(reply, bytes_down=asked.bytes_down))
+        if asked.loss is not None and asked.given_up:
+            return replace(asked.loss, bytes_down=asked.bytes_down)
+        return None
 
-    def _pull(
-        self, message_id: str, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor]
-    ) -> Reply | None:
+    def _pull(self, message_id: str, asked: Asked, question: _Question) -> Reply | None:
         """Return a site's reply if it is there; one that Flower cannot read is refused."""
         site, node_id = asked.site, asked.message.metadata.dst_node_id
         try:
@@ -183,15 +193,24 @@ class Asking:
         if not messages:
             return None
         reply = read_reply(
-            messages[0], site, node_id, assignment=assignment, roster=self._roster, schema=schema
+            messages[0],
+            site,
+            node_id,
+            assignment=question.assignment,
+            roster=self._roster,
+            outgoing=question.outgoing,
         )
         if is_lost(messages[0]):
             asked.note_loss(message_id, reply)
             return None
+        question.note_reply(reply)
+        if reply.lacks_base and asked.lacks < MOST_LACKS:
+            asked.note_lack(message_id, reply)
+            return None
         return reply
 
-    def _send_again(self, waiting: Sequence[Asked], deadline: float) -> None:
-        """Send sites that are back what they had lost."""
+    def _send_again(self, waiting: Sequence[Asked], question: _Question, deadline: float) -> None:
+        """Send sites that are back what they had lost, and others what they lack."""
         if not waiting:
             return
         self._connected, activated = self._look()  # for whoever watches, too
@@ -203,9 +222,11 @@ class Asking:
             if each.loss is None or each.given_up:
                 continue
             log.warning("%s is asked again: %s", each.site, each.loss.reason)
-            message = each.again(node_id, ttl_sec=max(1.0, deadline - time.time()))
+            content, parcel = question.content(each.site, lacks=each.lacks)
+            message = each.again(content, node_id, ttl_sec=max(1.0, deadline - time.time()))
             [message_id] = self._grid.push_messages([message])
-            each.sent(message_id)
+            each.sent(message_id, parcel)
+            question.note_sent([each.site] if message_id else [])
 
     def _look(self) -> tuple[dict[str, int], dict[int, str]]:
         """Return the connected sites' nodes, and when each node connected."""
@@ -239,22 +260,28 @@ class Asking:
             time.sleep(POLL_SEC)
 
 
-def _messages(
-    assignment: Assignment, weights: Mapping[str, Tensor], nodes: Sequence[int]
-) -> tuple[list[Message], int]:
-    """Make one message a node, and return them with the bytes of weights in each."""
-    buckets = pack(weights)
-    content = to_records(assignment, buckets)
-    messages = [
-        Message(
-            content,
-            dst_node_id=node,
-            message_type=assignment.task,
-            group_id=str(assignment.round),
-        )
-        for node in nodes
-    ]
-    return messages, sum(len(bucket) for bucket in buckets)
+@dataclass(frozen=True)
+class _Question:
+    """What all sites are asked, and how each of them is."""
+
+    assignment: Assignment
+    outgoing: Outgoing
+    taken: Mapping[str, int]
+
+    def content(self, site: str, *, lacks: int = 0) -> tuple[RecordDict, Parcel]:
+        """Return a message's content for a site, and the weights in it."""
+        parcel = self.outgoing.parcel(site, lacks=lacks)
+        taken = self.taken.get(site)
+        return self.outgoing.content(self.assignment, parcel, taken=taken), parcel
+
+    def note_sent(self, sites: Iterable[str]) -> None:
+        """Take it that these sites have the weights from now on."""
+        self.outgoing.outbox.note(dict.fromkeys(sites, self.outgoing.digest))
+
+    def note_reply(self, reply: Reply) -> None:
+        """Believe a site that says which weights it has."""
+        if reply.report is not None:
+            self.outgoing.outbox.note({reply.site: reply.report.holds})
 
 
 def _pause(began_at: float) -> float:

@@ -176,8 +176,17 @@ class Outgoing:
     difference: Parcel | None = None
     """From the reference before."""
 
-    def parcel(self, site: str) -> Parcel:
-        """Return what a site is sent: no weights that it has already, as far as is known."""
+    def parcel(self, site: str, *, lacks: int = 0) -> Parcel:
+        """Return what a site is sent: no weights that it has already, as far as is known.
+
+        Parameters
+        ----------
+        lacks
+            How often it has said that it lacks what it was thought to have: the second time it
+            is sent all.
+        """
+        if lacks > 1:
+            return self.whole
         has = self.outbox.last_sent(site)
         if has == self.digest:
             return Parcel(self.digest, None, 0)
@@ -191,16 +200,8 @@ class Outgoing:
         form = whole_form(self.outbox.transfer)
         return Parcel.of(encode(self.reference, form).buckets, base=None)
 
-    def content(
-        self, assignment: Assignment, parcel: Parcel, *, taken: int | None = None
-    ) -> RecordDict:
-        """Return a message's content for a site.
-
-        Parameters
-        ----------
-        taken
-            The last round whose update of the site's was used.
-        """
+    def content(self, assignment: Assignment, parcel: Parcel, *, taken: int | None) -> RecordDict:
+        """Return a message's content; ``taken`` is of the site (:func:`last_taken`)."""
         told = {"weights": self.digest, "base": parcel.base, "taken": taken}
         records = to_records(assignment.model_copy(update=told))
         if parcel.arrays is not None:
@@ -225,7 +226,12 @@ class Outgoing:
         return rebase(weights, received=self.reference, onto=self.weights)
 
 
-def last_taken(rounds: Iterable[RoundRecord]) -> dict[str, int]:
-    """Return the last of these rounds whose aggregate has a site's update, by the site's name."""
-    ordered = sorted(rounds, key=lambda each: each.round)
-    return {site.site: each.round for each in ordered for site in each.sites if site.status == "ok"}
+def last_taken(before: Mapping[str, int], rounds: Iterable[RoundRecord]) -> dict[str, int]:
+    """Return the last round whose aggregate has a site's update, by site.
+
+    ``before`` is that of the rounds before; 0 stands for none.
+    """
+    taken = dict(before)
+    for each in sorted(rounds, key=lambda each: each.round):
+        taken |= {part.site: each.round for part in each.sites if part.status == "ok"}
+    return taken

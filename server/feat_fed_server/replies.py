@@ -10,11 +10,11 @@ from torch import Tensor
 
 from feat_fed.config import TrainingConfig
 from feat_fed.errors import ProtocolError
-from feat_fed.federate import unpack
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
 from feat_fed.wire import from_records
+from feat_fed_server.outgoing import Outgoing
 from feat_fed_server.roster import Roster
 
 
@@ -29,8 +29,13 @@ class Reply:
     weights: Mapping[str, Tensor] | None = None
     """Until they are in the round's inbox."""
     bytes_up: int = 0
-    sendings: int = 1
-    """Of the question to the site, weights and all, until this came of it."""
+    bytes_down: int = 0
+    """Of weights that were sent to the site until this came of it."""
+
+    @property
+    def lacks_base(self) -> bool:
+        """Whether the site was sent a difference from weights that it does not have."""
+        return self.status == "failed" and self.report is not None and self.report.code == "base"
 
     @property
     def may_change_soon(self) -> bool:
@@ -69,7 +74,7 @@ def read_reply(
     *,
     assignment: Assignment,
     roster: Roster,
-    schema: Mapping[str, Tensor],
+    outgoing: Outgoing,
 ) -> Reply:
     """Read a Flower message; whatever it holds, the outcome is a :class:`Reply`.
 
@@ -77,8 +82,8 @@ def read_reply(
     ----------
     site
         Whom the message was asked of.
-    schema
-        Tensors with the names, shapes and dtypes of the global weights.
+    outgoing
+        What was sent with it.
     """
     if message.has_error():
         return Reply(site, "failed", f"Flower error {message.error.code}: the site's process ended")
@@ -94,7 +99,7 @@ def read_reply(
     if assignment.task == "evaluate":
         return Reply(site, "ok", report=report, bytes_up=size)
     try:
-        weights = unpack(buckets, schema)
+        weights = outgoing.read_update(buckets)
     except ProtocolError as error:
         return Reply(site, "refused", str(error), bytes_up=size)
     return Reply(site, "ok", report=report, weights=weights, bytes_up=size)

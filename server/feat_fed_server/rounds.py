@@ -20,6 +20,7 @@ from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed_server.asking import Asking
 from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes, update_norm
+from feat_fed_server.outgoing import Outbox, last_taken
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.strategy import build_strategy
@@ -58,6 +59,8 @@ class RoundLoop:
         self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
         self._asking = Asking(grid, roster, store)
+        self._outbox = Outbox(store.outgoing, self._study.transfer)
+        self._taken: dict[str, int] = {}
 
     def run(self) -> None:
         """Train until the study's last round, then score the final weights.
@@ -72,6 +75,8 @@ class RoundLoop:
         clear_other_inboxes(self._store.inbox(state.rounds_done + 1))
         rotate(self._store)
         summarise(self._store, state, "running")
+        done = (each for each in self._store.rounds() if each.round <= state.rounds_done)
+        self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
@@ -96,6 +101,7 @@ class RoundLoop:
         seconds = record.seconds + time.monotonic() - started
         self._store.append(record.model_copy(update={"seconds": seconds}))
         save(self._store, new)
+        self._taken = last_taken(self._taken, [record])
         inbox.clear()
         rotate(self._store)
         return new
@@ -118,17 +124,19 @@ class RoundLoop:
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
         sites, give_up_at = self._study.sites, math.inf
         tally = Tally(self._roster.expected, needed=sites.minimum)
-        tally.add([_known(each) for each in inbox.arrived()], bytes_down=0)
+        tally.add([_known(each) for each in inbox.arrived()])
+        outgoing = self._outbox.prepare(weights, rounds_done=number - 1)
         while True:
-            replies, bytes_down = self._asking.ask(
+            replies = self._asking.ask(
                 self._assignment("train", number),
-                weights,
+                outgoing,
+                taken=self._taken,
                 needed=tally.still_needed,
                 but=tally.settled,
                 replied=tally.good,
                 accept=lambda reply: _take_in(reply, inbox, weights),
             )
-            tally.add(replies, bytes_down=bytes_down)
+            tally.add(replies)
             if not tally.still_needed:
                 break
             log.warning("round %d has %s", number, tally.told())
@@ -148,7 +156,7 @@ class RoundLoop:
         )
 
     def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
-        """Let some time go by: whoever is asked again receives all weights again."""
+        """Let some time go by before sites that declined are asked again."""
         self._asking.tell("waiting", number, tally.good, until, tally.declined)
         pause_sec = max(_ASK_AGAIN_SEC, self._study.sites.wait_sec / _ASK_AGAIN_TIMES)
         time.sleep(max(0.0, min(pause_sec, until - time.time())))
@@ -156,7 +164,8 @@ class RoundLoop:
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""
         assignment = self._assignment("evaluate", state.rounds_done)
-        replies, _ = self._asking.ask(assignment, state.weights, needed=0)
+        outgoing = self._outbox.prepare(state.weights, rounds_done=state.rounds_done)
+        replies = self._asking.ask(assignment, outgoing, taken=self._taken, needed=0)
         return _mean(replies, "heldout_loss")
 
     def _assignment(self, task: Task, number: int) -> Assignment:
@@ -177,6 +186,7 @@ def _take_in(reply: Reply, inbox: Inbox, base: Weights) -> Reply:
     arrived = Arrived(
         report=reply.report,
         norm=update_norm(reply.weights, base),
+        bytes_down=reply.bytes_down,
         bytes_up=reply.bytes_up,
         base_round=reply.report.round,
     )
@@ -186,7 +196,13 @@ def _take_in(reply: Reply, inbox: Inbox, base: Weights) -> Reply:
 
 def _known(arrived: Arrived) -> Reply:
     """Return the reply of an update that was there when the server started."""
-    return Reply(arrived.report.site, "ok", report=arrived.report, bytes_up=arrived.bytes_up)
+    return Reply(
+        arrived.report.site,
+        "ok",
+        report=arrived.report,
+        bytes_down=arrived.bytes_down,
+        bytes_up=arrived.bytes_up,
+    )
 
 
 def _mean(replies: Sequence[Reply], field: str) -> float | None:
