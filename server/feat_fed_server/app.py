@@ -30,15 +30,7 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 def make_app(store_root: Path, roster: Roster) -> ServerApp:
     """Return a ServerApp that runs the study of a run's folder."""
-    def _note_failure(store: RunStore, error: FeatFedError) -> None:
-    log.error("%s", error)
-    # The summary is shown in the report, which is given away: no path may get there.
-    failed = {"state": "failed", "message": error.shareable()}
-    with contextlib.suppress(OSError):  # who supervises this process finds the disk full, too
-        store.write_summary(store.summary().model_copy(update=failed))
-
-
-app = ServerApp()
+    app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
@@ -64,6 +56,14 @@ def run_study(grid: Grid, store: RunStore, roster: Roster) -> None:
     except Exception:
         log.exception("the round loop broke")
         raise
+
+
+def _note_failure(store: RunStore, error: FeatFedError) -> None:
+    log.error("%s", error)
+    # The summary is shown in the report, which is given away: no path may get there.
+    failed = {"state": "failed", "message": error.shareable()}
+    with contextlib.suppress(OSError):  # who supervises this process finds the disk full, too
+        store.write_summary(store.summary().model_copy(update=failed))
 
 
 app = ServerApp()

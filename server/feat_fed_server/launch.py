@@ -123,7 +123,7 @@ class StudyLauncher:
             raise FederationError(self.store.summary().message or "the ServerApp ended")
 
     def _forget_what_was(self) -> None:
-        """What an earlier ServerApp left must not be taken for the next one's."""
+        """Remove an earlier ServerApp's words: they must not be taken for the next one's."""
         running = self.store.summary().model_copy(update={"state": "running", "message": ""})
         try:
             self.store.live.unlink(missing_ok=True)
