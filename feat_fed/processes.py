@@ -42,6 +42,12 @@ class Child:
         """Whether the process has processes of its own."""
         return len(_family(self.process)) > 1
 
+    def kill_family(self) -> None:
+        """Kill the processes that this one has started, and not itself."""
+        for member in _family(self.process)[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+
 
 class ChildGroup:
     """Children that live no longer than the ``with`` block, whatever ends it.

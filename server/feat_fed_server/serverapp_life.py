@@ -59,7 +59,7 @@ class LifeWatch:
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self._started_at = time.monotonic()
-        self._was_held = False
+        self.has_started = False
         self._free_since: float | None = None
         self._beat = _beat_of(store)
         self._beaten_at = self._started_at
@@ -69,7 +69,7 @@ class LifeWatch:
         now = time.monotonic()
         if is_run_held(self._store.root, _LOCK):
             return self._look_at_pulse(now)
-        if not self._was_held:
+        if not self.has_started:
             late = now - self._started_at > STARTING_SEC
             return f"has not started within {STARTING_SEC:.0f} s" if late else None
         self._free_since = self._free_since or now
@@ -77,8 +77,8 @@ class LifeWatch:
 
     def _look_at_pulse(self, now: float) -> str | None:
         beat = _beat_of(self._store)
-        if beat != self._beat or not self._was_held:
-            self._beat, self._beaten_at, self._was_held = beat, now, True
+        if beat != self._beat or not self.has_started:
+            self._beat, self._beaten_at, self.has_started = beat, now, True
         silent_sec = now - self._beaten_at
         return f"stands still for {silent_sec:.0f} s" if silent_sec > SILENT_SEC else None
 

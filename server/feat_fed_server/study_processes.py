@@ -1,9 +1,9 @@
 """The server side's processes: what has died or hangs is started again with what stands on it.
 
 The SuperLink holds runs, messages and registered sites in memory. On it stands Flower's executor
-for the ServerApp, which starts that one. So there are two floors: an executor that has died takes
-its ServerApp with it and a new run is started; a SuperLink takes all. What a study needs to go on
-is in the run's folder and at the sites.
+for the ServerApp, which starts that one. A ServerApp that has died needs a new run of Flower's; an
+executor takes its ServerApp with it, a SuperLink takes all. What a study needs to go on is in the
+run's folder and at the sites.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class StudyProcesses:
             if self._link is None:
                 self._link = self._start_superlink()
         with self._faults(self._end_all):
-            self._executor = self._start_executor()
+            self._executor = self._executor or self._start_executor()
             self._run_id = self._link.start_run()
         self._life = LifeWatch(self._store)
         self._answered_at = time.monotonic()
@@ -109,7 +109,7 @@ class StudyProcesses:
         """
         self._children.rotate_logs()
         self._require(self._superlink, "the SuperLink", self._end_all)
-        self._require(self._executor, "the ServerApp's executor", self._end_app)
+        self._require(self._executor, "the ServerApp's executor", self._end_executor)
         end = self._ask()
         state = self._life.look()
         if end is None and state is None:
@@ -122,7 +122,7 @@ class StudyProcesses:
         else:
             reason = "was killed or has crashed" if state == "ended" else str(state)
         log_file = self._store.logs / "serverapp.log"
-        self._end_app()
+        self._end_run() if self._life.has_started else self._end_executor()
         raise FaultError(f"the ServerApp {reason}; its log is {log_file}")
 
     def close(self) -> None:
@@ -164,20 +164,25 @@ class StudyProcesses:
             give_up()
             raise FaultError(str(error)) from error
 
-    def _end_app(self) -> None:
-        """End the upper floor; the SuperLink forgets its run."""
+    def _end_run(self) -> None:
+        """End the ServerApp; the SuperLink forgets its run, and the sites its messages."""
         if self._executor:
-            self._children.end(self._executor, at_once=True)
-            self._executor = None
+            self._executor.kill_family()
         if self._link and self._run_id is not None:
             with contextlib.suppress(ChildError):  # it is found out at the next look
                 self._link.stop_run(self._run_id)
         self._run_id = None
 
+    def _end_executor(self) -> None:
+        self._end_run()
+        if self._executor:
+            self._children.end(self._executor, at_once=True)
+            self._executor = None
+
     def _end_all(self) -> None:
         self.close()
-        self._link = self._run_id = None
-        self._end_app()
+        self._link = None
+        self._end_executor()  # it would look for the next SuperLink late, by Flower's pauses
         if self._superlink:
             self._children.end(self._superlink, at_once=True)
             self._superlink = None

@@ -114,9 +114,10 @@ def compare(stage: Stage, root: Path, made: Path, results: Results, faults: int)
     state = restore(RunStore(stage.run))
     whole = undisturbed(make_consortium(root, made), stage.study, rounds=state.rounds_done)
     equal = whole == bytes_of(state.weights)
+    told = "are, bit by bit," if equal else "**differ from**"
     results.verdict = (
-        f"After {faults} faults in {state.rounds_done} rounds of one study, its weights "
-        f"{'are, bit by bit,' if equal else '**differ from**'} those of the same rounds undisturbed."
+        f"After {faults} faults in {state.rounds_done} rounds of one study, its weights {told} "
+        "those of the same rounds undisturbed."
     )
 
 
