@@ -48,6 +48,7 @@ def main() -> int:
         make_folders(made)
         if faults:
             run(root, made, faults, results, until)
+            results.write(arguments.results)
         if not arguments.words and time.monotonic() < until:
             with playing(root / "workers", made, devices=2) as stage:
                 for each in WORKERS:

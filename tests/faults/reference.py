@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from faults.stage import SITES
@@ -19,6 +20,8 @@ from system.consortium import Consortium
 
 def undisturbed(both: Consortium, path: Path, *, rounds: int) -> dict[str, bytes]:
     """Do a study's first rounds in this process; return the weights' bytes."""
+    for name in ("_run_id", "_node_id", "_task_id"):  # Flower's strategies make messages here, too
+        setattr(TaskIdentity, name, 1)
     config = load_study(path)
     sessions = [SiteSession(load_site(both.site(name))) for name in SITES]
     strategy = build_strategy(config.strategy)
