@@ -250,6 +250,15 @@ def lock_run(root: Path, part: str = "run", *, wait_sec: float = 0.0) -> Iterato
         yield
 
 
+def is_run_held(root: Path, part: str = "run") -> bool:
+    """Whether a process holds a run by :func:`lock_run`; for an instant, this one does."""
+    try:
+        with lock_run(root, part):
+            return False
+    except RunError:
+        return True
+
+
 def _read_study(root: Path) -> StudyConfig:
     path = root / "study.yaml"
     if not path.is_file():
