@@ -193,12 +193,11 @@ class SiteLauncher:
 
     def _start_supernode(self, children: ChildGroup, port: int) -> Child:
         link, self._look_at = self._link, 0.0
-        command = "from flwr.supernode.cli import flower_supernode; flower_supernode()"
         self._node_id = None
         return children.start(
             "the SuperNode",
             [
-                *(sys.executable, "-c", command),
+                *(sys.executable, "-m", "feat_fed_client.bounded_node"),
                 *("--superlink", link.address),
                 *("--root-certificates", str(link.ca_certificate)),
                 *("--auth-supernode-private-key", str(link.private_key)),

@@ -18,6 +18,7 @@ from feat_fed.protocol import DeclineCode, FailureCode, Reference, StudyId, Task
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Of a list of ours that the event's own module keeps."""
+FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Count = Annotated[int, Field(ge=0)]
 Round = Annotated[int, Field(ge=0, le=100_000)]
 
@@ -155,7 +156,9 @@ class Leaving(StrictModel):
     )
     weights_bytes: Count = 0
     weights_sha256: Sha256 | None = None
-    report_fields: tuple[Code, ...] = Field((), description="of the report, that say something")
+    report_fields: tuple[FieldName, ...] = Field(
+        (), description="of the report, that say something"
+    )
     report_sha256: Sha256 | None = Field(None, description="of the report's JSON")
 
 
@@ -196,7 +199,7 @@ class StudyEnded(StrictModel):
     rounds_done: Round
 
 
-class SiteStanding(StrictModel):
+class SiteChanged(StrictModel):
     """A change of who takes part."""
 
     kind: Literal[
@@ -271,7 +274,7 @@ AuditEvent = (
     | ProcessRestarted
     | StudyBegan
     | StudyEnded
-    | SiteStanding
+    | SiteChanged
     | RoundStarted
     | SiteAsked
     | ReplyReceived

@@ -99,6 +99,15 @@ class AuditLog:
                 "nothing leaves without it"
             ) from error
 
+    def last(self, kind: str) -> Line | None:
+        """Return the last whole line of a kind, of those in the last two files."""
+        sought = f'"event":{{"kind":"{kind}"'.encode()
+        for path in reversed(segments(self.folder)[-2:]):
+            for raw in reversed(path.read_bytes().split(b"\n")):
+                if sought in raw and (line := read_line(raw)):
+                    return line
+        return None
+
     def _write(self, event: AuditEvent) -> Head:
         end, noted = self._end(), read_head(self.folder)
         is_new = end.head is None
