@@ -46,6 +46,7 @@ from flwr.supernode.runtime.run_clientapp import (
     push_task_output,
 )
 
+from feat_fed import __version__
 from feat_fed.child import end_with_parent
 from feat_fed.config import SiteConfig
 from feat_fed.errors import FeatFedError, ProtocolError, StorageError
@@ -260,7 +261,8 @@ def _joined(parts: Sequence[bytes], message: Message) -> Message:
     kind, head, *rest = parts
     if kind == _ERROR:
         return Message(Error(int(head), rest[0].decode()), reply_to=message)
-    return Message(to_records(Report.model_validate_json(head), rest), reply_to=message)
+    report = Report.model_validate_json(head).model_copy(update={"version": __version__})
+    return Message(to_records(report, rest), reply_to=message)
 
 
 def _forked(work: Callable[[], None]) -> str:

@@ -17,6 +17,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 
+from feat_fed import __version__
 from feat_fed.audit import lines, verify
 from feat_fed.bundle import bundle_files
 from feat_fed.config import SiteConfig, SiteDataConfig, load_study
@@ -126,7 +127,8 @@ def test_a_reply_comes_whole_from_the_child_to_who_sends_it() -> None:
         Message(Error(2, FAILED), reply_to=asked()),
     ]
     first, second = (_joined(_parts(each), asked()) for each in replies)
-    assert from_records(first.content, Report) == (report, [b"x" * 9, b""])
+    sent = report.model_copy(update={"version": __version__})
+    assert from_records(first.content, Report) == (sent, [b"x" * 9, b""])
     assert (second.error.code, second.error.reason) == (2, FAILED)
     assert second.metadata.reply_to_message_id == "1"
 
