@@ -237,7 +237,14 @@ class SiteAsked(StrictModel):
 class ReplyReceived(StrictModel):
     """What came of a site in a round; only an accepted reply touches the model."""
 
-    kind: Literal["reply-accepted", "reply-refused", "site-declined", "site-failed", "site-missing"]
+    kind: Literal[
+        "reply-accepted",
+        "reply-late",
+        "reply-refused",
+        "site-declined",
+        "site-failed",
+        "site-missing",
+    ]
     round: Round
     task: Task
     site: Name
