@@ -193,6 +193,7 @@ class Report(StrictModel):
     holds: WeightsDigest | None = Field(
         None, description="of the server's weights that the site keeps, for differences"
     )
+    version: VersionText | None = Field(None, description="of feat-fed at the site")
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:
