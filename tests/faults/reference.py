@@ -8,13 +8,14 @@ from pathlib import Path
 from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
+from aggregating import aggregate
 from faults.stage import SITES
 from feat_fed.config import load_site, load_study
 from feat_fed.protocol import Assignment
 from feat_fed.report import RunStore
 from feat_fed.train.run_state import restore
 from feat_fed_client.session import SiteSession
-from feat_fed_server.strategy import Update, build_strategy
+from feat_fed_server.strategy import build_strategy
 from system.consortium import Consortium
 
 
@@ -36,8 +37,7 @@ def undisturbed(both: Consortium, path: Path, *, rounds: int) -> dict[str, bytes
             study=config,
         )
         answers = [each.run(assignment, state.weights) for each in sessions]
-        updates = [Update(report, weights) for report, weights in answers]
-        weights = strategy.aggregate(number, updates, state.weights)
+        weights = aggregate(strategy, both.root / "inbox", answers, state.weights, number=number)
         state = state.after_round(weights, ema_decay=config.strategy.ema_decay)
     return bytes_of(state.weights)
 
