@@ -8,13 +8,13 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig, SiteConfig
-from feat_fed.errors import ChildError, ConfigError, RefusedError
+from feat_fed.errors import ChildError, ConfigError, FeatFedError, RefusedError, StorageError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import flower_environment
@@ -22,6 +22,7 @@ from feat_fed_client import CLIENT_LOCK, READY, SITE_CONFIG
 from feat_fed_client.connection import Connection
 from feat_fed_client.keys import check_site_key
 from feat_fed_client.reach import check_ca_certificate, greet
+from feat_fed_client.site_audit import SiteAudit
 
 _RESTART_SEC = 5.0
 _PAUSE_SEC = 1.0
@@ -32,12 +33,6 @@ _LOCK_PAUSE_SEC = 0.1
 _MAX_ENDS_IN_A_ROW = 5
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 _TROUBLE = "Connection attempt failed"
-
-# Where its main loop has ended, at an error that it does not try again, Flower 1.41 leaves the
-# process behind with a thread that answers on loopback and does nothing else.
-_SUPERNODE = (
-    "import os; from flwr.supernode.cli import flower_supernode; flower_supernode(); os._exit(1)"
-)
 
 # glibc gives large blocks back to the kernel at once and takes a page fault for each page of
 # them in the next step: 40 to 135 ms of a 550 ms step. A round's child is short-lived anyway.
@@ -86,9 +81,11 @@ class SiteLauncher:
         self._state = site.store / "flower"
         self._secret = self._state / "executor.secret"
         self._connection = Connection(self._state, self._link)
+        self._audit = SiteAudit(site)
         self._said = ""
         self._ends_in_a_row = 0
         self._node_id: int | None = None
+        self._noted_node_id: int | None = None
         self._was_ready = False
         self._idle_executors = 0
         self._look_at = 0.0
@@ -105,6 +102,8 @@ class SiteLauncher:
             If the server turns this site away, or is not the study's.
         ChildError
             If the SuperNode or the executor cannot be started.
+        StorageError
+            If the audit log cannot be written.
         """
         self._state.mkdir(parents=True, exist_ok=True)
         with (self._site.store / CLIENT_LOCK).open("w") as lock:
@@ -112,7 +111,24 @@ class SiteLauncher:
                 raise ConfigError(
                     f"store: another client is running with {self._site.store}; stop it first"
                 )
-            self._run()
+            self._audit.client_started(self._link)
+            with self._noted_end():
+                self._run()
+
+    @contextlib.contextmanager
+    def _noted_end(self) -> Iterator[None]:
+        cause = "stopped"
+        try:
+            yield
+        except RefusedError:
+            cause = "refused"
+            raise
+        except FeatFedError:
+            cause = "failed"
+            raise
+        finally:
+            with contextlib.suppress(StorageError):
+                self._audit.client_stopped(cause)
 
     def _run(self) -> None:
         write_bytes_atomically(self._secret, secrets.token_bytes(32), mode=0o600)
@@ -158,11 +174,21 @@ class SiteLauncher:
                     self._once("the server was started again; connecting anew")
                     return False
                 self._once(f"connected to {self._link.address}; waiting for the study")
+                self._note_connection(self._node_id)
                 return True
         self._server_was_away = True
         self._look_at = time.monotonic() + _LOOK_AGAIN_SEC
         self._once("the server is away; waiting for it to come back")
         return True
+
+    def _note_connection(self, node_id: int) -> None:
+        if node_id == self._noted_node_id:
+            return
+        try:
+            self._audit.connected(self._link, node_id)
+            self._noted_node_id = node_id
+        except StorageError as error:  # the executor sends nothing as long as that is so
+            self._once(str(error))
 
     def _look_whether_ready(self, executor: Child) -> None:
         self._was_ready |= any(READY in line for line in executor.log.news())
@@ -225,7 +251,7 @@ class SiteLauncher:
         return children.start(
             "the SuperNode",
             [
-                *(sys.executable, "-c", _SUPERNODE),
+                *(sys.executable, "-m", "feat_fed_client.bounded_node"),
                 *("--superlink", link.address),
                 *("--root-certificates", str(link.ca_certificate)),
                 *("--auth-supernode-private-key", str(link.private_key)),

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from feat_fed.report.run_store import RunStore, is_run_held, lock_run
+from feat_fed.report.run_store import RunStore, is_locked, lock_run
 
 _LOCK = "rounds"
 _LOCK_WAIT_SEC = 60.0
@@ -67,7 +67,7 @@ class LifeWatch:
     def look(self) -> str | None:
         """Return what is wrong with the ServerApp, ``"ended"`` if it is over, or None."""
         now = time.monotonic()
-        if is_run_held(self._store.root, _LOCK):
+        if is_locked(self._store.root, _LOCK):
             return self._look_at_pulse(now)
         if not self.has_started:
             late = now - self._started_at > STARTING_SEC

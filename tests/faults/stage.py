@@ -36,7 +36,7 @@ _WORDS: dict[str, str] = {
     "SuperLink": "feat_fed_server.superlink",
     "superexec": "flower_superexec",
     "ServerApp": "flwr-serverapp",
-    "SuperNode": "flower_supernode",
+    "SuperNode": "bounded_node",
     "executor": "feat_fed_client",
 }
 _BELOW: dict[str, Role] = {"holder": "executor", "trainer": "holder", "worker": "trainer"}

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from feat_fed.config import load_study
-from feat_fed.report.run_store import RunStore, is_run_held
+from feat_fed.report.run_store import RunStore, is_locked
 from feat_fed_server import serverapp_life
 from feat_fed_server.serverapp_life import LifeWatch, living
 from system.study_runs import TINY
@@ -43,7 +43,7 @@ def test_one_that_never_starts(store: RunStore, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_who_asks_does_not_hold_the_run(store: RunStore) -> None:
-    assert not is_run_held(store.root)
+    assert not is_locked(store.root)
     with living(store):
-        assert is_run_held(store.root, "rounds") and not is_run_held(store.root)
-    assert not is_run_held(store.root, "rounds")
+        assert is_locked(store.root, "rounds") and not is_locked(store.root)
+    assert not is_locked(store.root, "rounds")
