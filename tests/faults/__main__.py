@@ -21,7 +21,7 @@ from faults.cases import WORKERS, Fault, can, named, small_disk
 from faults.matrix import suffer
 from faults.page import Line, Results, page, row, table
 from faults.reference import bytes_of, undisturbed
-from faults.stage import SITES, Stage, make_consortium
+from faults.stage import SITES, MissedError, Stage, make_consortium
 from feat_fed.report import RunStore
 from feat_fed.train.run_state import restore
 from system.consortium import make_folders
@@ -108,6 +108,9 @@ def note(stage: Stage, fault: Fault, results: Results) -> bool:
     try:
         outcome = suffer(stage, fault)
         line = Line(**vars(outcome))
+    except MissedError as missed:
+        sys.stderr.write(f"{missed}\n")
+        return True
     except TimeoutError as error:
         line = Line(error="not overcome")
         sys.stderr.write(f"{fault.key}: {error}\n")
