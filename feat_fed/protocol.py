@@ -87,8 +87,17 @@ HeaderT = TypeVar("HeaderT", bound=BaseModel)
 UNKNOWN_KEY = 9401
 WRONG_CLOCK = 9402
 BAD_SIGNATURE = 9403
+PENDING_KEY = 9404
+REVOKED_KEY = 9405
+UNKNOWN_TOKEN = 9410
+USED_TOKEN = 9411
+EXPIRED_TOKEN = 9412
+BAD_REQUEST = 9413
 TOO_OFTEN = 9429
 """Codes of the refusals of the server's door, in the form of Flower's errors."""
+
+JOIN_PATH = "/feat-fed/join"
+"""Where a hospital with a token asks to take part (:mod:`feat_fed.joining`)."""
 
 PROBE_PATH = "/feat-fed/probe"
 """Where a registered site measures the way to the server: it posts bytes and gets bytes."""

@@ -110,7 +110,7 @@ class Prober:
                     refusal += part
         return Answered(
             status=response.status_code,
-            code=_code(refusal),
+            code=refusal_code(refusal),
             answer=_answer(response),
             ahead_sec=_ahead_sec(response, at),
             seconds=first_sec - started_sec,
@@ -175,7 +175,8 @@ def _answer(response: httpx.Response) -> ProbeAnswer | None:
     return None
 
 
-def _code(refusal: bytes) -> int | None:
+def refusal_code(refusal: bytes) -> int | None:
+    """Return the code in the body of a refusal by the door, if it holds one."""
     with contextlib.suppress(ValueError):
         told = json.loads(refusal)
         code = told.get("code") if isinstance(told, dict) else None

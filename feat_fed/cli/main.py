@@ -14,7 +14,8 @@ from feat_fed.cli import (
     checkpoints,
     data,
     demo,
-    federation,
+    identity,
+    provision,
     run,
     site,
     site_control,
@@ -47,10 +48,11 @@ _FIRST, _STUDY, _SITE = "Start here", "The coordinator of a study", "A hospital"
 _RESEARCH = "A researcher"
 app.command(rich_help_panel=_FIRST)(demo.demo)
 app.command(rich_help_panel=_FIRST)(run.version)
-app.command(rich_help_panel=_STUDY)(federation.provision)
+app.add_typer(provision.app, name="provision", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(study.server)
 app.command(rich_help_panel=_STUDY)(run.report)
-app.command(rich_help_panel=_SITE)(federation.keygen)
+app.command(rich_help_panel=_SITE)(identity.join)
+app.command(rich_help_panel=_SITE)(identity.keygen)
 app.command(rich_help_panel=_SITE)(check.check)
 app.command(rich_help_panel=_SITE)(site.client)
 app.command(rich_help_panel=_SITE)(train_local.train_local)
@@ -65,6 +67,7 @@ app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 _EXTRAS = {
     "provision": "server",
     "server": "server",
+    "join": "client",
     "keygen": "client",
     "check": "client",
     "client": "client",

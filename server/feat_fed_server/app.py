@@ -16,7 +16,7 @@ from feat_fed.errors import FeatFedError
 from feat_fed.log_file import rotating_handler
 from feat_fed.report.run_store import RunStore, lock_run
 from feat_fed_server import RUN_FOLDER
-from feat_fed_server.roster import KeyRoster, Roster
+from feat_fed_server.roster import FileRoster, Roster
 from feat_fed_server.rounds import RoundLoop
 
 log = logging.getLogger(__name__)
@@ -62,4 +62,4 @@ def _main(grid: Grid, context: Context) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
     # A ServerApp of a server that was killed may need some seconds to notice.
     with lock_run(store.root, "rounds", wait_sec=_LOCK_WAIT_SEC):
-        run_study(grid, store, KeyRoster.load(store.roster))
+        run_study(grid, store, FileRoster(store.roster))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 import time
@@ -25,14 +26,14 @@ from feat_fed.report.run_store import RunStore
 from feat_fed.wire import flower_environment
 from feat_fed_server import RUN_FOLDER
 from feat_fed_server.certificates import TlsFiles
-from feat_fed_server.roster import KeyRoster
+from feat_fed_server.membership import Federation, Membership
 from feat_fed_server.superlink_client import SuperLinkClient
 
 _POLL_SEC = 0.25
 _POLLS_PER_QUESTION = 4
 _DYING_SEC = 1.0
 _TELL_AGAIN_SEC = 60.0
-_DOOR = "feat_fed_server.door: "
+_DOOR = re.compile(r" feat_fed_server\.(?:door|gate|join_desk): (.+)")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,9 @@ class StudyLauncher:
     tls
         The federation's certificates.
     sites
-        Registered sites: name by public key.
+        Sites that may take part: name by public key.
+    federation
+        Where to look for sites that are admitted or revoked meanwhile; None: nowhere.
     tell
         Called with a line for the screen.
     watch
@@ -60,6 +63,7 @@ class StudyLauncher:
     tls: TlsFiles
     sites: Mapping[bytes, str]
     tell: Callable[[str], None]
+    federation: Federation | None = None
     watch: Callable[[StudyLive | None], None] = lambda _: None
 
     def run(self) -> None:
@@ -77,7 +81,9 @@ class StudyLauncher:
         host, port = split_address(self.listen)
         self.tls.require()
         require_free(host, port)
-        KeyRoster(self.sites).save(self.store.roster)
+        members = Membership(
+            self.sites, roster=self.store.roster, federation=self.federation, tell=self.tell
+        )
         self.store.live.unlink(missing_ok=True)
         state = self.store.flower
         state.mkdir(exist_ok=True)
@@ -88,22 +94,29 @@ class StudyLauncher:
             superlink = self._start_superlink(children, host, port, control_port, secret)
             wait_for_port("127.0.0.1", control_port, children)
             link = SuperLinkClient(control_port)
-            link.register_sites(self.sites)  # which opens the door
+            members.register(link)  # which opens the door
             wait_for_port(_reachable(host), port, children)
             self._start_executor(children, control_port, secret)
             run_id = link.start_run()
-            self.tell(f"listening on {self.listen} for {', '.join(sorted(self.sites.values()))}")
-            self._follow(children, link, run_id, _Door(superlink.log, self.tell))
+            whom = ", ".join(members.names) or "hospitals that ask to join"
+            self.tell(f"listening on {self.listen} for {whom}")
+            self._follow(children, link, run_id, members, _Door(superlink.log, self.tell))
             link.close()
 
     def _follow(
-        self, children: ChildGroup, link: SuperLinkClient, run_id: int, door: _Door
+        self,
+        children: ChildGroup,
+        link: SuperLinkClient,
+        run_id: int,
+        members: Membership,
+        door: _Door,
     ) -> None:
         while (completed := self._finished(children, link, run_id)) is None:
             for _ in range(_POLLS_PER_QUESTION):
                 children.check()
                 self.watch(StudyLive.read(self.store.live))
                 door.tell_news()
+                members.follow(link)
                 time.sleep(_POLL_SEC)
         self.watch(StudyLive.read(self.store.live))
         if not completed:
@@ -132,6 +145,9 @@ class StudyLauncher:
                 *("--control-port", str(control_port)),
                 *("--secret", str(secret)),
                 *("--sites", str(len(self.sites))),
+                *("--roster", str(self.store.roster)),
+                *("--links", str(self.store.links)),
+                *(("--federation", str(self.federation.file)) if self.federation else ()),
             ],
             log_file=self.store.logs / "superlink.log",
             env=flower_environment(self.store.flower / "superlink"),
@@ -166,7 +182,8 @@ class _Door:
 
     def tell_news(self) -> None:
         for line in self._log.news():
-            told = line.partition(_DOOR)[2]
+            found = _DOOR.search(line)
+            told = found[1] if found else ""
             if told and time.monotonic() > self._told_at.get(told, 0) + _TELL_AGAIN_SEC:
                 self._told_at[told] = time.monotonic()
                 self._tell(told)

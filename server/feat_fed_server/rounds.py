@@ -260,7 +260,7 @@ class RoundLoop:
             absent = [name for name in wanted if name not in self._connected]
             # Counted, for nodes of a simulation have no name before they first report.
             here = len(self._connected.keys() - but)
-            if here >= len(wanted):
+            if here >= max(len(wanted), needed):  # more may be admitted while we wait
                 return
             if here < needed:
                 settled_at = None

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 
 import httpx
 from flwr.common.constant import Status, SubStatus
-from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from feat_fed.errors import FederationError
 from feat_fed.wire import bundle
+
+log = logging.getLogger(__name__)
 
 
 class SuperLinkClient:
@@ -27,9 +36,34 @@ class SuperLinkClient:
         )
 
     def register_sites(self, names_by_key: Mapping[bytes, str]) -> None:
-        """Admit the sites' public keys."""
+        """Admit the sites' public keys.
+
+        Raises
+        ------
+        FederationError
+            If one cannot be registered: Flower takes none a second time that was taken out.
+        """
         for key, name in names_by_key.items():
-            self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+            try:
+                self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+            except (httpx.HTTPError, RuntimeError) as error:
+                raise FederationError(
+                    f"{name}: its key cannot be registered; one that was taken out while the "
+                    "study runs comes back only when the server is started again"
+                ) from error
+
+    def remove_sites(self, public_keys: Collection[bytes]) -> None:
+        """Take sites' public keys out and drop their connections."""
+        if not public_keys:
+            return
+        nodes = self._client.ListNodes(ListNodesRequest()).nodes_info
+        for node in nodes:
+            if node.public_key in public_keys:
+                try:
+                    self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+                except (httpx.HTTPError, RuntimeError) as error:
+                    # Flower 1.41 takes out one that never connected, and answers 500 all the same.
+                    log.debug("a node was taken out: %s", type(error).__name__)
 
     def start_run(self) -> int:
         """Start the ServerApp of this installation and return Flower's id of the run."""
