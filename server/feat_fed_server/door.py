@@ -259,16 +259,17 @@ class FleetDoor:
             await _refuse(send, 408)
 
     async def _measure(self, call: _Call, receive: Receive, send: Send, site: str) -> None:
-        body = _Body(receive)
+        body, answer = _Body(receive), _Answer(send, site, call.path)
         try:
-            await self._probe(call.scope, body, send, site=site)
+            await self._probe(call.scope, body, answer, site=site)
         except ProbeRefusedError as refusal:
             why = _DETAILS[refusal.code].lower().rstrip(".")
             self._gate.turned_away(site, why)
             await _refuse(send, 429, refusal.code)
         except (TimeoutError, ClientDisconnect):
             log.warning("%s hung up, or was too slow, as it measured the way here", site)
-            await _refuse(send, 413 if body.is_too_large else 408)
+            if not answer.has_begun:
+                await _refuse(send, 413 if body.is_too_large else 408)
 
     async def _pass(self, call: _Call, receive: Receive, send: Send, site: str) -> None:
         """Let Flower answer; whatever becomes of it, a SuperNode is never answered 500."""
