@@ -8,6 +8,8 @@ into which a text from inside a hospital could be put.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -205,3 +207,12 @@ def parse_header(model: type[HeaderT], text: str) -> HeaderT:
             f"a header that is no {model.__name__} of protocol {PROTOCOL_VERSION}"
             f" (wrong: {', '.join(fields) or 'its form'})"
         ) from None
+
+
+def refusal_code(content: bytes) -> int | None:
+    """Return the code in the body of a refusal by the server's door, if it holds one."""
+    with contextlib.suppress(ValueError):
+        told = json.loads(content)
+        code = told.get("code") if isinstance(told, dict) else None
+        return code if isinstance(code, int) else None
+    return None

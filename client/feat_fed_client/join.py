@@ -34,9 +34,9 @@ from feat_fed.protocol import (
     UNKNOWN_TOKEN,
     USED_TOKEN,
     parse_header,
+    refusal_code,
 )
 from feat_fed_client.keys import check_site_key, make_site_key
-from feat_fed_client.probe import refusal_code
 
 _TIMEOUT_SEC = 20.0
 _NO_DATA = "/path/to/clips"

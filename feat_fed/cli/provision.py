@@ -81,7 +81,9 @@ def make(
         )
     for name in config.sites:
         invitation = admissions.invitation(name)
-        if admissions.key_file(name).exists() or (invitation and not _is_stale(admissions, name)):
+        if admissions.key_file(name).exists() or _is_out(admissions, name):
+            continue
+        if invitation and not _is_stale(admissions, name):
             continue
         path = admissions.invite(
             name, address=config.address, ca_certificate=tls.ca_certificate, days=token_days
@@ -254,6 +256,12 @@ def _is_stale(admissions: Admissions, site: str) -> bool:
     return it.has_expired or not admissions.token_file(site).exists()
 
 
+def _is_out(admissions: Admissions, site: str) -> bool:
+    """Whether the site was taken out and not asked to come back."""
+    last = next((it for it in reversed(admissions.revoked()) if it.site == site), None)
+    return last is not None and last.why == "revoked" and admissions.invitation(site) is None
+
+
 def _states(admissions: Admissions, site: str) -> list[tuple[str, str]]:
     from feat_fed_server.admissions import read_site_key
 
@@ -267,6 +275,8 @@ def _states(admissions: Admissions, site: str) -> list[tuple[str, str]]:
         until = f"{invitation.expires_at:%Y-%m-%d}"
         expired = invitation.has_expired
         states.append((f"token expired on {until}" if expired else f"token until {until}", ""))
+    if not states and _is_out(admissions, site):
+        return [("revoked; `feat-fed provision rotate` makes a token to come back with", "")]
     return states or [("no token: run `feat-fed provision`", "")]
 
 

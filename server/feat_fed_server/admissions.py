@@ -255,6 +255,13 @@ class Admissions:
             found[pem] = name
         return found
 
+    def stamp(self) -> object:
+        """Return what differs when a key or a request has come or gone."""
+        return tuple(
+            each.stat().st_mtime_ns if each.exists() else 0
+            for each in (self.keys, self.keys / "pending")
+        )
+
     def _revoke(self, site: str, why: Literal["revoked", "replaced"]) -> None:
         path = self.key_file(site)
         text = public_text(read_public_key(path.read_bytes()))

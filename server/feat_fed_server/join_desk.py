@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from feat_fed.errors import ConfigError
+from feat_fed.errors import ConfigError, ProtocolError
 from feat_fed.joining import MAX_REQUEST_BYTES, JoinAnswer, key_pem, read_public_key
 from feat_fed.protocol import BAD_REQUEST, PENDING_KEY, REVOKED_KEY, UNKNOWN_KEY
 from feat_fed_server.admissions import Admissions, JoinRefusedError
 
 DEADLINE_SEC = 10.0
 """For the few bytes of a request."""
-
-_LOOK_SEC = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +32,8 @@ class JoinDesk:
     """
 
     admissions: Admissions | None
-    _looked_at: float = field(default=float("-inf"), init=False)
-    _codes: dict[str, int] = field(default_factory=dict, init=False)
+    _seen: object = field(default=None, init=False)
+    _codes: dict[bytes, int] = field(default_factory=dict, init=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, *, caller: str) -> None:
         """Answer one request.
@@ -79,21 +76,19 @@ class JoinDesk:
         """Return why a key (PEM) that is not admitted is turned away."""
         if self.admissions is None:
             return UNKNOWN_KEY
-        if time.monotonic() > self._looked_at + _LOOK_SEC:
-            self._looked_at = time.monotonic()
-            self._codes = _known_strangers(self.admissions)
-        return self._codes.get(public_key.decode("ascii", "replace"), UNKNOWN_KEY)
+        if (seen := self.admissions.stamp()) != self._seen:
+            self._codes, self._seen = _known_strangers(self.admissions), seen
+        return self._codes.get(public_key, UNKNOWN_KEY)
 
 
-def _known_strangers(admissions: Admissions) -> dict[str, int]:
-    """Return the keys (PEM) that wait or were revoked."""
+def _known_strangers(admissions: Admissions) -> dict[bytes, int]:
+    """Return the keys (PEM) that wait, or were revoked."""
     try:
-        pending = {each.public_key: PENDING_KEY for each in admissions.all_pending()}
-        revoked = {each.public_key: REVOKED_KEY for each in admissions.revoked()}
-    except ConfigError as error:
-        log.error("%s", error)
+        lines = {each.public_key.encode(): PENDING_KEY for each in admissions.all_pending()}
+        # Approved, and the study will know in a moment.
+        lines |= {each.read_bytes(): PENDING_KEY for each in admissions.keys.glob("*.pub")}
+        lines |= {each.public_key.encode(): REVOKED_KEY for each in admissions.revoked()}
+        return {key_pem(read_public_key(line)): code for line, code in lines.items()}
+    except (ConfigError, ProtocolError, OSError) as error:
+        log.error("a key beside the federation's file cannot be read: %s", error)
         return {}
-    return {
-        key_pem(read_public_key(each.encode())).decode(): code
-        for each, code in (pending | revoked).items()
-    }
