@@ -23,6 +23,9 @@ class Roster(Protocol):
     def online(self, nodes: Iterable[NodeInfo]) -> dict[str, int]:
         """Return the node id of every known site among the connected nodes."""
 
+    def has(self, node_id: int) -> bool:
+        """Return whether a node that was online is still a known site's."""
+
     def check(self, node_id: int, claimed: str) -> str:
         """Return the site's name, or raise :class:`ProtocolError` if it claims another's."""
 
@@ -51,6 +54,10 @@ class KeyRoster:
                 found[name] = node.node_id
                 self._keys_by_node[node.node_id] = node.public_key
         return found
+
+    def has(self, node_id: int) -> bool:
+        """Return whether the node's key is still registered."""
+        return self.name_of(self._keys_by_node[node_id]) is not None
 
     def check(self, node_id: int, claimed: str) -> str:
         """Return the name that belongs to the node's key."""
@@ -102,6 +109,10 @@ class ClaimedRoster:
         return {
             self._claims.get(node.node_id, f"node-{node.node_id}"): node.node_id for node in nodes
         }
+
+    def has(self, node_id: int) -> bool:
+        """Return True: there are no keys that could be taken out."""
+        return True
 
     def check(self, node_id: int, claimed: str) -> str:
         """Return the claim."""
