@@ -232,6 +232,8 @@ class Asking:
                 return
             if here < needed:
                 settled_at = None
+                if len(self._roster.expected) < needed:  # people have to approve some first
+                    give_up_at = time.time() + sites.wait_sec
                 if time.time() > give_up_at:
                     raise FederationError(
                         f"{here} of the {needed} sites that the study needs came "
