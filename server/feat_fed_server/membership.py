@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feat_fed.config import load_federation
-from feat_fed.errors import ConfigError, FederationError
+from feat_fed.errors import ChildError, ConfigError
 from feat_fed_server.admissions import Admissions
 from feat_fed_server.roster import KeyRoster
 from feat_fed_server.superlink_client import SuperLinkClient
@@ -100,6 +100,16 @@ class Membership:
         """Sites that may take part, sorted."""
         return tuple(sorted(self._members.values()))
 
+    def superlink_arguments(self) -> list[str]:
+        """Return how a SuperLink that is about to start learns who may come in."""
+        if self._read():
+            KeyRoster(self._members).save(self._roster)
+        beside = ["--federation", str(self._federation.file)] if self._federation else []
+        return [
+            *("--sites", str(len(self._members)), "--roster", str(self._roster.resolve())),
+            *beside,
+        ]
+
     def register(self, link: SuperLinkClient) -> None:
         """Make all of them known to a SuperLink that has just started."""
         link.register_sites(self._members)
@@ -109,33 +119,41 @@ class Membership:
         if self._federation is None or time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + _LOOK_SEC
-        if self._state == (state := self._federation.state()):
+        before = dict(self._members)
+        if not self._read():
             return
+        try:
+            self._pass_on(link, before)
+        except ChildError:  # whoever watches the SuperLink finds that out, too
+            self._members, self._state = before, None
+
+    def _read(self) -> bool:
+        """Read the coordinator's files again; return whether there is something new."""
+        if self._federation is None or self._state == (state := self._federation.state()):
+            return False
         self._state = state
         try:
-            members = self._federation.members()
+            self._members = self._federation.members()
         except ConfigError as error:
             self._tell(f"who may take part stays as it is: {error}")
-            return
-        self._change(link, members)
+            return False
+        return True
 
-    def _change(self, link: SuperLinkClient, members: Mapping[bytes, str]) -> None:
-        added = {key: name for key, name in members.items() if key not in self._members}
-        removed = {key: name for key, name in self._members.items() if key not in members}
-        for key, name in list(added.items()):
-            try:
-                link.register_sites({key: name})
-            except FederationError as error:
-                self._tell(str(error))
-                del added[key]
-        stay = self._members.keys() - removed.keys() | added.keys()
-        self._members = {key: name for key, name in members.items() if key in stay}
+    def _pass_on(self, link: SuperLinkClient, before: Mapping[bytes, str]) -> None:
+        added = {key: name for key, name in self._members.items() if key not in before}
+        removed = {key: name for key, name in before.items() if key not in self._members}
+        refused = link.register_sites(added)
         KeyRoster(self._members).save(self._roster)
         link.remove_sites(removed)
         for name in removed.values():
             self._tell(f"{name}: its key was taken out; it is turned away from now on")
-        for name in added.values():
+        for name in sorted({*added.values()} - {*refused}):
             self._tell(f"{name}: its key was admitted")
+        for name in refused:
+            self._tell(
+                f"{name}: its key was taken out in this study before; it comes back when the "
+                "server is stopped and started again"
+            )
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from feat_fed.config import TrainingConfig
@@ -16,6 +17,11 @@ from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
 from feat_fed.wire import from_records
 from feat_fed_server.roster import Roster
+
+NOT_APPROVED = (
+    "the site has not approved this server's application bundle (`feat-fed site trust` there "
+    "shows it)"
+)
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Reply:
             train_loss=told.train_loss if told else None,
             heldout_loss=told.heldout_loss if told else None,
             train_sec=told.train_sec if told else 0.0,
+            version=(told.version or "") if told else "",
             bytes_down=bytes_down,
             bytes_up=self.bytes_up,
         )
@@ -81,6 +88,8 @@ def read_reply(
         Tensors with the names, shapes and dtypes of the global weights.
     """
     if message.has_error():
+        if message.error.code == ErrorCode.INVALID_FAB:
+            return Reply(site, "failed", NOT_APPROVED)
         return Reply(site, "failed", f"Flower error {message.error.code}: the site's process ended")
     try:
         report, buckets = from_records(message.content, Report)
