@@ -14,6 +14,7 @@ from torch import Tensor
 
 from feat_fed.errors import FederationError
 from feat_fed.protocol import Assignment, Task, Versions
+from feat_fed.report.links import Link, Links
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
@@ -58,6 +59,7 @@ class RoundLoop:
         self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
         self._asking = Asking(grid, roster, store)
+        self._links = Links.read(store.links)
 
     def run(self) -> None:
         """Train until the study's last round, then score the final weights.
@@ -94,11 +96,19 @@ class RoundLoop:
             weights, ema_decay=self._study.strategy.ema_decay, optimiser=optimiser
         )
         seconds = record.seconds + time.monotonic() - started
-        self._store.append(record.model_copy(update={"seconds": seconds}))
+        self._store.append(self._measured(record.model_copy(update={"seconds": seconds})))
         save(self._store, new)
         inbox.clear()
         rotate(self._store)
         return new
+
+    def _measured(self, record: RoundRecord) -> RoundRecord:
+        """Add what went over the wire since the last round."""
+        links, before = Links.read(self._store.links), self._links.sites
+        self._links = links
+        news = {site: link.since(before.get(site, Link())) for site, link in links.sites.items()}
+        sites = [each.model_copy(update={"link": news.get(each.site)}) for each in record.sites]
+        return record.model_copy(update={"sites": tuple(sites)})
 
     def _inbox(self, number: int) -> Inbox:
         """Open the round's inbox, with nothing in it that another study or site has left."""
