@@ -220,9 +220,12 @@ def read_head(folder: Path) -> Head | None:
     return None
 
 
-def lines(folder: Path) -> Iterator[Line]:
-    """Yield the whole lines, in order; whether they are chained is :mod:`.verify`'s business."""
-    for path in segments(folder):
+def lines(folder: Path, *, last_files: int = 0) -> Iterator[Line]:
+    """Yield the whole lines, in order, of all files or the last; :mod:`.verify` checks the chain.
+
+    What a torn or damaged line was is not told.
+    """
+    for path in segments(folder)[-last_files:]:
         for raw in path.read_bytes().split(b"\n"):
             if line := read_line(raw):
                 yield line

@@ -5,6 +5,7 @@ Flower loads :data:`app` by name from what is installed at the server.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from pathlib import Path
@@ -12,12 +13,13 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from feat_fed.errors import FeatFedError
+from feat_fed.errors import FeatFedError, StorageError
 from feat_fed.log_file import rotating_handler
 from feat_fed.report.run_store import RunStore, lock_run
 from feat_fed_server import RUN_FOLDER
 from feat_fed_server.roster import KeyRoster, Roster
 from feat_fed_server.rounds import RoundLoop
+from feat_fed_server.run_audit import RunAudit
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ def run_study(grid: Grid, store: RunStore, roster: Roster) -> None:
         # The summary is shown in the report, which is given away: no path may get there.
         failed = {"state": "failed", "message": error.shareable()}
         store.write_summary(store.summary().model_copy(update=failed))
+        with contextlib.suppress(StorageError):  # which may be what it failed of
+            RunAudit(store).ended("failed")
         raise
     except Exception:
         log.exception("the round loop broke")
