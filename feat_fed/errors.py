@@ -86,6 +86,10 @@ class StorageError(CheckpointError):
 
     code = "storage"
 
+    def shareable(self) -> str:
+        """Return what was wrong, without where."""
+        return "the disk is full, over its quota or read-only; free some and go on"
+
 
 class TrainingError(FeatFedError):
     """Local training cannot go on."""

@@ -10,6 +10,7 @@ take half of the machine's memory: what does not fit is an error of its own and 
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 from collections.abc import Iterator
 
@@ -77,6 +78,9 @@ def main() -> None:
     start_client_internal.get_fused_config_from_fab = unread_config  # type: ignore[attr-defined]
     fleet_http_connection.FleetHttpClient = BoundedFleetClient  # type: ignore[attr-defined]
     flower_supernode()
+    # Where its main loop has ended, at an error that it does not try again, Flower 1.41 leaves the
+    # process behind with a thread that answers on loopback and does nothing else.
+    os._exit(1)
 
 
 if __name__ == "__main__":

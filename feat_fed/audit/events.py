@@ -178,7 +178,7 @@ class ProcessRestarted(StrictModel):
     """A process of the server ended and was started again."""
 
     kind: Literal["process-restarted"] = "process-restarted"
-    process: Literal["superlink", "executor", "serverapp", "server"]
+    process: Literal["superlink", "executor", "serverapp"]
 
 
 class StudyBegan(StrictModel):

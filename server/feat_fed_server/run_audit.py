@@ -40,6 +40,8 @@ _KINDS = {
     "missing": "site-missing",
 }
 
+Process = Literal["superlink", "executor", "serverapp"]
+
 Change = Literal[
     "site-registered",
     "site-admitted",
@@ -96,7 +98,7 @@ class RunAudit:
         digest = key_fingerprint(key) if key is not None else None
         self.log.append(SiteChanged(kind=kind, site=site, key_sha256=digest, code=code))
 
-    def restarted(self, process: Literal["superlink", "executor", "serverapp", "server"]) -> None:
+    def restarted(self, process: Process) -> None:
         """Note a process that ended and is started again."""
         self.log.append(ProcessRestarted(process=process))
 
