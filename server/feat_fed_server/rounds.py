@@ -171,6 +171,7 @@ class RoundLoop:
             seconds=time.monotonic() - started,
             train_loss=_mean(tally.replies, "train_loss"),
             heldout_loss=_mean(tally.replies, "heldout_loss"),
+            weights_bytes=sum(each.nbytes for each in weights.values()),
             sites=tally.records(self._study.training),
         )
 
