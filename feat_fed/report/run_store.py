@@ -13,6 +13,7 @@
     logs/
     live.json           where the study stands at this moment
     roster.json         which public key is which site
+    links.json          what went over the wire so far, by site (Links)
     flower/             Flower's own files
     report.html
 """
@@ -35,6 +36,7 @@ from pydantic import ValidationError
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
+from feat_fed.report.links import LINKS_FILE
 from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
@@ -86,6 +88,7 @@ class RunStore:
         self.report = root / "report.html"
         self.live = root / LIVE_FILE
         self.roster = root / "roster.json"
+        self.links = root / LINKS_FILE
         self.flower = root / "flower"
 
     @classmethod
