@@ -26,9 +26,9 @@ from feat_fed.config.site import (
     SiteConfig,
     SiteDataConfig,
 )
+from feat_fed.config.sites import ScreeningConfig, SitesConfig
 from feat_fed.config.study import (
     ClipConfig,
-    SitesConfig,
     StrategyConfig,
     StudyConfig,
     TrainingConfig,
@@ -47,6 +47,7 @@ __all__ = [
     "MonaiKLConfig",
     "RulesConfig",
     "SamplerConfig",
+    "ScreeningConfig",
     "ServerLinkConfig",
     "SiteConfig",
     "SiteDataConfig",

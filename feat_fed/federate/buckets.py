@@ -56,15 +56,21 @@ def check_tensors(tensors: Mapping[str, Tensor], schema: Mapping[str, Tensor]) -
     """Raise :class:`ProtocolError` unless names, shapes, dtypes fit and all values are finite."""
     missing, unknown = len(schema.keys() - tensors.keys()), len(tensors.keys() - schema.keys())
     if missing or unknown:
-        raise ProtocolError(f"{missing} tensors are missing and {unknown} are unknown")
+        raise ProtocolError(
+            f"{missing} tensors are missing and {unknown} are unknown", refusal="tensors"
+        )
     for name, expected in schema.items():
         got = tensors[name]
         if got.shape != expected.shape:
-            raise ProtocolError(f"{name} has another shape than {tuple(expected.shape)}")
+            raise ProtocolError(
+                f"{name} has another shape than {tuple(expected.shape)}", refusal="tensors"
+            )
         if got.dtype != expected.dtype:
-            raise ProtocolError(f"{name} has another dtype than {expected.dtype}")
+            raise ProtocolError(
+                f"{name} has another dtype than {expected.dtype}", refusal="tensors"
+            )
         if not bool(torch.isfinite(got).all()):
-            raise ProtocolError(f"{name} is not finite")
+            raise ProtocolError(f"{name} is not finite", refusal="not-finite")
 
 
 def _groups(tensors: Mapping[str, Tensor], bucket_bytes: int) -> Iterable[dict[str, Tensor]]:

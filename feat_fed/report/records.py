@@ -10,10 +10,10 @@ from pydantic import Field, field_validator
 from feat_fed.config.base import StrictModel
 from feat_fed.protocol import SHORTENED, EndedBy
 
-SiteStatus = Literal["ok", "refused", "failed", "declined", "missing"]
+SiteStatus = Literal["ok", "refused", "failed", "declined", "missing", "late"]
 """``ok``: aggregated. ``refused``: the server turned the reply away. ``failed``: the site
 answered that it could not. ``declined``: the site's own limits forbid the round. ``missing``:
-no answer before the deadline."""
+no answer before the deadline. ``late``: its update to an earlier round came, and was dropped."""
 
 
 class SiteRound(StrictModel):

@@ -36,7 +36,7 @@ from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
 
-_MAY_CHANGE = ("rounds", "sites", "sampler", "codec.weights")
+_MAY_CHANGE = ("rounds", "sites", "screening", "sampler", "codec.weights")
 """Parts of a study that a resumed run may change: the weights so far stay comparable. Where the
 codec's weights lie is one, since the study names their SHA-256."""
 
