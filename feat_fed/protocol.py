@@ -214,6 +214,19 @@ class Report(StrictModel):
         return self
 
 
+def verdict_text(verdict: Verdict, quarantine_after: int | None = None) -> str:
+    """Return what a person at the site is told of a verdict."""
+    if verdict.outcome != "refused" or verdict.code is None:
+        return "the server took it" if verdict.outcome == "accepted" else "it came too late"
+    told = f"the server refused it: {REFUSALS[verdict.code]}"
+    if verdict.in_a_row and quarantine_after is not None:
+        told += (
+            f" (refusal {verdict.in_a_row} of {quarantine_after} in a row, after which the server "
+            "asks this site no more)"
+        )
+    return told
+
+
 def parse_header(model: type[HeaderT], text: str) -> HeaderT:
     """Parse a header that came over the wire.
 

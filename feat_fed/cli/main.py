@@ -19,6 +19,7 @@ from feat_fed.cli import (
     site,
     site_control,
     study,
+    study_sites,
     train_local,
 )
 from feat_fed.cli.console import console, fail, say
@@ -49,6 +50,7 @@ app.command(rich_help_panel=_FIRST)(demo.demo)
 app.command(rich_help_panel=_FIRST)(run.version)
 app.command(rich_help_panel=_STUDY)(federation.provision)
 app.command(rich_help_panel=_STUDY)(study.server)
+app.add_typer(study_sites.app, name="study", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(run.report)
 app.command(rich_help_panel=_SITE)(federation.keygen)
 app.command(rich_help_panel=_SITE)(check.check)
@@ -65,6 +67,7 @@ app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 _EXTRAS = {
     "provision": "server",
     "server": "server",
+    "study": "server",
     "keygen": "client",
     "check": "client",
     "client": "client",
