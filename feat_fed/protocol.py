@@ -195,6 +195,12 @@ class Report(StrictModel):
         None, description="finds the error's text in the site's own log"
     )
     examples: int = Field(0, ge=0, le=10**9)
+    patients: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="in training; told only where the study weighs sites by patients",
+    )
     steps: int = Field(0, ge=0, le=10**9)
     skipped_steps: int = Field(
         0, ge=0, le=10**9, description="not taken, because a loss or gradient was not finite"

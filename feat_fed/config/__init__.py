@@ -27,14 +27,15 @@ from feat_fed.config.site import (
     SiteDataConfig,
 )
 from feat_fed.config.sites import ScreeningConfig, SitesConfig
+from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
 from feat_fed.config.study import (
     ClipConfig,
-    StrategyConfig,
     StudyConfig,
     TrainingConfig,
 )
 
 __all__ = [
+    "CheckpointsConfig",
     "ClipConfig",
     "CodecConfig",
     "ComputeConfig",

@@ -82,4 +82,7 @@ class RunSummary(StrictModel):
     rounds_wanted: int = Field(ge=1)
     final_heldout_loss: float | None = None
     message: str = Field("", description="why it failed, in a phrase of ours")
+    warnings: tuple[str, ...] = Field(
+        (), description="what the coordinator should know of the run, in phrases of ours"
+    )
     versions: dict[str, str] = Field(default_factory=dict)

@@ -37,6 +37,7 @@ def make_app(store_root: Path, roster: Roster) -> ServerApp:
 
 def run_study(grid: Grid, store: RunStore, roster: Roster) -> None:
     """Run the rounds; leave the reason in the run's folder when they cannot go on."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)  # a line for each group of tensors
     try:
         RoundLoop(grid, roster, store).run()
     except FeatFedError as error:

@@ -16,7 +16,6 @@ from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
 from feat_fed.wire import from_records
 from feat_fed_server.roster import Roster
-from feat_fed_server.strategy import Update
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Reply:
     status: SiteStatus
     reason: str = ""
     report: Report | None = None
-    update: Update | None = None
+    weights: Mapping[str, Tensor] | None = None
+    """Until they are in the round's inbox."""
     bytes_up: int = 0
     sendings: int = 1
     """Of the question to the site, weights and all, until this came of it."""
@@ -97,7 +97,7 @@ def read_reply(
         weights = unpack(buckets, schema)
     except ProtocolError as error:
         return Reply(site, "refused", str(error), bytes_up=size)
-    return Reply(site, "ok", report=report, update=Update(report, weights), bytes_up=size)
+    return Reply(site, "ok", report=report, weights=weights, bytes_up=size)
 
 
 def _check_answers(report: Report, assignment: Assignment) -> None:
@@ -112,6 +112,8 @@ def _check_answers(report: Report, assignment: Assignment) -> None:
         planned = planned_steps(assignment.study.training, num_clips=report.examples)
         if report.ended_by == "steps" and done != planned:
             raise ProtocolError(f"not all of the {planned} steps, and nothing that ended them")
+        if assignment.study.strategy.weigh_by == "patients" and not report.patients:
+            raise ProtocolError("no count of patients, by which the study weighs")
 
 
 def _why(report: Report) -> str:

@@ -18,13 +18,14 @@ from flwr.supercore.task_identity import TaskIdentity
 from pydantic import BaseModel
 from torch import Tensor
 
+from aggregating import aggregate
 from feat_fed.config import load_site, load_study
 from feat_fed.protocol import Assignment
 from feat_fed.report import RunStore
 from feat_fed.tensor_file import read_tensor_file
 from feat_fed.train.run_state import restore
 from feat_fed_client.session import SiteSession
-from feat_fed_server.strategy import Update, build_strategy
+from feat_fed_server.strategy import build_strategy
 from system.consortium import Consortium, make_folders
 from system.study_runs import TINY, Command, nobody_left, wait_until
 
@@ -127,8 +128,7 @@ def undisturbed(both: Consortium, path: Path) -> dict[str, bytes]:
             study=config,
         )
         answers = [each.run(assignment, state.weights) for each in sessions]
-        updates = [Update(report, weights) for report, weights in answers]
-        weights = strategy.aggregate(number, updates, state.weights)
+        weights = aggregate(strategy, both.root / "inbox", answers, state.weights, number=number)
         state = state.after_round(weights, ema_decay=config.strategy.ema_decay)
     return bytes_of(state.weights)
 
