@@ -38,6 +38,9 @@ class SiteRound(StrictModel):
     train_sec: float = Field(0.0, ge=0)
     bytes_down: int = Field(0, ge=0, description="weights sent to the site")
     bytes_up: int = Field(0, ge=0, description="weights received from the site")
+    answers_round: int | None = Field(
+        None, description="the earlier round that the update answers, where it came late"
+    )
 
     @property
     def shortfall(self) -> str:
@@ -46,6 +49,8 @@ class SiteRound(StrictModel):
         if self.ended_by != "steps":
             of = f" of {self.planned_steps}" if self.planned_steps else ""
             parts.append(f"{self.steps}{of} steps: {SHORTENED[self.ended_by]}")
+        if self.answers_round is not None:
+            parts.append(f"came late, for round {self.answers_round}")
         if self.skipped_steps:
             parts.append(f"{self.skipped_steps} skipped: not finite")
         return "; ".join(parts)

@@ -8,6 +8,7 @@ the first answer that comes is as good as any, whichever sending it answers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 
+from feat_fed.protocol import Assignment
+from feat_fed.wire import with_header
 from feat_fed_server.replies import Reply, missing
 
 MAX_SENDINGS = 5
@@ -36,6 +39,10 @@ class Asked:
     """As it was sent last."""
     activated_at: str
     """When the site's node had connected, as Flower says it; changes when it connects anew."""
+    assignment: Assignment
+    until: float = 0.0
+    """Unix time at which the site has had its time."""
+    asked_at: float = field(default_factory=time.time)
     ids: list[str] = field(default_factory=list)
     """Of the sendings that may still be answered."""
     sendings: int = 0
@@ -69,11 +76,17 @@ class Asked:
         """Whether it is lost and not sent again."""
         return self.loss is not None and self.sendings >= MAX_SENDINGS
 
+    @property
+    def is_out(self) -> bool:
+        """Whether somebody may still be at it."""
+        return bool(self.ids) and self.loss is None
+
     def again(self, node_id: int, *, ttl_sec: float) -> Message:
-        """Make the message anew; Flower takes no message twice."""
-        old = self.message.metadata
+        """Make the message anew, with the time that is left; Flower takes no message twice."""
+        old, left_sec = self.message.metadata, max(1.0, self.until - time.time())
+        assignment = self.assignment.model_copy(update={"answer_within_sec": left_sec})
         self.message = Message(
-            self.message.content,
+            with_header(self.message.content, assignment),
             dst_node_id=node_id,
             message_type=old.message_type,
             group_id=old.group_id,

@@ -48,7 +48,7 @@ class KeyRoster:
         """Return the name that belongs to the node's key."""
         name = self._names_by_node[node_id]
         if claimed != name:
-            raise ProtocolError(f"{name} reports under another site's name")
+            raise ProtocolError(f"{name} reports under another site's name", refusal="name")
         return name
 
     def _node(self, node_id: int, name: str) -> int:

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -18,10 +17,15 @@ from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
+from feat_fed.train.run_state import Standing as StandingTree
 from feat_fed_server.asking import Asking
-from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes, update_norm
+from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes
+from feat_fed_server.intake import Intake
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
+from feat_fed_server.sampling import draw
+from feat_fed_server.site_desk import SiteDesk
+from feat_fed_server.standing import Standing
 from feat_fed_server.strategy import build_strategy
 from feat_fed_server.tally import Tally
 
@@ -83,15 +87,19 @@ class RoundLoop:
     def _round(self, state: GlobalState) -> GlobalState:
         number = state.rounds_done + 1
         inbox = self._inbox(number)
-        record = inbox.closed()
-        if record is None:
-            record = self._gather(number, state.weights, inbox)
-            inbox.close(record)
+        closed = inbox.closed()
+        if closed is None:
+            closed = self._gather(number, state, inbox)
+            inbox.close(*closed)
+        record, standing = closed
         started = time.monotonic()
         self._asking.tell("aggregating", number)
         weights, optimiser = self._strategy.aggregate(number, inbox, state.weights, state.optimiser)
         new = state.after_round(
-            weights, ema_decay=self._study.strategy.ema_decay, optimiser=optimiser
+            weights,
+            ema_decay=self._study.strategy.ema_decay,
+            optimiser=optimiser,
+            standing=standing,
         )
         seconds = record.seconds + time.monotonic() - started
         self._store.append(record.model_copy(update={"seconds": seconds}))
@@ -109,8 +117,10 @@ class RoundLoop:
                 inbox.discard(each.report.site)
         return inbox
 
-    def _gather(self, number: int, weights: Weights, inbox: Inbox) -> RoundRecord:
-        """Ask until enough updates are in the inbox.
+    def _gather(
+        self, number: int, state: GlobalState, inbox: Inbox
+    ) -> tuple[RoundRecord, StandingTree]:
+        """Ask until enough updates that are good among each other are in the inbox.
 
         A site that failed is asked again at once, a few times. One that declined for the time
         being is asked after a while, as long as the study waits for sites.
@@ -118,17 +128,32 @@ class RoundLoop:
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
         sites, give_up_at = self._study.sites, math.inf
         tally = Tally(self._roster.expected, needed=sites.minimum)
-        tally.add([_known(each) for each in inbox.arrived()], bytes_down=0)
+        tally.add([_known(each, number) for each in inbox.arrived()], bytes_down=0)
+        desk = self._desk(state)
+        intake = Intake(self._store, number, state.weights, inbox, desk.standing)
         while True:
             replies, bytes_down = self._asking.ask(
                 self._assignment("train", number),
-                weights,
+                state.weights,
+                desk=desk,
                 needed=tally.still_needed,
                 but=tally.settled,
                 replied=tally.good,
-                accept=lambda reply: _take_in(reply, inbox, weights),
+                draw=lambda there: draw(
+                    there,
+                    per_round=sites.per_round,
+                    seed=self._study.seed,
+                    round_number=number,
+                    done=tally.good,
+                    tried=tally.tried,
+                    still_needed=tally.still_needed,
+                ),
+                accept=intake.take,
+                accept_late=intake.take_late,
             )
             tally.add(replies, bytes_down=bytes_down)
+            if not tally.still_needed:
+                intake.compare(tally, self._strategy.weight_of)
             if not tally.still_needed:
                 break
             log.warning("round %d has %s", number, tally.told())
@@ -138,7 +163,8 @@ class RoundLoop:
                 raise FederationError(f"round {number} had {tally.told()}")
             if tally.declined and not tally.failed:
                 self._wait_for_declined(number, tally, give_up_at)
-        return RoundRecord(
+        tally.add_absent(self._asking.busy)
+        record = RoundRecord(
             round=number,
             started_at=started_at.isoformat(timespec="seconds"),
             seconds=time.monotonic() - started,
@@ -146,6 +172,15 @@ class RoundLoop:
             heldout_loss=_mean(tally.replies, "heldout_loss"),
             sites=tally.records(self._study.training),
         )
+        standing = desk.standing_now().after_round(
+            number,
+            [each.answer() for each in tally.replies],
+            screening=self._study.screening,
+        )
+        return record, standing.model_dump(mode="json")
+
+    def _desk(self, state: GlobalState) -> SiteDesk:
+        return SiteDesk(self._store.root, self._study.sites, Standing.of_state(state.standing))
 
     def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
         """Let some time go by: whoever is asked again receives all weights again."""
@@ -156,7 +191,7 @@ class RoundLoop:
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""
         assignment = self._assignment("evaluate", state.rounds_done)
-        replies, _ = self._asking.ask(assignment, state.weights, needed=0)
+        replies, _ = self._asking.ask(assignment, state.weights, desk=self._desk(state), needed=0)
         return _mean(replies, "heldout_loss")
 
     def _assignment(self, task: Task, number: int) -> Assignment:
@@ -170,23 +205,21 @@ class RoundLoop:
         )
 
 
-def _take_in(reply: Reply, inbox: Inbox, base: Weights) -> Reply:
-    """Put an update into the inbox and return the reply without it."""
-    if reply.report is None or reply.weights is None:
-        return reply
-    arrived = Arrived(
-        report=reply.report,
-        norm=update_norm(reply.weights, base),
-        bytes_up=reply.bytes_up,
-        base_round=reply.report.round,
-    )
-    inbox.put(arrived, reply.weights)
-    return replace(reply, weights=None)
-
-
-def _known(arrived: Arrived) -> Reply:
+def _known(arrived: Arrived, number: int) -> Reply:
     """Return the reply of an update that was there when the server started."""
-    return Reply(arrived.report.site, "ok", report=arrived.report, bytes_up=arrived.bytes_up)
+    report = arrived.report
+    late = arrived.base_round if arrived.base_round != number else None
+    return Reply(
+        report.site,
+        "ok",
+        report=report,
+        bytes_up=arrived.bytes_up,
+        digest=arrived.digest,
+        norm=arrived.norm,
+        answer_sec=arrived.answer_sec,
+        answered_at=arrived.answered_at,
+        answers_round=late,
+    )
 
 
 def _mean(replies: Sequence[Reply], field: str) -> float | None:

@@ -12,6 +12,9 @@ from feat_fed.config.base import StrictModel
 from feat_fed.errors import RefusalCode
 from feat_fed.protocol import Verdict
 from feat_fed.report.records import SiteStatus
+from feat_fed.report.run_store import RunStore
+from feat_fed.train.run_state import Standing as StandingTree
+from feat_fed.train.run_state import read_manifest
 from feat_fed_server.deadlines import KEPT, PastRound, deadline_sec
 from feat_fed_server.site_orders import SiteOrders
 
@@ -106,6 +109,11 @@ class Standing(StrictModel):
         (), description="round, site and digest of what was sent in the last rounds"
     )
 
+    @classmethod
+    def of_state(cls, tree: StandingTree) -> Self:
+        """Read what a run's state holds."""
+        return cls.model_validate(dict(tree))
+
     def of(self, site: str) -> SiteStanding:
         """Return a site's, known or not."""
         return self.sites.get(site, SiteStanding())
@@ -155,6 +163,20 @@ class Standing(StrictModel):
                 "digests": (*kept, *seen),
             }
         )
+
+
+def standing_of(store: RunStore) -> Standing:
+    """Return the sites' standing after a run's last round, as its manifest tells.
+
+    Raises
+    ------
+    CheckpointError
+        If the manifest is damaged.
+    """
+    number = store.latest_round()
+    if number is None or not store.manifest(number).exists():
+        return Standing()
+    return Standing.of_state(read_manifest(store.manifest(number)).standing)
 
 
 def _verdict(number: int, answer: Answer, *, in_a_row: int) -> Verdict | None:

@@ -1,0 +1,71 @@
+"""What a round must know of a site to ask it: whether it may, for how long, what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from feat_fed.config import SitesConfig
+from feat_fed.protocol import Assignment
+from feat_fed_server.site_orders import SiteOrders
+from feat_fed_server.standing import Standing
+
+QUARANTINED = "quarantined for the updates that it sent"
+EXCLUDED = "excluded by the coordinator"
+
+
+_CLOCKS_SEC = 60.0
+
+
+@dataclass(frozen=True)
+class SiteDesk:
+    """Between two rounds' ends: the standing is the last round's, the orders are those of now.
+
+    Parameters
+    ----------
+    run
+        The run's folder, with the coordinator's orders in it.
+    """
+
+    run: Path
+    sites: SitesConfig
+    standing: Standing
+
+    def kept_out(self) -> dict[str, str]:
+        """Return who is not asked, and why.
+
+        Raises
+        ------
+        RunError
+            If the orders cannot be read.
+        """
+        orders = SiteOrders.read(self.run)
+        quarantined = dict.fromkeys(self.standing.with_orders(orders).quarantined(), QUARANTINED)
+        return quarantined | dict.fromkeys(orders.excluded, EXCLUDED)
+
+    def standing_now(self) -> Standing:
+        """Return the standing with the quarantines lifted that have been meanwhile."""
+        return self.standing.with_orders(SiteOrders.read(self.run))
+
+    def wait_sec(self, site: str) -> float:
+        """Return how long a site is waited for."""
+        return self.standing.of(site).deadline_sec(self.sites)
+
+    def personal(self, assignment: Assignment, site: str) -> Assignment:
+        """Return an assignment as it is sent to a site."""
+        return assignment.model_copy(
+            update={
+                "answer_within_sec": self.wait_sec(site),
+                "verdict": self.standing.of(site).verdict,
+            }
+        )
+
+    def message_lives_sec(self, waits: Mapping[str, float]) -> float:
+        """Return how long Flower keeps a round's messages and takes their answers.
+
+        A little longer than anybody is waited for, since it goes by the clocks of both sides;
+        a round longer where late answers are of use.
+        """
+        late_sec = self.sites.round_sec if self.sites.late_replies == "next-round" else 0.0
+        return max(waits.values(), default=0.0) + late_sec + _CLOCKS_SEC
