@@ -104,13 +104,13 @@ class Intake:
             if each.report.site != report.site
         }
         try:
-            refused_again(digest, earlier=self.standing.sent_before(), now=others)
             norm = screen_alone(
                 weights,
                 base,
                 screening=self.store.study.screening,
                 training=self.store.study.training,
             )
+            refused_again(digest, earlier=self.standing.sent_before(), now=others)
         except ProtocolError as error:
             return reply.refused(error)
         arrived = Arrived(
