@@ -209,6 +209,7 @@ class Report(StrictModel):
     train_loss: float | None = Field(None, ge=-1e12, le=1e12)
     heldout_loss: float | None = Field(None, ge=-1e12, le=1e12)
     train_sec: float = Field(0.0, ge=0, le=10**7)
+    version: VersionText | None = Field(None, description="of feat-fed at the site")
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:

@@ -36,6 +36,7 @@ class SiteRound(StrictModel):
         None, description="of the weights received, on the site's held-out patients"
     )
     train_sec: float = Field(0.0, ge=0)
+    version: str = Field("", description="of feat-fed at the site")
     bytes_down: int = Field(0, ge=0, description="weights sent to the site")
     bytes_up: int = Field(0, ge=0, description="weights received from the site")
     answers_round: int | None = Field(

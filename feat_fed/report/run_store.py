@@ -233,7 +233,7 @@ def lock_run(root: Path, part: str = "run", *, wait_sec: float = 0.0) -> Iterato
     deadline = time.monotonic() + wait_sec
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        lock = (root.parent / f".{root.name}.{part}.lock").open("w")
+        lock = _lock_file(root, part).open("w")
     except OSError as error:
         raise RunError(f"the run's folder {root} cannot be made: {error}") from error
     with lock:
@@ -248,6 +248,22 @@ def lock_run(root: Path, part: str = "run", *, wait_sec: float = 0.0) -> Iterato
                     ) from None
                 time.sleep(0.2)
         yield
+
+
+def is_locked(root: Path, part: str = "run") -> bool:
+    """Whether a process holds a run; who wants it in this very instant must try again."""
+    try:
+        with _lock_file(root, part).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has held it yet
+        return False
+    return False
+
+
+def _lock_file(root: Path, part: str) -> Path:
+    return root.parent / f".{root.name}.{part}.lock"
 
 
 def _read_study(root: Path) -> StudyConfig:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from feat_fed.config import TrainingConfig
@@ -18,6 +19,11 @@ from feat_fed.wire import from_records
 from feat_fed_server.roster import Roster
 from feat_fed_server.screening import digest_of, log_norm
 from feat_fed_server.standing import Answer
+
+NOT_APPROVED = (
+    "the site has not approved this server's application bundle (`feat-fed site trust` there "
+    "shows it)"
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,7 @@ class Reply:
             train_loss=told.train_loss if told else None,
             heldout_loss=told.heldout_loss if told else None,
             train_sec=told.train_sec if told else 0.0,
+            version=(told.version or "") if told else "",
             bytes_down=bytes_down,
             bytes_up=self.bytes_up,
             answers_round=self.answers_round,
@@ -116,6 +123,8 @@ def read_reply(
         Tensors with the names, shapes and dtypes of the global weights.
     """
     if message.has_error():
+        if message.error.code == ErrorCode.INVALID_FAB:
+            return Reply(site, "failed", NOT_APPROVED)
         return Reply(site, "failed", f"Flower error {message.error.code}: the site's process ended")
     try:
         report, buckets = from_records(message.content, Report)
