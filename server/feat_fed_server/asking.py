@@ -122,6 +122,7 @@ class Asking:
         replied: Collection[str] = (),
         deadline: float | None = None,
         declined: Mapping[str, str] | None = None,
+        kept_out: Mapping[str, str] | None = None,
     ) -> None:
         """Write where the study stands, for whoever watches."""
         StudyLive.model_validate(
@@ -133,6 +134,7 @@ class Asking:
                 "missing": [name for name in self._roster.expected if name not in self._connected],
                 "replied": sorted(replied),
                 "declined": declined or {},
+                "kept_out": kept_out or {},
                 "deadline": deadline,
             }
         ).write(self._store.live)
@@ -331,7 +333,7 @@ class Asking:
         if told != self._told:
             log.warning("round %d waits for the coordinator: %s", number, told)
             self._told = told
-        self.tell("waiting", number, declined=kept_out)
+        self.tell("waiting", number, kept_out=kept_out)
         time.sleep(POLL_SEC)
 
 
