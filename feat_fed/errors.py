@@ -14,6 +14,7 @@
     │   ├── DeviceError      the GPU was lost, or the driver under it
     │   └── StalledError     training has made no progress for too long
     ├── ProtocolError        a message from the other side breaks the protocol
+    │   └── MissingBaseError it builds on weights that this side does not have
     ├── FederationError      the study cannot go on
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
@@ -148,6 +149,12 @@ class ProtocolError(FeatFedError):
     def __init__(self, message: str, *, refusal: RefusalCode = "form") -> None:
         super().__init__(message)
         self.refusal: RefusalCode = refusal
+
+
+class MissingBaseError(ProtocolError):
+    """A message is a difference from weights that this side does not have; ask for them whole."""
+
+    code = "base"
 
 
 class FederationError(FeatFedError):

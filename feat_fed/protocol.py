@@ -30,6 +30,8 @@ MAX_HEADER_BYTES = 64 * 1024
 
 StudyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+WeightsDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of weights: :func:`feat_fed.federate.digest_of`."""
 _VERSION = r"[0-9A-Za-z.+-]{1,32}"
 VersionText = Annotated[str, StringConstraints(pattern=f"^{_VERSION}$")]
 Task = Literal["train", "evaluate"]
@@ -45,6 +47,7 @@ FailureCode = Literal[
     "device",
     "stalled",
     "protocol",
+    "base",
     "internal",
 ]
 """Why a site could not do its part: the class of the error and nothing of its text."""
@@ -66,6 +69,7 @@ FAILURES: dict[FailureCode, str] = {
     "device": "a device of the site failed",
     "stalled": "training at the site made no progress and was ended",
     "protocol": "the site did not accept the server's message",
+    "base": "the site does not have the weights to which it was sent a difference",
     "internal": "an unexpected error at the site",
 }
 
@@ -173,6 +177,21 @@ class Assignment(StrictModel):
         None, gt=0, description="from the sending; a later answer is late"
     )
     verdict: Verdict | None = Field(None, description="on the site's last answer")
+    weights: WeightsDigest | None = Field(
+        None, description="that the task starts from; None: they came whole, and are not kept"
+    )
+    base: WeightsDigest | None = Field(
+        None,
+        description="of the weights from which a difference came, none if they are the same; None: "
+        "the weights came whole",
+    )
+    taken: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="the last round of which the server used this site's update, 0: none; None: "
+        "the server does not know the site by name yet",
+    )
 
     @field_validator("study")
     @classmethod
@@ -209,6 +228,9 @@ class Report(StrictModel):
     train_loss: float | None = Field(None, ge=-1e12, le=1e12)
     heldout_loss: float | None = Field(None, ge=-1e12, le=1e12)
     train_sec: float = Field(0.0, ge=0, le=10**7)
+    holds: WeightsDigest | None = Field(
+        None, description="of the server's weights that the site keeps, for differences"
+    )
     version: VersionText | None = Field(None, description="of feat-fed at the site")
 
     @model_validator(mode="after")

@@ -33,6 +33,7 @@ from feat_fed.config.study import (
     StudyConfig,
     TrainingConfig,
 )
+from feat_fed.config.transfer import TransferConfig
 
 __all__ = [
     "CheckpointsConfig",
@@ -56,6 +57,7 @@ __all__ = [
     "StrategyConfig",
     "StudyConfig",
     "TrainingConfig",
+    "TransferConfig",
     "built_in_studies",
     "dump_yaml",
     "load_federation",

@@ -10,6 +10,7 @@ from feat_fed.config.base import StrictModel
 from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
 from feat_fed.config.sites import ScreeningConfig, SitesConfig
 from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
+from feat_fed.config.transfer import TransferConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """A study's or a site's name: it becomes a folder and a label, so letters are few."""
@@ -100,6 +101,7 @@ class StudyConfig(StrictModel):
     sites: SitesConfig = SitesConfig()
     screening: ScreeningConfig = ScreeningConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    transfer: TransferConfig = TransferConfig()
     sampler: SamplerConfig = SamplerConfig()
 
     @model_validator(mode="after")

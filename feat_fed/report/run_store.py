@@ -149,6 +149,11 @@ class RunStore:
         """Name the file with which a round is done; it tells the others' digests."""
         return self.root / "checkpoints" / f"round-{round_number:04d}.json"
 
+    @property
+    def outgoing(self) -> Path:
+        """Name the folder of what the sites were sent."""
+        return self.root / "outgoing"
+
     def inbox(self, round_number: int) -> Path:
         """Name the folder of the updates that have arrived in a round."""
         return self.root / "inbox" / f"round-{round_number:04d}"

@@ -14,16 +14,14 @@ from torch import Tensor
 
 from feat_fed.config import StudyConfig
 from feat_fed.errors import FederationError, ProtocolError
-from feat_fed.federate import pack
-from feat_fed.protocol import Assignment
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
-from feat_fed.wire import to_records, with_header
-from feat_fed_server.asked import Asked, activations, is_lost
+from feat_fed_server.asked import MOST_LACKS, Asked, activations, is_lost
 from feat_fed_server.late_answers import LateAnswers
+from feat_fed_server.outgoing import Parcel
+from feat_fed_server.question import Question
 from feat_fed_server.replies import Reply, missing, read_reply
 from feat_fed_server.roster import Roster
-from feat_fed_server.site_desk import SiteDesk
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +30,8 @@ _SLOWEST_POLL_SEC = 1.0
 
 Accept = Callable[[Reply], Reply]
 """Takes a good reply in, weights and all; returns it without them, or refused."""
+AcceptLate = Callable[[Reply, Mapping[str, Tensor] | None], Reply]
+"""The same with an answer to an earlier round, and the weights that the round began with."""
 Draw = Callable[[Collection[str]], Collection[str]]
 """Chooses whom to ask among the sites that are there."""
 
@@ -61,54 +61,47 @@ class Asking:
 
     def ask(
         self,
-        assignment: Assignment,
-        weights: Mapping[str, Tensor],
+        question: Question,
         *,
-        desk: SiteDesk,
         needed: int,
         but: Set[str] = frozenset(),
         replied: Collection[str] = (),
         draw: Draw = sorted,
         accept: Accept = lambda reply: reply,
-        accept_late: Accept = lambda reply: reply,
-    ) -> tuple[list[Reply], int]:
-        """Send a task to the sites that are drawn; collect their replies until their time is up.
+        accept_late: AcceptLate = lambda reply, base: reply,
+    ) -> list[Reply]:
+        """Ask the sites that are drawn; collect their replies until their time is up.
 
         Each reply is accepted, and its weights dropped from memory, before the next is read.
 
         Parameters
         ----------
-        desk
-            Says who may be asked, how long each has, and what it is told.
         needed
             Sites without which nothing is sent.
         but
             Sites that are not asked.
         replied
             Sites to show beside those that answer now.
-        accept_late
-            Takes in an answer to the round before that comes meanwhile.
 
         Returns
         -------
-        list, int
-            The replies by the sites' names, and the bytes of weights of one sending.
+        list
+            The replies, by the sites' names.
 
         Raises
         ------
         FederationError
             If too few sites come within the study's time.
         """
-        self._wait_for_sites(assignment.round, needed, but, desk)
-        there = self._connected.keys() - but - desk.kept_out().keys()
+        self._wait_for_sites(question, needed, but)
+        there = self._connected.keys() - but - question.desk.kept_out().keys()
         # A busy site's SuperNode would only queue the message behind the older one.
-        free = there - self._late.busy(assignment)
+        free = there - self._late.busy(question)
         chosen = draw(sorted(free if len(free) >= max(1, needed) else there))
         if not chosen:
-            return [], 0
-        asked, bytes_down = self._messages(assignment, weights, chosen, desk)
-        replies = self._collect(asked, assignment, weights, desk, accept, accept_late, replied)
-        return sorted(replies, key=lambda each: each.site), bytes_down
+            return []
+        replies = self._collect(question, chosen, accept, accept_late, replied)
+        return sorted(replies, key=lambda each: each.site)
 
     @property
     def busy(self) -> dict[str, int]:
@@ -141,12 +134,10 @@ class Asking:
 
     def _collect(
         self,
-        asked: Sequence[Asked],
-        assignment: Assignment,
-        schema: Mapping[str, Tensor],
-        desk: SiteDesk,
+        question: Question,
+        sites: Collection[str],
         accept: Accept,
-        accept_late: Accept,
+        accept_late: AcceptLate,
         replied: Collection[str],
     ) -> list[Reply]:
         """Send the messages, again where a site lost one, until all answered or had their time.
@@ -154,95 +145,88 @@ class Asking:
         As long as anybody is waited for, those who have had theirs may answer, too.
         """
         began_at = time.time()
-        waiting = self._send(asked, desk)
-        deadline = max((each.until for each in waiting), default=began_at)
+        waiting = self._send(question, sites)
+        deadline = max(each.until for each in waiting)
         replies: list[Reply] = []
-        phase = "training" if assignment.task == "train" else "scoring"
+        phase = "training" if question.assignment.task == "train" else "scoring"
 
         def tell() -> None:
-            sites = {*replied, *(each.site for each in replies)}
-            self.tell(phase, assignment.round, sites, deadline)
+            answered = {*replied, *(each.site for each in replies)}
+            self.tell(phase, question.assignment.round, answered, deadline)
 
         while any(time.time() < each.until for each in waiting):
             tell()
             for each in list(waiting):
-                reply = self._answer(each, schema, accept)
+                reply = self._answer(each, accept)
                 if reply is not None:
                     waiting.remove(each)
-                    replies.append(replace(reply, sendings=each.taken))
+                    replies.append(reply)
                     log.info("%s: %s %s", reply.site, reply.status, reply.reason)
                     tell()
-            replies += self._answers_that_are_late(assignment, schema, accept_late)
-            self._send_again(waiting, desk)
+            replies += self._late_ones(question, accept_late)
+            self._send_again(question, waiting)
             time.sleep(_pause(began_at))
-        self._late.keep(waiting)
-        silent = [replace(each.loss or missing(each.site), sendings=each.taken) for each in waiting]
-        answered = {each.site for each in replies}  # late, for an earlier round
+        self._late.keep(waiting, of_use=self._study.sites.late_replies == "next-round")
+        silent = [
+            replace(each.loss or missing(each.site), bytes_down=each.bytes_down) for each in waiting
+        ]
+        answered = {each.site for each in replies}  # for an earlier round
         return replies + [each for each in silent if each.site not in answered]
 
-    def _messages(
-        self,
-        assignment: Assignment,
-        weights: Mapping[str, Tensor],
-        sites: Collection[str],
-        desk: SiteDesk,
-    ) -> tuple[list[Asked], int]:
-        """Make one message a site, and return them with the bytes of weights in each."""
-        buckets = pack(weights)
-        content = to_records(assignment, buckets)
-        asked = []
-        for site in sites:
-            if (before := self._late.again(site, assignment)) is not None:
-                before.taken = 0  # counted before
-                asked.append(before)  # it is still at this very question
+    def _send(self, question: Question, sites: Collection[str]) -> list[Asked]:
+        asked, parcels = list[Asked](), list[Parcel]()
+        waits = {site: question.desk.wait_sec(site) for site in sites}
+        going_on = list[Asked]()
+        for site, wait_sec in waits.items():
+            if (before := self._late.again(site, question)) is not None:
+                before.until = time.time() + wait_sec
+                going_on.append(before)
                 continue
-            personal = desk.personal(assignment, site)
+            content, parcel = question.content(site, within_sec=wait_sec)
+            node = self._connected[site]
             message = Message(
-                with_header(content, personal),
-                dst_node_id=self._connected[site],
-                message_type=assignment.task,
-                group_id=str(assignment.round),
+                content,
+                dst_node_id=node,
+                message_type=question.assignment.task,
+                group_id=str(question.assignment.round),
+                ttl=question.desk.message_lives_sec(waits),
             )
-            activated_at = self._activated[self._connected[site]]
-            asked.append(Asked(site, message, activated_at, personal))
-        return asked, sum(len(bucket) for bucket in buckets)
-
-    def _send(self, asked: Sequence[Asked], desk: SiteDesk) -> list[Asked]:
-        waits = {each.site: desk.wait_sec(each.site) for each in asked}
-        new = [each for each in asked if not each.sendings]
-        for each in asked:
+            asked.append(Asked(site, message, self._activated[node], question))
+            parcels.append(parcel)
+        ids = self._grid.push_messages([each.message for each in asked]) if asked else ()
+        for each, message_id, parcel in zip(asked, ids, parcels, strict=True):
             each.until = time.time() + waits[each.site]
-        for each in new:
-            each.message.metadata.ttl = desk.message_lives_sec(waits)
-        ids = self._grid.push_messages([each.message for each in new]) if new else ()
-        for each, message_id in zip(new, ids, strict=True):
-            each.sent(message_id)
-        return list(asked)
+            each.sent(message_id, parcel)
+        question.note_sent(each.site for each in asked if each.ids)
+        return going_on + asked
 
-    def _answers_that_are_late(
-        self, assignment: Assignment, schema: Mapping[str, Tensor], accept: Accept
-    ) -> list[Reply]:
-        """Return what has come for earlier rounds meanwhile."""
+    def _late_ones(self, question: Question, accept: AcceptLate) -> list[Reply]:
+        """Return what has come meanwhile for earlier rounds."""
         found = []
-        for each in self._late.of_other_rounds(assignment):
-            reply = self._answer(each, schema, accept)
+        for each in self._late.of_others(question):
+            outgoing = each.question.outgoing
+            base = outgoing.weights if outgoing else None
+            reply = self._answer(each, lambda reply, base=base: accept(reply, base))  # type: ignore[misc]
             if reply is not None or not each.is_out:
                 self._late.forget(each)
             if reply is not None and reply.status in ("ok", "late", "refused"):
                 log.info("%s: %s %s", reply.site, reply.status, reply.reason)
-                found.append(replace(reply, sendings=0))
+                found.append(replace(reply, bytes_down=0))
         return found
 
-    def _answer(self, asked: Asked, schema: Mapping[str, Tensor], accept: Accept) -> Reply | None:
+    def _answer(self, asked: Asked, accept: Accept) -> Reply | None:
         """Return a site's reply to any of the sendings, if it is there or none will come."""
         for message_id in list(asked.ids):
-            reply = self._pull(message_id, asked, schema)
+            reply = self._pull(message_id, asked)
             if reply is not None:
                 now = time.time()
-                return accept(replace(reply, answer_sec=now - asked.asked_at, answered_at=now))
-        return asked.loss if asked.given_up else None
+                timed = replace(reply, answer_sec=now - asked.asked_at, answered_at=now)
+                return accept(replace(timed, bytes_down=asked.bytes_down))
+        if asked.loss is not None and asked.given_up:
+            return replace(asked.loss, bytes_down=asked.bytes_down)
+        return None
 
-    def _pull(self, message_id: str, asked: Asked, schema: Mapping[str, Tensor]) -> Reply | None:
+    def _pull(self, message_id: str, asked: Asked) -> Reply | None:
         """Return a site's reply if it is there; one that Flower cannot read is refused."""
         site, node_id = asked.site, asked.message.metadata.dst_node_id
         try:
@@ -259,17 +243,21 @@ class Asking:
             messages[0],
             site,
             node_id,
-            assignment=asked.assignment,
+            assignment=asked.question.assignment,
             roster=self._roster,
-            schema=schema,
+            outgoing=asked.question.outgoing,
         )
         if is_lost(messages[0]):
             asked.note_loss(message_id, reply)
             return None
+        asked.question.note_reply(reply)
+        if reply.lacks_base and asked.lacks < MOST_LACKS:
+            asked.note_lack(message_id, reply)
+            return None
         return reply
 
-    def _send_again(self, waiting: Sequence[Asked], desk: SiteDesk) -> None:
-        """Send sites that are back what they had lost."""
+    def _send_again(self, question: Question, waiting: Sequence[Asked]) -> None:
+        """Send sites that are back what they had lost, and others what they lack."""
         if not waiting:
             return
         self._connected, activated = self._look()  # for whoever watches, too
@@ -282,27 +270,32 @@ class Asking:
             if each.loss is None or each.given_up:
                 continue
             log.warning("%s is asked again: %s", each.site, each.loss.reason)
-            lives_sec = desk.message_lives_sec({each.site: max(1.0, each.until - time.time())})
-            message = each.again(node_id, ttl_sec=lives_sec)
+            left_sec = max(1.0, each.until - time.time())
+            content, parcel = question.content(each.site, within_sec=left_sec, lacks=each.lacks)
+            lives_sec = question.desk.message_lives_sec({each.site: left_sec})
+            message = each.again(content, node_id, ttl_sec=lives_sec)
             [message_id] = self._grid.push_messages([message])
-            each.sent(message_id)
+            each.sent(message_id, parcel)
+            question.note_sent([each.site] if message_id else [])
 
     def _look(self) -> tuple[dict[str, int], dict[int, str]]:
         """Return the connected sites' nodes, and when each node connected."""
         nodes = tuple(self._grid.get_nodes())
         return self._roster.online(nodes), activations(nodes)
 
-    def _wait_for_sites(self, number: int, needed: int, but: Set[str], desk: SiteDesk) -> None:
+    def _wait_for_sites(self, question: Question, needed: int, but: Set[str]) -> None:
         """Wait for all sites but some a while, for as many as are needed of them longer.
 
         Where those who are kept out would be enough, it is the coordinator who is waited for.
         """
-        sites = self._study.sites
+        sites, number = self._study.sites, question.assignment.round
         give_up_at, settled_at = time.time() + sites.wait_sec, None
         while True:
             self._connected, self._activated = self._look()
             self._late.note_nodes(self._connected, self._activated)
-            kept_out = {site: why for site, why in desk.kept_out().items() if site not in but}
+            kept_out = {
+                site: why for site, why in question.desk.kept_out().items() if site not in but
+            }
             wanted = [each for each in self._roster.expected if each not in but | kept_out.keys()]
             absent = [name for name in wanted if name not in self._connected]
             # Counted, for nodes of a simulation have no name before they first report.

@@ -35,6 +35,7 @@ class Arrived(StrictModel):
     report: Report
     norm: float = Field(ge=0)
     """L2 norm of what the site changed, over all floats."""
+    bytes_down: int = Field(0, ge=0)
     bytes_up: int = Field(ge=0)
     base_round: int = Field(ge=0)
     """The round that it answers."""

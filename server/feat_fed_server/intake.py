@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from feat_fed.errors import CheckpointError, ProtocolError
-from feat_fed.model import read_weights
+from feat_fed.errors import ProtocolError
 from feat_fed.protocol import Report
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.inbox import Arrived, Inbox
@@ -52,29 +51,23 @@ class Intake:
             return reply
         return self._put(reply, reply.report, self.weights)
 
-    def take_late(self, reply: Reply) -> Reply:
-        """Take an answer to the round before, if the study does: as the difference that it made."""
-        if reply.report is None or reply.weights is None:
+    def take_late(self, reply: Reply, base: Mapping[str, Tensor] | None) -> Reply:
+        """Take an answer to the round before, if the study does: as the difference that it made.
+
+        Parameters
+        ----------
+        base
+            The global weights that its round began with; None: they are not kept.
+        """
+        report = reply.report
+        if report is None or reply.status != "ok":
             return reply
-        answered = reply.report.round
-        late = replace(
-            reply,
-            status="late",
-            reason=f"its update to round {answered} came too late",
-            weights=None,
-            answers_round=answered,
-        )
-        wanted = self.store.study.sites.late_replies == "next-round"
-        if not wanted or answered != self.number - 1:
-            return late
-        try:
-            base = read_weights(
-                self.store.checkpoint(answered - 1), kind="global", model=self.store.study.model
-            ).tensors
-        except CheckpointError as error:
-            log.warning("%s: what it started from is gone: %s", reply.site, error)
-            return late
-        return self._put(replace(reply, answers_round=answered), reply.report, base)
+        answered = report.round
+        reply = replace(reply, answers_round=answered)
+        if base is None or reply.weights is None or answered != self.number - 1:
+            reason = f"its update to round {answered} came too late"
+            return replace(reply, status="late", reason=reason, weights=None)
+        return self._put(reply, report, base)
 
     def compare(self, tally: Tally, weight_of: Callable[[Report], float]) -> None:
         """Turn away updates in the inbox that stand out among the others.
@@ -116,6 +109,7 @@ class Intake:
         arrived = Arrived(
             report=report,
             norm=norm,
+            bytes_down=reply.bytes_down,
             bytes_up=reply.bytes_up,
             base_round=report.round,
             digest=digest,

@@ -6,10 +6,11 @@ one only when it has answered.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from feat_fed.protocol import Assignment
 from feat_fed_server.asked import Asked
+from feat_fed_server.question import Question
 
 
 class LateAnswers:
@@ -18,33 +19,41 @@ class LateAnswers:
     def __init__(self) -> None:
         self._open: list[Asked] = []
 
-    def keep(self, asked: Iterable[Asked]) -> None:
-        """Go on listening for answers to these, where anybody may still be at them."""
-        self._open += [each for each in asked if each.is_out]
+    def keep(self, asked: Iterable[Asked], *, of_use: bool) -> None:
+        """Go on listening for answers to these, where anybody may still be at them.
+
+        Unless they are ``of_use`` in a later round, the weights that they started from are let go.
+        """
+        for each in asked:
+            if each.is_out:
+                if not of_use:
+                    each.question = replace(each.question, outgoing=None)
+                self._open.append(each)
 
     def forget(self, asked: Asked) -> None:
         """Listen no more for one."""
         self._open.remove(asked)
 
-    def again(self, site: str, assignment: Assignment) -> Asked | None:
-        """Take out a site's question if it is the very one that it is asked now."""
+    def again(self, site: str, question: Question) -> Asked | None:
+        """Take out what a site is at, if it is the very question that it is asked now."""
         for each in self._open:
-            if each.site == site and _same(each, assignment):
+            if each.site == site and each.question.is_that_of(question):
                 self.forget(each)
+                each.question, each.bytes_down = question, 0  # counted before
                 return each
         return None
 
-    def of_other_rounds(self, assignment: Assignment) -> list[Asked]:
+    def of_others(self, question: Question) -> list[Asked]:
         """Return what is not part of the question that is asked now."""
-        return [each for each in self._open if not _same(each, assignment)]
+        return [each for each in self._open if not each.question.is_that_of(question)]
 
-    def busy(self, assignment: Assignment) -> set[str]:
+    def busy(self, question: Question) -> set[str]:
         """Return the sites that are at another question."""
-        return {each.site for each in self.of_other_rounds(assignment)}
+        return {each.site for each in self.of_others(question)}
 
     def rounds(self) -> dict[str, int]:
         """Return which round each of the sites is at."""
-        return {each.site: each.assignment.round for each in self._open}
+        return {each.site: each.question.assignment.round for each in self._open}
 
     def note_nodes(self, connected: Mapping[str, int], activated: Mapping[int, str]) -> None:
         """Note who is there; one that has connected anew is at nothing any more."""
@@ -52,8 +61,3 @@ class LateAnswers:
             if (node_id := connected.get(each.site)) is not None:
                 each.note_node(activated[node_id])
         self._open = [each for each in self._open if each.is_out]
-
-
-def _same(asked: Asked, assignment: Assignment) -> bool:
-    told: Collection[object] = (asked.assignment.round, asked.assignment.task)
-    return told == (assignment.round, assignment.task)

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from feat_fed.config import TrainingConfig
 from feat_fed.errors import ProtocolError, RefusalCode
-from feat_fed.federate import unpack
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
 from feat_fed.wire import from_records
+from feat_fed_server.outgoing import Outgoing
 from feat_fed_server.roster import Roster
 from feat_fed_server.screening import digest_of, log_norm
 from feat_fed_server.standing import Answer
@@ -49,8 +49,13 @@ class Reply:
     """Unix time."""
     answers_round: int | None = None
     """The earlier round that an update answers, where it came late."""
-    sendings: int = 1
-    """Of the question to the site, weights and all, until this came of it."""
+    bytes_down: int = 0
+    """Of weights that were sent to the site until this came of it."""
+
+    @property
+    def lacks_base(self) -> bool:
+        """Whether the site was sent a difference from weights that it does not have."""
+        return self.status == "failed" and self.report is not None and self.report.code == "base"
 
     @property
     def may_change_soon(self) -> bool:
@@ -111,7 +116,7 @@ def read_reply(
     *,
     assignment: Assignment,
     roster: Roster,
-    schema: Mapping[str, Tensor],
+    outgoing: Outgoing | None,
 ) -> Reply:
     """Read a Flower message; whatever it holds, the outcome is a :class:`Reply`.
 
@@ -119,8 +124,8 @@ def read_reply(
     ----------
     site
         Whom the message was asked of.
-    schema
-        Tensors with the names, shapes and dtypes of the global weights.
+    outgoing
+        What was sent with it; None: an update is not read.
     """
     if message.has_error():
         if message.error.code == ErrorCode.INVALID_FAB:
@@ -135,10 +140,10 @@ def read_reply(
     size = sum(len(bucket) for bucket in buckets)
     if report.outcome != "ok":
         return Reply(site, report.outcome, _why(report), report=report)
-    if assignment.task == "evaluate":
+    if assignment.task == "evaluate" or outgoing is None:
         return Reply(site, "ok", report=report, bytes_up=size)
     try:
-        weights = unpack(buckets, schema)
+        weights = outgoing.read_update(buckets)
     except ProtocolError as error:
         return Reply(site, "refused", bytes_up=size).refused(error)
     return Reply(

@@ -21,6 +21,8 @@ from feat_fed.train.run_state import Standing as StandingTree
 from feat_fed_server.asking import Asking
 from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes
 from feat_fed_server.intake import Intake
+from feat_fed_server.outgoing import Outbox, last_taken
+from feat_fed_server.question import Question
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.sampling import draw
@@ -62,6 +64,8 @@ class RoundLoop:
         self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
         self._asking = Asking(grid, roster, store)
+        self._outbox = Outbox(store.outgoing, self._study.transfer)
+        self._taken: dict[str, int] = {}
 
     def run(self) -> None:
         """Train until the study's last round, then score the final weights.
@@ -76,6 +80,8 @@ class RoundLoop:
         clear_other_inboxes(self._store.inbox(state.rounds_done + 1))
         rotate(self._store)
         summarise(self._store, state, "running")
+        done = (each for each in self._store.rounds() if each.round <= state.rounds_done)
+        self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
@@ -104,6 +110,7 @@ class RoundLoop:
         seconds = record.seconds + time.monotonic() - started
         self._store.append(record.model_copy(update={"seconds": seconds}))
         save(self._store, new)
+        self._taken = last_taken(self._taken, [record])
         inbox.clear()
         rotate(self._store)
         return new
@@ -128,14 +135,14 @@ class RoundLoop:
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
         sites, give_up_at = self._study.sites, math.inf
         tally = Tally(self._roster.expected, needed=sites.minimum)
-        tally.add([_known(each, number) for each in inbox.arrived()], bytes_down=0)
+        tally.add([_known(each, number) for each in inbox.arrived()])
+        outgoing = self._outbox.prepare(state.weights, rounds_done=number - 1)
         desk = self._desk(state)
         intake = Intake(self._store, number, state.weights, inbox, desk.standing)
+        question = Question(self._assignment("train", number), outgoing, desk, self._taken)
         while True:
-            replies, bytes_down = self._asking.ask(
-                self._assignment("train", number),
-                state.weights,
-                desk=desk,
+            replies = self._asking.ask(
+                question,
                 needed=tally.still_needed,
                 but=tally.settled,
                 replied=tally.good,
@@ -151,7 +158,7 @@ class RoundLoop:
                 accept=intake.take,
                 accept_late=intake.take_late,
             )
-            tally.add(replies, bytes_down=bytes_down)
+            tally.add(replies)
             if not tally.still_needed:
                 intake.compare(tally, self._strategy.weight_of)
             if not tally.still_needed:
@@ -183,7 +190,7 @@ class RoundLoop:
         return SiteDesk(self._store.root, self._study.sites, Standing.of_state(state.standing))
 
     def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
-        """Let some time go by: whoever is asked again receives all weights again."""
+        """Let some time go by before sites that declined are asked again."""
         self._asking.tell("waiting", number, tally.good, until, tally.declined)
         pause_sec = max(_ASK_AGAIN_SEC, self._study.sites.wait_sec / _ASK_AGAIN_TIMES)
         time.sleep(max(0.0, min(pause_sec, until - time.time())))
@@ -191,7 +198,9 @@ class RoundLoop:
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""
         assignment = self._assignment("evaluate", state.rounds_done)
-        replies, _ = self._asking.ask(assignment, state.weights, desk=self._desk(state), needed=0)
+        outgoing = self._outbox.prepare(state.weights, rounds_done=state.rounds_done)
+        question = Question(assignment, outgoing, self._desk(state), self._taken)
+        replies = self._asking.ask(question, needed=0)
         return _mean(replies, "heldout_loss")
 
     def _assignment(self, task: Task, number: int) -> Assignment:
@@ -213,6 +222,7 @@ def _known(arrived: Arrived, number: int) -> Reply:
         report.site,
         "ok",
         report=report,
+        bytes_down=arrived.bytes_down,
         bytes_up=arrived.bytes_up,
         digest=arrived.digest,
         norm=arrived.norm,

@@ -52,11 +52,11 @@ class SiteDesk:
         """Return how long a site is waited for."""
         return self.standing.of(site).deadline_sec(self.sites)
 
-    def personal(self, assignment: Assignment, site: str) -> Assignment:
-        """Return an assignment as it is sent to a site."""
+    def personal(self, assignment: Assignment, site: str, *, within_sec: float) -> Assignment:
+        """Return an assignment as it is sent to a site that has so much time."""
         return assignment.model_copy(
             update={
-                "answer_within_sec": self.wait_sec(site),
+                "answer_within_sec": within_sec,
                 "verdict": self.standing.of(site).verdict,
             }
         )

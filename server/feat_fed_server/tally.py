@@ -32,14 +32,14 @@ class Tally:
         self._asked = Counter[str]()
         self._bytes_down = Counter[str]()
 
-    def add(self, replies: Sequence[Reply], *, bytes_down: int) -> None:
-        """Take new replies in; each sending to one of these sites was of ``bytes_down``."""
+    def add(self, replies: Sequence[Reply]) -> None:
+        """Take new replies in."""
         for reply in replies:
             before = self._replies.get(reply.site)
             if before is None or before.status != "ok" or reply.status == "ok":
                 self._replies[reply.site] = reply
             self._asked[reply.site] += 1
-            self._bytes_down[reply.site] += bytes_down * reply.sendings
+            self._bytes_down[reply.site] += reply.bytes_down
 
     def add_absent(self, busy: Mapping[str, int]) -> None:
         """Note sites that were not asked, being at an earlier round."""
