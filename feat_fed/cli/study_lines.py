@@ -16,7 +16,7 @@ from feat_fed.protocol import REFUSALS
 from feat_fed.report.live import StudyLive
 from feat_fed.report.records import SiteRound
 from feat_fed.report.run_store import RunStore
-from feat_fed_server.roster import KeyRoster
+from feat_fed_server.roster import FileRoster
 from feat_fed_server.site_orders import SiteOrders
 from feat_fed_server.standing import Offence, standing_of
 
@@ -90,7 +90,7 @@ def known_sites(store: RunStore) -> list[str]:
     """Return the names of the roster and of the past rounds."""
     names = set(_rounds_of(store))
     with contextlib.suppress(FileNotFoundError):
-        names |= set(KeyRoster.load(store.roster).expected)
+        names |= set(FileRoster(store.roster).expected)
     return sorted(names)
 
 

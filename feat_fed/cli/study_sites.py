@@ -42,12 +42,14 @@ def exclude(site: Site, run: Run) -> None:
     An update of the site that is there already stays in its round.
     """
     from feat_fed.cli.study_lines import require_known
+    from feat_fed_server.run_audit import RunAudit
     from feat_fed_server.site_orders import SiteOrders
 
     store = RunStore(run)
     with lock_run(run, "sites", wait_sec=_LOCK_WAIT_SEC):
         require_known(store, site)
         SiteOrders.read(run).excluding(site).write(run)
+        RunAudit(store).site("site-excluded", site)
     say(f"{site} is asked no more, until `feat-fed study readmit {site} --run {run}`")
 
 
@@ -55,6 +57,7 @@ def exclude(site: Site, run: Run) -> None:
 def readmit(site: Site, run: Run) -> None:
     """Let a site in again that was excluded, or quarantined for what it sent."""
     from feat_fed.cli.study_lines import require_known
+    from feat_fed_server.run_audit import RunAudit
     from feat_fed_server.site_orders import SiteOrders
     from feat_fed_server.standing import standing_of
 
@@ -65,5 +68,7 @@ def readmit(site: Site, run: Run) -> None:
         standing = standing_of(store)
         was_out = site in before.excluded or site in standing.with_orders(before).quarantined()
         quarantined_in = standing.of(site).quarantined_in
-        before.readmitting(site, quarantined_in=quarantined_in).write(run)
+        if was_out:
+            before.readmitting(site, quarantined_in=quarantined_in).write(run)
+            RunAudit(store).site("site-readmitted", site)
     say(f"{site} is asked again" if was_out else f"{site} was not kept out")

@@ -48,8 +48,6 @@ class StudyLive(Live):
     replied: tuple[str, ...] = ()
     declined: dict[str, str] = Field(default_factory=dict)
     """Sites that will not take part for now, and why, while the server waits for them."""
-    seen: dict[str, float] = Field(default_factory=dict)
-    """Unix time at which a site was connected last."""
     kept_out: dict[str, str] = Field(default_factory=dict)
     """Sites that are not asked, and why, while the study waits for the coordinator to change it."""
     deadline: float | None = None

@@ -157,7 +157,7 @@ class Asking:
         while any(time.time() < each.until for each in waiting):
             tell()
             for each in list(waiting):
-                reply = self._answer(each, accept)
+                reply = self._answer(each, accept) or self._taken_out(each)
                 if reply is not None:
                     waiting.remove(each)
                     replies.append(reply)
@@ -225,6 +225,12 @@ class Asking:
         if asked.loss is not None and asked.given_up:
             return replace(asked.loss, bytes_down=asked.bytes_down)
         return None
+
+    def _taken_out(self, asked: Asked) -> Reply | None:
+        """Return the reply of a site whose key was taken out since: none will come."""
+        if self._roster.has(asked.message.metadata.dst_node_id):
+            return None
+        return Reply(asked.site, "refused", "its key was taken out in the middle of the round")
 
     def _pull(self, message_id: str, asked: Asked) -> Reply | None:
         """Return a site's reply if it is there; one that Flower cannot read is refused."""
@@ -300,10 +306,12 @@ class Asking:
             absent = [name for name in wanted if name not in self._connected]
             # Counted, for nodes of a simulation have no name before they first report.
             here = len(self._connected.keys() - but - kept_out.keys())
-            if here >= needed and here >= len(wanted):
+            if here >= max(len(wanted), needed):  # more may be admitted while we wait
                 return
             if here < needed:
                 settled_at = None
+                if len(self._roster.expected) < needed:  # people have to approve some first
+                    give_up_at = time.time() + sites.wait_sec
                 if here + len(kept_out.keys() & self._connected.keys()) >= needed:
                     give_up_at = time.time() + sites.wait_sec
                     self._tell_kept_out(number, kept_out)

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor
 
-from feat_fed.atomic import remove_parts, sync_folder, write_bytes_atomically
+from feat_fed.atomic import remove_parts, write_bytes_atomically
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.protocol import Report
@@ -59,8 +59,9 @@ class _Closed(StrictModel):
 class Inbox:
     """The folder ``inbox/round-0007/`` of a run: ``SITE.safetensors`` each, and ``closed.json``.
 
-    Files are whole, verified when the folder is opened and durable. A damaged or foreign one is
-    removed, and its site has to be asked again.
+    Files are whole, and verified when the folder is opened. A damaged or foreign one is removed,
+    and its site has to be asked again. Nobody waits until they are on the disk itself, which costs
+    more than all else in a round: what a power cut takes is still in the site's spool.
 
     Parameters
     ----------
@@ -78,7 +79,6 @@ class Inbox:
         self._arrived: dict[str, Arrived] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(folder.parent)
             remove_parts(folder)
             for path in sorted(folder.glob(f"*{_SUFFIX}")):
                 self._take(path)
@@ -94,7 +94,7 @@ class Inbox:
             If it cannot be written.
         """
         site = arrived.report.site
-        write_tensor_file(self._path(site), weights, arrived)
+        write_tensor_file(self._path(site), weights, arrived, durable=False)
         self._arrived[site] = arrived
 
     def arrived(self) -> list[Arrived]:
@@ -128,7 +128,8 @@ class Inbox:
         """
         closed = _Closed(sites=tuple(sorted(self._arrived)), record=record, standing=dict(standing))
         try:
-            write_bytes_atomically(self._closed, closed.model_dump_json().encode())
+            text = closed.model_dump_json()
+            write_bytes_atomically(self._closed, text.encode(), durable=False)
         except OSError as error:
             raise StorageError(f"{self._closed} cannot be written: {error}") from error
 

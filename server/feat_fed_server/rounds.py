@@ -7,24 +7,28 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from feat_fed.errors import FederationError
 from feat_fed.protocol import Assignment, Task, Versions
+from feat_fed.report.links import Link, Links
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed.train.run_state import Standing as StandingTree
 from feat_fed_server.asking import Asking
+from feat_fed_server.audited_grid import AuditedGrid
 from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes
 from feat_fed_server.intake import Intake
 from feat_fed_server.outgoing import Outbox, last_taken
 from feat_fed_server.question import Question
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
+from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.sampling import draw
 from feat_fed_server.site_desk import SiteDesk
 from feat_fed_server.standing import Standing
@@ -63,7 +67,10 @@ class RoundLoop:
         self._study_id = store.summary().study_id
         self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
-        self._asking = Asking(grid, roster, store)
+        self._audit = RunAudit(store)
+        audited = cast(Grid, AuditedGrid(grid, roster, self._audit))
+        self._asking = Asking(audited, roster, store)
+        self._links = Links.read(store.links)
         self._outbox = Outbox(store.outgoing, self._study.transfer)
         self._taken: dict[str, int] = {}
 
@@ -82,16 +89,19 @@ class RoundLoop:
         summarise(self._store, state, "running")
         done = (each for each in self._store.rounds() if each.round <= state.rounds_done)
         self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
+        self._audit.began(after_round=state.rounds_done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
             summarise(self._store, state, "running")
         final = self._score(state)
         summarise(self._store, state, "complete", final_heldout_loss=final)
+        self._audit.ended("complete")
         self._asking.tell("done", state.rounds_done)
 
     def _round(self, state: GlobalState) -> GlobalState:
         number = state.rounds_done + 1
+        self._audit.round_started(number)
         inbox = self._inbox(number)
         closed = inbox.closed()
         if closed is None:
@@ -108,12 +118,24 @@ class RoundLoop:
             standing=standing,
         )
         seconds = record.seconds + time.monotonic() - started
-        self._store.append(record.model_copy(update={"seconds": seconds}))
+        self._store.append(self._measured(record.model_copy(update={"seconds": seconds})))
         save(self._store, new)
         self._taken = last_taken(self._taken, [record])
+        self._audit.round_done(record)
+        before, now = (Standing.of_state(each.standing) for each in (state, new))
+        for site in sorted({*now.quarantined()} - {*before.quarantined()}):
+            self._audit.site("site-quarantined", site, code=now.of(site).offences[-1].code)
         inbox.clear()
         rotate(self._store)
         return new
+
+    def _measured(self, record: RoundRecord) -> RoundRecord:
+        """Add what went over the wire since the last round."""
+        links, before = Links.read(self._store.links), self._links.sites
+        self._links = links
+        news = {site: link.since(before.get(site, Link())) for site, link in links.sites.items()}
+        sites = [each.model_copy(update={"link": news.get(each.site)}) for each in record.sites]
+        return record.model_copy(update={"sites": tuple(sites)})
 
     def _inbox(self, number: int) -> Inbox:
         """Open the round's inbox, with nothing in it that another study or site has left."""
@@ -187,7 +209,13 @@ class RoundLoop:
         return record, standing.model_dump(mode="json")
 
     def _desk(self, state: GlobalState) -> SiteDesk:
-        return SiteDesk(self._store.root, self._study.sites, Standing.of_state(state.standing))
+        moved = {
+            each.site: (each.bytes_down, each.bytes_up)
+            for record in self._store.rounds()[-1:]
+            for each in record.sites
+        }
+        standing = Standing.of_state(state.standing)
+        return SiteDesk(self._store.root, self._study.sites, standing, moved)
 
     def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
         """Let some time go by before sites that declined are asked again."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from feat_fed.config import SitesConfig
 from feat_fed.protocol import Assignment
+from feat_fed.report.links import LINKS_FILE, Link, Links
 from feat_fed_server.site_orders import SiteOrders
 from feat_fed_server.standing import Standing
 
@@ -25,12 +26,15 @@ class SiteDesk:
     Parameters
     ----------
     run
-        The run's folder, with the coordinator's orders in it.
+        The run's folder, with the coordinator's orders and the links' speeds in it.
+    moved
+        Bytes of weights, down and up, of each site's last round.
     """
 
     run: Path
     sites: SitesConfig
     standing: Standing
+    moved: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def kept_out(self) -> dict[str, str]:
         """Return who is not asked, and why.
@@ -50,7 +54,10 @@ class SiteDesk:
 
     def wait_sec(self, site: str) -> float:
         """Return how long a site is waited for."""
-        return self.standing.of(site).deadline_sec(self.sites)
+        down, up = self.moved.get(site, (0, 0))
+        link = Links.read(self.run / LINKS_FILE).sites.get(site, Link())
+        transfer_sec = link.sec_for(down_bytes=down, up_bytes=up)
+        return self.standing.of(site).deadline_sec(self.sites, transfer_sec=transfer_sec)
 
     def personal(self, assignment: Assignment, site: str, *, within_sec: float) -> Assignment:
         """Return an assignment as it is sent to a site that has so much time."""
