@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> RunStore:
     standing = Standing()
     for number in (1, 2, 3):
         answers = [
-            Answer(site="a", status="ok", digest=f"a{number}", answered_at=1e9),
+            Answer(site="a", status="ok", digest=f"a{number}", answer_sec=1.0, answered_at=1e9),
             Answer(site="b", status="refused", code="unchanged", answer_sec=1.0, answered_at=1e9),
         ]
         standing = standing.after_round(number, answers, screening=STUDY.screening)
