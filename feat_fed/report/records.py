@@ -23,6 +23,7 @@ class SiteRound(StrictModel):
     site: str
     status: SiteStatus
     reason: str = Field("", description="a fixed phrase of ours; empty when ok")
+    code: str = Field("", description="of the reason, where there is one")
     examples: int = Field(0, ge=0, description="training clips at the site")
     steps: int = Field(0, ge=0, description="optimiser steps taken")
     planned_steps: int = Field(0, ge=0, description="that the study asks of this site; 0: unknown")

@@ -185,13 +185,17 @@ class RunStore:
 
     def append(self, record: RoundRecord) -> None:
         """Add a round's record and flush it to disk; a torn last line is cut off first."""
-        with (self.root / "metrics.jsonl").open("r+b") as file:
-            whole = file.read().rfind(b"\n") + 1
-            file.seek(whole)
-            file.truncate()
-            file.write(record.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.root / "metrics.jsonl"
+        try:
+            with path.open("r+b") as file:
+                whole = file.read().rfind(b"\n") + 1
+                file.seek(whole)
+                file.truncate()
+                file.write(record.model_dump_json().encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error}") from error
 
     def rounds(self) -> tuple[RoundRecord, ...]:
         """Return the rounds in order, each by its last record.

@@ -21,6 +21,7 @@ from feat_fed.report.run_store import RunStore
 from feat_fed_server import RUN_FOLDER
 from feat_fed_server.roster import FileRoster, Roster
 from feat_fed_server.rounds import RoundLoop
+from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.serverapp_life import living
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ def _note_failure(store: RunStore, error: FeatFedError) -> None:
     failed = {"state": "failed", "message": error.shareable()}
     with contextlib.suppress(OSError):  # who supervises this process finds the disk full, too
         store.write_summary(store.summary().model_copy(update=failed))
+    with contextlib.suppress(StorageError):
+        RunAudit(store).ended("failed")
 
 
 app = ServerApp()

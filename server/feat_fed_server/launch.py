@@ -15,6 +15,7 @@ from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.certificates import TlsFiles
 from feat_fed_server.membership import Federation, Membership
+from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.study_processes import FaultError, StudyProcesses
 
 _LOOK_SEC = 0.25
@@ -72,11 +73,17 @@ class StudyLauncher:
             If processes die again and again.
         RunError
             If the run's folder cannot be written.
+        StorageError
+            If the audit log cannot.
         """
         self.tls.require()
         require_free(*split_address(self.listen))
         members = Membership(
-            self.sites, roster=self.store.roster, federation=self.federation, tell=self.tell
+            self.sites,
+            roster=self.store.roster,
+            federation=self.federation,
+            tell=self.tell,
+            audit=RunAudit(self.store),
         )
         self.store.flower.mkdir(exist_ok=True)
         secret = self.store.flower / "executor.secret"
@@ -107,6 +114,7 @@ class StudyLauncher:
                         f"{fault}\nit was the {faults}th time in a row without a completed round; "
                         f"{rounds_done} rounds are kept: find out why, then give the same command"
                     ) from fault
+                RunAudit(self.store).restarted(fault.process)
                 reason = str(fault).partition("\n")[0]
                 self.tell(f"{reason}; starting it again, to go on with round {rounds_done + 1}")
                 time.sleep(_PAUSE_SEC * (faults - 1))

@@ -11,6 +11,7 @@ from feat_fed.config import load_federation
 from feat_fed.errors import ChildError, ConfigError
 from feat_fed_server.admissions import Admissions
 from feat_fed_server.roster import KeyRoster
+from feat_fed_server.run_audit import Change, RunAudit
 from feat_fed_server.superlink_client import SuperLinkClient
 
 _LOOK_SEC = 1.0
@@ -77,6 +78,8 @@ class Membership:
         Where changes show; None: there are none.
     tell
         Called with a line for the screen.
+    audit
+        Where changes are noted, if anywhere.
     """
 
     def __init__(
@@ -86,11 +89,13 @@ class Membership:
         roster: Path,
         federation: Federation | None,
         tell: Callable[[str], None],
+        audit: RunAudit | None = None,
     ) -> None:
         self._members = dict(members)
         self._roster = roster
         self._federation = federation
         self._tell = tell
+        self._audit = audit
         self._state = federation.state() if federation else None
         self._look_at = 0.0
         KeyRoster(self._members).save(roster)
@@ -99,6 +104,11 @@ class Membership:
     def names(self) -> tuple[str, ...]:
         """Sites that may take part, sorted."""
         return tuple(sorted(self._members.values()))
+
+    @property
+    def names_by_key(self) -> Mapping[bytes, str]:
+        """The same by their public keys (PEM)."""
+        return self._members
 
     def superlink_arguments(self) -> list[str]:
         """Return how a SuperLink that is about to start learns who may come in."""
@@ -145,6 +155,8 @@ class Membership:
         refused = link.register_sites(added)
         KeyRoster(self._members).save(self._roster)
         link.remove_sites(removed)
+        self._note("site-registered", {k: n for k, n in added.items() if n not in refused})
+        self._note("site-revoked", removed)
         for name in removed.values():
             self._tell(f"{name}: its key was taken out; it is turned away from now on")
         for name in sorted({*added.values()} - {*refused}):
@@ -154,6 +166,11 @@ class Membership:
                 f"{name}: its key was taken out in this study before; it comes back when the "
                 "server is stopped and started again"
             )
+
+    def _note(self, kind: Change, sites: Mapping[bytes, str]) -> None:
+        for key, name in sites.items():
+            if self._audit:
+                self._audit.site(kind, name, key=key)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -20,9 +21,11 @@ from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed_server.asking import Asking
+from feat_fed_server.audited_grid import AuditedGrid
 from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes, update_norm
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
+from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.strategy import build_strategy
 from feat_fed_server.tally import Tally
 
@@ -58,7 +61,9 @@ class RoundLoop:
         self._study_id = store.summary().study_id
         self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
-        self._asking = Asking(grid, roster, store)
+        self._audit = RunAudit(store)
+        audited = cast(Grid, AuditedGrid(grid, roster, self._audit))
+        self._asking = Asking(audited, roster, store)
         self._links = Links.read(store.links)
 
     def run(self) -> None:
@@ -74,16 +79,19 @@ class RoundLoop:
         clear_other_inboxes(self._store.inbox(state.rounds_done + 1))
         rotate(self._store)
         summarise(self._store, state, "running")
+        self._audit.began(after_round=state.rounds_done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
             summarise(self._store, state, "running")
         final = self._score(state)
         summarise(self._store, state, "complete", final_heldout_loss=final)
+        self._audit.ended("complete")
         self._asking.tell("done", state.rounds_done)
 
     def _round(self, state: GlobalState) -> GlobalState:
         number = state.rounds_done + 1
+        self._audit.round_started(number)
         inbox = self._inbox(number)
         record = inbox.closed()
         if record is None:
@@ -98,6 +106,7 @@ class RoundLoop:
         seconds = record.seconds + time.monotonic() - started
         self._store.append(self._measured(record.model_copy(update={"seconds": seconds})))
         save(self._store, new)
+        self._audit.round_done(record)
         inbox.clear()
         rotate(self._store)
         return new

@@ -28,6 +28,7 @@ from feat_fed.wire import flower_environment
 from feat_fed_server import RUN_FOLDER
 from feat_fed_server.certificates import TlsFiles
 from feat_fed_server.membership import Membership
+from feat_fed_server.run_audit import Process, RunAudit
 from feat_fed_server.serverapp_life import LifeWatch
 from feat_fed_server.superlink_client import RunEnd, SuperLinkClient
 
@@ -37,7 +38,17 @@ _UNANSWERED_SEC = 20.0
 
 
 class FaultError(Exception):
-    """A process has ended that should not, or hangs; what it was, how, and where its log is."""
+    """A process has ended that should not, or hangs; what it was, how, and where its log is.
+
+    Parameters
+    ----------
+    process
+        Which one, as the audit log names it.
+    """
+
+    def __init__(self, text: str, process: Process) -> None:
+        super().__init__(text)
+        self.process = process
 
 
 class StudyProcesses:
@@ -69,6 +80,7 @@ class StudyProcesses:
     ) -> None:
         self._children = children
         self._store = store
+        self._listen = listen
         self._host, self._port = split_address(listen)
         self._tls = tls
         self._members = members
@@ -128,7 +140,7 @@ class StudyProcesses:
             reason = "was killed or has crashed" if state == "ended" else str(state)
         log_file = self._store.logs / "serverapp.log"
         self._end_run() if self._life.has_started else self._end_executor()
-        raise FaultError(f"the ServerApp {reason}; its log is {log_file}")
+        raise FaultError(f"the ServerApp {reason}; its log is {log_file}", "serverapp")
 
     def close(self) -> None:
         """Close the connection; the group ends the processes."""
@@ -149,16 +161,18 @@ class StudyProcesses:
             if silent_sec < _UNANSWERED_SEC:
                 return None
             self._end_all()
-            raise FaultError(f"{error} (for {silent_sec:.0f} s)") from error
+            raise FaultError(f"{error} (for {silent_sec:.0f} s)", "superlink") from error
         self._answered_at = time.monotonic()
         return end
 
     def _require(self, child: Child | None, name: str, give_up: Callable[[], None]) -> None:
         code = child.process.poll() if child else None
         if child is not None and code is not None:
+            process: Process = "executor" if child is self._executor else "superlink"
             give_up()
             raise FaultError(
-                f"{name} has ended ({describe_exit(code)}); its log is {child.log_file}"
+                f"{name} has ended ({describe_exit(code)}); its log is {child.log_file}",
+                process,
             )
 
     @contextlib.contextmanager
@@ -166,8 +180,9 @@ class StudyProcesses:
         try:
             yield
         except ChildError as error:
+            process: Process = "executor" if self._link else "superlink"
             give_up()
-            raise FaultError(str(error)) from error
+            raise FaultError(str(error), process) from error
 
     def _end_run(self) -> None:
         """End the ServerApp; the SuperLink forgets its run, and the sites its messages."""
@@ -193,6 +208,9 @@ class StudyProcesses:
             self._superlink = None
 
     def _start_superlink(self) -> SuperLinkClient:
+        audit = RunAudit(self._store)
+        audit.server_started(self._listen, self._tls.certificate, self._members.names)
+        audit.registered(self._members.names_by_key)
         self._control_port = free_port()
         self._superlink = self._children.start(
             "the SuperLink",
