@@ -14,6 +14,16 @@ HEAVY = ("torch", "flwr", "monai", "deepspeed", "ray", "pydicom", "diffusers", "
 
 PUBLIC = {
     "feat_fed": {"__version__"},
+    "feat_fed.audit": {
+        "FOLDER",
+        "AuditEvent",
+        "AuditLog",
+        "Head",
+        "Line",
+        "Verdict",
+        "lines",
+        "verify",
+    },
     "feat_fed.federate": {"check_tensors", "pack", "unpack"},
     "feat_fed.report": {
         "RoundRecord",
