@@ -19,7 +19,7 @@ from feat_fed.errors import FeatFedError, StorageError
 from feat_fed.log_file import rotating_handler
 from feat_fed.report.run_store import RunStore
 from feat_fed_server import RUN_FOLDER
-from feat_fed_server.roster import KeyRoster, Roster
+from feat_fed_server.roster import FileRoster, Roster
 from feat_fed_server.rounds import RoundLoop
 from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.serverapp_life import living
@@ -83,4 +83,4 @@ def _main(grid: Grid, context: Context) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
     with living(store):
-        run_study(grid, store, KeyRoster.load(store.roster))
+        run_study(grid, store, FileRoster(store.roster))

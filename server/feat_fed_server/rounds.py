@@ -15,6 +15,7 @@ from torch import Tensor
 
 from feat_fed.errors import FederationError
 from feat_fed.protocol import Assignment, Task, Versions
+from feat_fed.report.links import Link, Links
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
@@ -63,6 +64,7 @@ class RoundLoop:
         self._audit = RunAudit(store)
         audited = cast(Grid, AuditedGrid(grid, roster, self._audit))
         self._asking = Asking(audited, roster, store)
+        self._links = Links.read(store.links)
 
     def run(self) -> None:
         """Train until the study's last round, then score the final weights.
@@ -102,12 +104,20 @@ class RoundLoop:
             weights, ema_decay=self._study.strategy.ema_decay, optimiser=optimiser
         )
         seconds = record.seconds + time.monotonic() - started
-        self._store.append(record.model_copy(update={"seconds": seconds}))
+        self._store.append(self._measured(record.model_copy(update={"seconds": seconds})))
         save(self._store, new)
         self._audit.round_done(record)
         inbox.clear()
         rotate(self._store)
         return new
+
+    def _measured(self, record: RoundRecord) -> RoundRecord:
+        """Add what went over the wire since the last round."""
+        links, before = Links.read(self._store.links), self._links.sites
+        self._links = links
+        news = {site: link.since(before.get(site, Link())) for site, link in links.sites.items()}
+        sites = [each.model_copy(update={"link": news.get(each.site)}) for each in record.sites]
+        return record.model_copy(update={"sites": tuple(sites)})
 
     def _inbox(self, number: int) -> Inbox:
         """Open the round's inbox, with nothing in it that another study or site has left."""

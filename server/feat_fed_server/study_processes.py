@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from feat_fed.errors import ChildError
@@ -27,6 +27,7 @@ from feat_fed.report.run_store import RunStore
 from feat_fed.wire import flower_environment
 from feat_fed_server import RUN_FOLDER
 from feat_fed_server.certificates import TlsFiles
+from feat_fed_server.membership import Membership
 from feat_fed_server.run_audit import Process, RunAudit
 from feat_fed_server.serverapp_life import LifeWatch
 from feat_fed_server.superlink_client import RunEnd, SuperLinkClient
@@ -61,6 +62,8 @@ class StudyProcesses:
         The run's folder.
     listen
         HOST:PORT that hospitals reach.
+    members
+        Who may take part.
     secret
         File of the secret between SuperLink and executor.
     """
@@ -72,7 +75,7 @@ class StudyProcesses:
         *,
         listen: str,
         tls: TlsFiles,
-        sites: Mapping[bytes, str],
+        members: Membership,
         secret: Path,
     ) -> None:
         self._children = children
@@ -80,7 +83,7 @@ class StudyProcesses:
         self._listen = listen
         self._host, self._port = split_address(listen)
         self._tls = tls
-        self._sites = sites
+        self._members = members
         self._secret = secret
         self._superlink: Child | None = None
         self._executor: Child | None = None
@@ -125,6 +128,8 @@ class StudyProcesses:
         end = self._ask()
         state = self._life.look()
         if end is None and state is None:
+            if self._link:
+                self._members.follow(self._link)
             return None
         said = self._store.summary().state
         if (state == "ended" or end) and said in ("complete", "failed"):
@@ -204,8 +209,7 @@ class StudyProcesses:
 
     def _start_superlink(self) -> SuperLinkClient:
         audit = RunAudit(self._store)
-        audit.server_started(self._listen, self._tls.certificate, self._sites.values())
-        audit.registered(self._sites)
+        audit.server_started(self._listen, self._tls.certificate, self._members.names)
         self._control_port = free_port()
         self._superlink = self._children.start(
             "the SuperLink",
@@ -217,14 +221,15 @@ class StudyProcesses:
                 *("--key", str(self._tls.key)),
                 *("--control-port", str(self._control_port)),
                 *("--secret", str(self._secret)),
-                *("--sites", str(len(self._sites))),
+                *self._members.superlink_arguments(),
+                *("--links", str(self._store.links)),
             ],
             log_file=self._store.logs / "superlink.log",
             env=flower_environment(self._store.flower / "superlink"),
         )
         wait_for_port("127.0.0.1", self._control_port, self._children)
         link = SuperLinkClient(self._control_port)
-        link.register_sites(self._sites)  # which opens the door
+        self._members.register(link)  # which opens the door
         wait_for_port(_reachable(self._host), self._port, self._children)
         return link
 
