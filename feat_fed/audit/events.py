@@ -216,6 +216,7 @@ class SiteChanged(StrictModel):
     ]
     site: Name
     key_sha256: Sha256 | None = None
+    code: Code | None = None
 
 
 class RoundStarted(StrictModel):

@@ -83,7 +83,7 @@ class StudyLauncher:
             roster=self.store.roster,
             federation=self.federation,
             tell=self.tell,
-            note=RunAudit(self.store).site,
+            audit=RunAudit(self.store),
         )
         self.store.flower.mkdir(exist_ok=True)
         secret = self.store.flower / "executor.secret"

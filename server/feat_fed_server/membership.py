@@ -11,7 +11,7 @@ from feat_fed.config import load_federation
 from feat_fed.errors import ChildError, ConfigError
 from feat_fed_server.admissions import Admissions
 from feat_fed_server.roster import KeyRoster
-from feat_fed_server.run_audit import Change
+from feat_fed_server.run_audit import Change, RunAudit
 from feat_fed_server.superlink_client import SuperLinkClient
 
 _LOOK_SEC = 1.0
@@ -78,8 +78,8 @@ class Membership:
         Where changes show; None: there are none.
     tell
         Called with a line for the screen.
-    note
-        Called with each change, the site and its key, before it is made.
+    audit
+        Where changes are noted, if anywhere.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class Membership:
         roster: Path,
         federation: Federation | None,
         tell: Callable[[str], None],
-        note: Callable[[Change, str, bytes], None] = lambda *_: None,
+        audit: RunAudit | None = None,
     ) -> None:
-        self._note = note
         self._members = dict(members)
         self._roster = roster
         self._federation = federation
         self._tell = tell
+        self._audit = audit
         self._state = federation.state() if federation else None
         self._look_at = 0.0
         KeyRoster(self._members).save(roster)
@@ -104,6 +104,11 @@ class Membership:
     def names(self) -> tuple[str, ...]:
         """Sites that may take part, sorted."""
         return tuple(sorted(self._members.values()))
+
+    @property
+    def names_by_key(self) -> Mapping[bytes, str]:
+        """The same by their public keys (PEM)."""
+        return self._members
 
     def superlink_arguments(self) -> list[str]:
         """Return how a SuperLink that is about to start learns who may come in."""
@@ -117,7 +122,6 @@ class Membership:
 
     def register(self, link: SuperLinkClient) -> None:
         """Make all of them known to a SuperLink that has just started."""
-        self._note_all("site-registered", self._members)
         link.register_sites(self._members)
 
     def follow(self, link: SuperLinkClient) -> None:
@@ -148,12 +152,11 @@ class Membership:
     def _pass_on(self, link: SuperLinkClient, before: Mapping[bytes, str]) -> None:
         added = {key: name for key, name in self._members.items() if key not in before}
         removed = {key: name for key, name in before.items() if key not in self._members}
-        self._note_all("site-admitted", added)
-        self._note_all("site-revoked", removed)
         refused = link.register_sites(added)
-        self._note_all("site-refused", {k: name for k, name in added.items() if name in refused})
         KeyRoster(self._members).save(self._roster)
         link.remove_sites(removed)
+        self._note("site-registered", {k: n for k, n in added.items() if n not in refused})
+        self._note("site-revoked", removed)
         for name in removed.values():
             self._tell(f"{name}: its key was taken out; it is turned away from now on")
         for name in sorted({*added.values()} - {*refused}):
@@ -164,9 +167,10 @@ class Membership:
                 "server is stopped and started again"
             )
 
-    def _note_all(self, change: Change, members: Mapping[bytes, str]) -> None:
-        for key, name in sorted(members.items(), key=lambda item: item[1]):
-            self._note(change, name, key)
+    def _note(self, kind: Change, sites: Mapping[bytes, str]) -> None:
+        for key, name in sites.items():
+            if self._audit:
+                self._audit.site(kind, name, key=key)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -86,10 +86,17 @@ class RunAudit:
         )
         self.log.append(event)
 
-    def site(self, kind: Change, site: str, key: bytes | None = None) -> None:
+    def registered(self, names_by_key: Mapping[bytes, str]) -> None:
+        """Note which public keys (PEM) are which sites."""
+        for key, site in sorted(names_by_key.items(), key=lambda item: item[1]):
+            self.site("site-registered", site, key=key)
+
+    def site(
+        self, kind: Change, site: str, *, key: bytes | None = None, code: str | None = None
+    ) -> None:
         """Note a change of who takes part; ``key`` is a public key (PEM)."""
         digest = key_fingerprint(key) if key is not None else None
-        self.log.append(SiteChanged(kind=kind, site=site, key_sha256=digest))
+        self.log.append(SiteChanged(kind=kind, site=site, key_sha256=digest, code=code))
 
     def restarted(self, process: Process) -> None:
         """Note a process that ended and is started again."""

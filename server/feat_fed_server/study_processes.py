@@ -210,6 +210,7 @@ class StudyProcesses:
     def _start_superlink(self) -> SuperLinkClient:
         audit = RunAudit(self._store)
         audit.server_started(self._listen, self._tls.certificate, self._members.names)
+        audit.registered(self._members.names_by_key)
         self._control_port = free_port()
         self._superlink = self._children.start(
             "the SuperLink",
