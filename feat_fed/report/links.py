@@ -32,7 +32,7 @@ class Link(StrictModel):
 
 
 class Links(StrictModel):
-    """All sites' traffic since the run began; written at most every few seconds."""
+    """All sites' traffic since the run began; written some times a second while there is traffic."""
 
     sites: dict[str, Link] = Field(default_factory=dict)
 
