@@ -28,7 +28,26 @@ never travels. What may travel is :meth:`FeatFedError.shareable`.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+RefusalCode = Literal[
+    "form",
+    "name",
+    "study",
+    "round",
+    "task",
+    "steps",
+    "tensors",
+    "not-finite",
+    "zero",
+    "unchanged",
+    "replay",
+    "copy",
+    "moved",
+    "norm",
+    "share",
+]
+"""Why a message is turned away: all that its sender learns of it."""
 
 
 class FeatFedError(Exception):
@@ -117,9 +136,19 @@ class StalledError(TrainingError):
 
 
 class ProtocolError(FeatFedError):
-    """A message from the other side of the wire breaks the protocol."""
+    """A message from the other side of the wire breaks the protocol.
+
+    Parameters
+    ----------
+    refusal
+        What the sender is told; the message is for this side's log and report.
+    """
 
     code = "protocol"
+
+    def __init__(self, message: str, *, refusal: RefusalCode = "form") -> None:
+        super().__init__(message)
+        self.refusal: RefusalCode = refusal
 
 
 class MissingBaseError(ProtocolError):

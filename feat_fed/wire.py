@@ -81,6 +81,11 @@ def to_records(header: BaseModel, buckets: Sequence[bytes] = ()) -> RecordDict:
     return records
 
 
+def with_header(content: RecordDict, header: BaseModel) -> RecordDict:
+    """Return the content of a message under another header; the weights are not copied."""
+    return RecordDict({**content, _HEADER: header_record(header)})
+
+
 def from_records(content: RecordDict, model: type[HeaderT]) -> tuple[HeaderT, list[bytes]]:
     """Read the content of a Flower message.
 

@@ -26,6 +26,7 @@ STUDY = StudyConfig.model_validate(
         "rounds": 2,
         "model": {"in_channels": 6, "hidden_size": 16, "num_trios": 1, "num_heads": 2},
         "clips": {"frames": 2, "size_px": 16},
+        "training": {"learning_rate": 1.0},
         "strategy": {"ema_decay": 0.5},
         "sites": {"minimum": 2, "wait_sec": 0.3, "settle_sec": 0.2, "round_sec": 0.5},
     }
@@ -49,10 +50,11 @@ def report(assignment: Assignment, site: str, **changes: Any) -> Report:
 
 
 def honest(site: str, shift: float, examples: int = 1) -> Answer:
-    """A site whose training adds ``shift`` to every weight."""
+    """A site whose training adds ``shift`` to every weight, and a trifle of its own."""
+    own = shift + 1e-6 * (ord(site[0]) - ord("a"))
 
     def answer(assignment: Assignment, weights: Weights) -> RecordDict:
-        moved = {name: each + shift for name, each in weights.items()}
+        moved = {name: each + own for name, each in weights.items()}
         told = report(assignment, site, examples=examples)
         return to_records(told, pack(moved) if assignment.task == "train" else ())
 

@@ -20,11 +20,11 @@ from flwr.clientapp import ClientApp
 
 from feat_fed.config import SiteConfig, load_site
 from feat_fed.errors import DataError, FeatFedError, MissingBaseError
-from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report
+from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report, verdict_text
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
 from feat_fed_client.exchanged import ExchangedWeights
-from feat_fed_client.history import note_report
+from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.known_study import remember_study
 from feat_fed_client.limits import TRAINING_SHARE, DeclinedError
 from feat_fed_client.round_files import tidy
@@ -83,8 +83,12 @@ def answer(
     remember_study(site.store, assignment)
     traffic = Traffic(site.store, assignment)
     traffic.received(sum(map(len, buckets)), message_id=message.metadata.message_id)
-    # One that is sent again lives as long as the server waits for its answer.
-    given_sec = min(message.metadata.ttl, assignment.study.sites.round_sec)
+    if assignment.verdict:
+        hear_verdict(site.store, assignment)
+    # A message may live longer than the server waits, for answers that come late.
+    given_sec = min(
+        message.metadata.ttl, assignment.answer_within_sec or assignment.study.sites.round_sec
+    )
     train_until = arrived_at + TRAINING_SHARE * given_sec
     try:
         tidy(site.store, study_id=assignment.study_id)
@@ -129,6 +133,18 @@ def failure(message: Message, site: SiteConfig, code: FailureCode, reference: st
 
 class Unreadable(Exception):  # noqa: N818
     """The server's message cannot be answered; its text is a fixed phrase."""
+
+
+def hear_verdict(store: Path, assignment: Assignment) -> None:
+    """Keep and log what the server said of the site's last answer."""
+    verdict = assignment.verdict
+    if verdict is None or not note_verdict(store, assignment.study_id, verdict):
+        return
+    if verdict.outcome == "accepted":
+        log.info("round %d: the server took the update", verdict.round)
+    else:
+        told = verdict_text(verdict, assignment.study.screening.quarantine_after)
+        log.warning("round %d: %s", verdict.round, told)
 
 
 def _failed(

@@ -26,10 +26,10 @@ from feat_fed.config.site import (
     SiteConfig,
     SiteDataConfig,
 )
+from feat_fed.config.sites import ScreeningConfig, SitesConfig
 from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
 from feat_fed.config.study import (
     ClipConfig,
-    SitesConfig,
     StudyConfig,
     TrainingConfig,
 )
@@ -49,6 +49,7 @@ __all__ = [
     "MonaiKLConfig",
     "RulesConfig",
     "SamplerConfig",
+    "ScreeningConfig",
     "ServerLinkConfig",
     "SiteConfig",
     "SiteDataConfig",

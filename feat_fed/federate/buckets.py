@@ -98,26 +98,28 @@ def unpack_groups(
         unknown += len(found.keys() - group_of.keys())
         for name in sorted({group_of[part] for part in found if part in group_of}):
             if name in read:
-                raise ProtocolError("a tensor was sent twice")
+                raise ProtocolError("a tensor was sent twice", refusal="tensors")
             if not groups[name].keys() <= found.keys():
-                raise ProtocolError(f"{name} is not whole")
+                raise ProtocolError(f"{name} is not whole", refusal="tensors")
             for part, (shape, dtype) in groups[name].items():
                 check_tensor(found[part], name, shape, dtype)
             read.add(name)
             yield name, {part: found[part] for part in groups[name]}
     missing = len(groups.keys() - read)
     if missing or unknown:
-        raise ProtocolError(f"{missing} tensors are missing and {unknown} are unknown")
+        raise ProtocolError(
+            f"{missing} tensors are missing and {unknown} are unknown", refusal="tensors"
+        )
 
 
 def check_tensor(tensor: Tensor, name: str, shape: Sequence[int], dtype: torch.dtype) -> None:
     """Raise :class:`ProtocolError` unless shape and dtype fit and all values are finite."""
     if tuple(tensor.shape) != tuple(shape):
-        raise ProtocolError(f"{name} has another shape than {tuple(shape)}")
+        raise ProtocolError(f"{name} has another shape than {tuple(shape)}", refusal="tensors")
     if tensor.dtype != dtype:
-        raise ProtocolError(f"{name} has another dtype than {dtype}")
+        raise ProtocolError(f"{name} has another dtype than {dtype}", refusal="tensors")
     if dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
-        raise ProtocolError(f"{name} is not finite")
+        raise ProtocolError(f"{name} is not finite", refusal="not-finite")
 
 
 def _loaded(bucket: bytes) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ the first answer that comes is as good as any, whichever sending it answers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 
 from feat_fed_server.outgoing import Parcel
+from feat_fed_server.question import Question
 from feat_fed_server.replies import Reply, missing
 
 MAX_SENDINGS = 5
@@ -40,6 +42,10 @@ class Asked:
     """As it was sent last."""
     activated_at: str
     """When the site's node had connected, as Flower says it; changes when it connects anew."""
+    question: Question
+    until: float = 0.0
+    """Unix time at which the site has had its time."""
+    asked_at: float = field(default_factory=time.time)
     ids: list[str] = field(default_factory=list)
     """Of the sendings that may still be answered."""
     sendings: int = 0
@@ -80,6 +86,11 @@ class Asked:
     def given_up(self) -> bool:
         """Whether it is lost and not sent again."""
         return self.loss is not None and self.sendings >= MAX_SENDINGS
+
+    @property
+    def is_out(self) -> bool:
+        """Whether somebody may still be at it."""
+        return bool(self.ids) and self.loss is None
 
     def again(self, content: RecordDict, node_id: int, *, ttl_sec: float) -> Message:
         """Make the message anew; Flower takes no message twice."""

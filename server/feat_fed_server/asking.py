@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import replace
 
 import httpx
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from feat_fed.config import StudyConfig
-from feat_fed.errors import FederationError
-from feat_fed.protocol import Assignment
+from feat_fed.errors import FederationError, ProtocolError
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.asked import MOST_LACKS, Asked, activations, is_lost
-from feat_fed_server.outgoing import Outgoing, Parcel
+from feat_fed_server.late_answers import LateAnswers
+from feat_fed_server.outgoing import Parcel
+from feat_fed_server.question import Question
 from feat_fed_server.replies import Reply, missing, read_reply
 from feat_fed_server.roster import Roster
 
@@ -28,6 +30,10 @@ _SLOWEST_POLL_SEC = 1.0
 
 Accept = Callable[[Reply], Reply]
 """Takes a good reply in, weights and all; returns it without them, or refused."""
+AcceptLate = Callable[[Reply, Mapping[str, Tensor] | None], Reply]
+"""The same with an answer to an earlier round, and the weights that the round began with."""
+Draw = Callable[[Collection[str]], Collection[str]]
+"""Chooses whom to ask among the sites that are there."""
 
 
 class Asking:
@@ -50,28 +56,30 @@ class Asking:
         self._study: StudyConfig = store.study
         self._connected: dict[str, int] = {}
         self._activated: dict[int, str] = {}
+        self._late = LateAnswers()
+        self._told = ""
 
     def ask(
         self,
-        assignment: Assignment,
-        outgoing: Outgoing,
+        question: Question,
         *,
-        taken: Mapping[str, int],
         needed: int,
         but: Set[str] = frozenset(),
         replied: Collection[str] = (),
+        draw: Draw = sorted,
         accept: Accept = lambda reply: reply,
+        accept_late: AcceptLate = lambda reply, base: reply,
     ) -> list[Reply]:
-        """Send a task to all sites but some; collect their replies until the deadline.
+        """Ask the sites that are drawn; collect their replies until their time is up.
 
         Each reply is accepted, and its weights dropped from memory, before the next is read.
 
         Parameters
         ----------
-        taken
-            The last round whose update was used, of each site that is known.
         needed
             Sites without which nothing is sent.
+        but
+            Sites that are not asked.
         replied
             Sites to show beside those that answer now.
 
@@ -85,13 +93,20 @@ class Asking:
         FederationError
             If too few sites come within the study's time.
         """
-        self._wait_for_sites(assignment.round, needed, but)
-        nodes = [node for site, node in self._connected.items() if site not in but]
-        if not nodes:
+        self._wait_for_sites(question, needed, but)
+        there = self._connected.keys() - but - question.desk.kept_out().keys()
+        # A busy site's SuperNode would only queue the message behind the older one.
+        free = there - self._late.busy(question)
+        chosen = draw(sorted(free if len(free) >= max(1, needed) else there))
+        if not chosen:
             return []
-        question = _Question(assignment, outgoing, taken)
-        replies = self._collect(nodes, question, accept, replied)
+        replies = self._collect(question, chosen, accept, accept_late, replied)
         return sorted(replies, key=lambda each: each.site)
+
+    @property
+    def busy(self) -> dict[str, int]:
+        """Sites that have an earlier round to answer, and which."""
+        return self._late.rounds()
 
     def tell(
         self,
@@ -100,6 +115,7 @@ class Asking:
         replied: Collection[str] = (),
         deadline: float | None = None,
         declined: Mapping[str, str] | None = None,
+        kept_out: Mapping[str, str] | None = None,
     ) -> None:
         """Write where the study stands, for whoever watches."""
         StudyLive.model_validate(
@@ -111,71 +127,101 @@ class Asking:
                 "missing": [name for name in self._roster.expected if name not in self._connected],
                 "replied": sorted(replied),
                 "declined": declined or {},
+                "kept_out": kept_out or {},
                 "deadline": deadline,
             }
         ).write(self._store.live)
 
     def _collect(
         self,
-        nodes: Sequence[int],
-        question: _Question,
+        question: Question,
+        sites: Collection[str],
         accept: Accept,
+        accept_late: AcceptLate,
         replied: Collection[str],
     ) -> list[Reply]:
-        """Send the messages, again where a site lost one, until all answered or time is up."""
-        assignment, round_sec = question.assignment, self._study.sites.round_sec
-        deadline = time.time() + round_sec
-        waiting = self._send(nodes, question, round_sec)
+        """Send the messages, again where a site lost one, until all answered or had their time.
+
+        As long as anybody is waited for, those who have had theirs may answer, too.
+        """
+        began_at = time.time()
+        waiting = self._send(question, sites)
+        deadline = max(each.until for each in waiting)
         replies: list[Reply] = []
-        phase = "training" if assignment.task == "train" else "scoring"
+        phase = "training" if question.assignment.task == "train" else "scoring"
 
         def tell() -> None:
-            sites = {*replied, *(each.site for each in replies)}
-            self.tell(phase, assignment.round, sites, deadline)
+            answered = {*replied, *(each.site for each in replies)}
+            self.tell(phase, question.assignment.round, answered, deadline)
 
-        while waiting and time.time() < deadline:
+        while any(time.time() < each.until for each in waiting):
             tell()
             for each in list(waiting):
-                reply = self._answer(each, question, accept) or self._taken_out(each)
+                reply = self._answer(each, accept) or self._taken_out(each)
                 if reply is not None:
                     waiting.remove(each)
                     replies.append(reply)
                     log.info("%s: %s %s", reply.site, reply.status, reply.reason)
                     tell()
-            self._send_again(waiting, question, deadline)
-            time.sleep(_pause(deadline - round_sec))
+            replies += self._late_ones(question, accept_late)
+            self._send_again(question, waiting)
+            time.sleep(_pause(began_at))
+        self._late.keep(waiting, of_use=self._study.sites.late_replies == "next-round")
         silent = [
             replace(each.loss or missing(each.site), bytes_down=each.bytes_down) for each in waiting
         ]
-        return replies + silent
+        answered = {each.site for each in replies}  # for an earlier round
+        return replies + [each for each in silent if each.site not in answered]
 
-    def _send(self, nodes: Sequence[int], question: _Question, ttl_sec: float) -> list[Asked]:
-        site_of = {node: site for site, node in self._connected.items()}
-        asked, parcels = [], []
-        for node in nodes:
-            content, parcel = question.content(site_of[node])
-            told = question.assignment
+    def _send(self, question: Question, sites: Collection[str]) -> list[Asked]:
+        asked, parcels = list[Asked](), list[Parcel]()
+        waits = {site: question.desk.wait_sec(site) for site in sites}
+        going_on = list[Asked]()
+        for site, wait_sec in waits.items():
+            if (before := self._late.again(site, question)) is not None:
+                before.until = time.time() + wait_sec
+                going_on.append(before)
+                continue
+            content, parcel = question.content(site, within_sec=wait_sec)
+            node = self._connected[site]
             message = Message(
                 content,
                 dst_node_id=node,
-                message_type=told.task,
-                group_id=str(told.round),
-                ttl=ttl_sec,
+                message_type=question.assignment.task,
+                group_id=str(question.assignment.round),
+                ttl=question.desk.message_lives_sec(waits),
             )
-            asked.append(Asked(site_of[node], message, self._activated[node]))
+            asked.append(Asked(site, message, self._activated[node], question))
             parcels.append(parcel)
-        ids = self._grid.push_messages([each.message for each in asked])
+        ids = self._grid.push_messages([each.message for each in asked]) if asked else ()
         for each, message_id, parcel in zip(asked, ids, parcels, strict=True):
+            each.until = time.time() + waits[each.site]
             each.sent(message_id, parcel)
         question.note_sent(each.site for each in asked if each.ids)
-        return asked
+        return going_on + asked
 
-    def _answer(self, asked: Asked, question: _Question, accept: Accept) -> Reply | None:
+    def _late_ones(self, question: Question, accept: AcceptLate) -> list[Reply]:
+        """Return what has come meanwhile for earlier rounds."""
+        found = []
+        for each in self._late.of_others(question):
+            outgoing = each.question.outgoing
+            base = outgoing.weights if outgoing else None
+            reply = self._answer(each, lambda reply, base=base: accept(reply, base))  # type: ignore[misc]
+            if reply is not None or not each.is_out:
+                self._late.forget(each)
+            if reply is not None and reply.status in ("ok", "late", "refused"):
+                log.info("%s: %s %s", reply.site, reply.status, reply.reason)
+                found.append(replace(reply, bytes_down=0))
+        return found
+
+    def _answer(self, asked: Asked, accept: Accept) -> Reply | None:
         """Return a site's reply to any of the sendings, if it is there or none will come."""
         for message_id in list(asked.ids):
-            reply = self._pull(message_id, asked, question)
+            reply = self._pull(message_id, asked)
             if reply is not None:
-                return accept(replace(reply, bytes_down=asked.bytes_down))
+                now = time.time()
+                timed = replace(reply, answer_sec=now - asked.asked_at, answered_at=now)
+                return accept(replace(timed, bytes_down=asked.bytes_down))
         if asked.loss is not None and asked.given_up:
             return replace(asked.loss, bytes_down=asked.bytes_down)
         return None
@@ -187,40 +233,42 @@ class Asking:
         told = "its key was taken out in the middle of the round"
         return Reply(asked.site, "refused", told, bytes_down=asked.bytes_down)
 
-    def _pull(self, message_id: str, asked: Asked, question: _Question) -> Reply | None:
+    def _pull(self, message_id: str, asked: Asked) -> Reply | None:
         """Return a site's reply if it is there; one that Flower cannot read is refused."""
         site, node_id = asked.site, asked.message.metadata.dst_node_id
         try:
             messages = list(self._grid.pull_messages([message_id]))
         except httpx.HTTPError:
             raise  # our own SuperLink is gone
-        except Exception as error:
-            log.warning("%s: a reply that Flower cannot read: %s", site, type(error).__name__)
-            return Reply(site, "refused", "a reply that is no message of Flower's")
+        except Exception as broken:
+            log.warning("%s: a reply that Flower cannot read: %s", site, type(broken).__name__)
+            error = ProtocolError("a reply that is no message of Flower's")
+            return Reply(site, "refused").refused(error)
         if not messages:
             return None
         reply = read_reply(
             messages[0],
             site,
             node_id,
-            assignment=question.assignment,
+            assignment=asked.question.assignment,
             roster=self._roster,
-            outgoing=question.outgoing,
+            outgoing=asked.question.outgoing,
         )
         if is_lost(messages[0]):
             asked.note_loss(message_id, reply)
             return None
-        question.note_reply(reply)
+        asked.question.note_reply(reply)
         if reply.lacks_base and asked.lacks < MOST_LACKS:
             asked.note_lack(message_id, reply)
             return None
         return reply
 
-    def _send_again(self, waiting: Sequence[Asked], question: _Question, deadline: float) -> None:
+    def _send_again(self, question: Question, waiting: Sequence[Asked]) -> None:
         """Send sites that are back what they had lost, and others what they lack."""
         if not waiting:
             return
         self._connected, activated = self._look()  # for whoever watches, too
+        self._late.note_nodes(self._connected, activated)
         for each in waiting:
             node_id = self._connected.get(each.site)
             if node_id is None:
@@ -229,8 +277,10 @@ class Asking:
             if each.loss is None or each.given_up:
                 continue
             log.warning("%s is asked again: %s", each.site, each.loss.reason)
-            content, parcel = question.content(each.site, lacks=each.lacks)
-            message = each.again(content, node_id, ttl_sec=max(1.0, deadline - time.time()))
+            left_sec = max(1.0, each.until - time.time())
+            content, parcel = question.content(each.site, within_sec=left_sec, lacks=each.lacks)
+            lives_sec = question.desk.message_lives_sec({each.site: left_sec})
+            message = each.again(content, node_id, ttl_sec=lives_sec)
             [message_id] = self._grid.push_messages([message])
             each.sent(message_id, parcel)
             question.note_sent([each.site] if message_id else [])
@@ -240,26 +290,38 @@ class Asking:
         nodes = tuple(self._grid.get_nodes())
         return self._roster.online(nodes), activations(nodes)
 
-    def _wait_for_sites(self, number: int, needed: int, but: Set[str]) -> None:
-        """Wait for all sites but some a while, for as many as are needed of them longer."""
-        sites = self._study.sites
+    def _wait_for_sites(self, question: Question, needed: int, but: Set[str]) -> None:
+        """Wait for all sites but some a while, for as many as are needed of them longer.
+
+        Where those who are kept out would be enough, it is the coordinator who is waited for.
+        """
+        sites, number = self._study.sites, question.assignment.round
         give_up_at, settled_at = time.time() + sites.wait_sec, None
         while True:
             self._connected, self._activated = self._look()
-            wanted = [name for name in self._roster.expected if name not in but]
+            self._late.note_nodes(self._connected, self._activated)
+            kept_out = {
+                site: why for site, why in question.desk.kept_out().items() if site not in but
+            }
+            wanted = [each for each in self._roster.expected if each not in but | kept_out.keys()]
             absent = [name for name in wanted if name not in self._connected]
             # Counted, for nodes of a simulation have no name before they first report.
-            here = len(self._connected.keys() - but)
+            here = len(self._connected.keys() - but - kept_out.keys())
             if here >= max(len(wanted), needed):  # more may be admitted while we wait
                 return
             if here < needed:
                 settled_at = None
                 if len(self._roster.expected) < needed:  # people have to approve some first
                     give_up_at = time.time() + sites.wait_sec
+                if here + len(kept_out.keys() & self._connected.keys()) >= needed:
+                    give_up_at = time.time() + sites.wait_sec
+                    self._tell_kept_out(number, kept_out)
+                    continue
                 if time.time() > give_up_at:
+                    out = "".join(f"; {site} is {why}" for site, why in sorted(kept_out.items()))
                     raise FederationError(
                         f"{here} of the {needed} sites that the study needs came "
-                        f"within {sites.wait_sec:.0f} s; missing: {', '.join(absent)}"
+                        f"within {sites.wait_sec:.0f} s; missing: {', '.join(absent)}{out}"
                     )
             else:
                 settled_at = settled_at or time.time() + sites.settle_sec
@@ -268,29 +330,13 @@ class Asking:
             self.tell("waiting", number, (), settled_at or give_up_at)
             time.sleep(POLL_SEC)
 
-
-@dataclass(frozen=True)
-class _Question:
-    """What all sites are asked, and how each of them is."""
-
-    assignment: Assignment
-    outgoing: Outgoing
-    taken: Mapping[str, int]
-
-    def content(self, site: str, *, lacks: int = 0) -> tuple[RecordDict, Parcel]:
-        """Return a message's content for a site, and the weights in it."""
-        parcel = self.outgoing.parcel(site, lacks=lacks)
-        taken = self.taken.get(site)
-        return self.outgoing.content(self.assignment, parcel, taken=taken), parcel
-
-    def note_sent(self, sites: Iterable[str]) -> None:
-        """Take it that these sites have the weights from now on."""
-        self.outgoing.outbox.note(dict.fromkeys(sites, self.outgoing.digest))
-
-    def note_reply(self, reply: Reply) -> None:
-        """Believe a site that says which weights it has."""
-        if reply.report is not None:
-            self.outgoing.outbox.note({reply.site: reply.report.holds})
+    def _tell_kept_out(self, number: int, kept_out: Mapping[str, str]) -> None:
+        told = "; ".join(f"{site} is {why}" for site, why in sorted(kept_out.items()))
+        if told != self._told:
+            log.warning("round %d waits for the coordinator: %s", number, told)
+            self._told = told
+        self.tell("waiting", number, kept_out=kept_out)
+        time.sleep(POLL_SEC)
 
 
 def _pause(began_at: float) -> float:

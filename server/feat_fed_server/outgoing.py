@@ -233,5 +233,6 @@ def last_taken(before: Mapping[str, int], rounds: Iterable[RoundRecord]) -> dict
     """
     taken = dict(before)
     for each in sorted(rounds, key=lambda each: each.round):
-        taken |= {part.site: each.round for part in each.sites if part.status == "ok"}
+        good = [part for part in each.sites if part.status == "ok"]
+        taken |= {part.site: part.answers_round or each.round for part in good}
     return taken
