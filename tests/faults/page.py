@@ -23,7 +23,8 @@ one of the next rounds in the phase that is named.
 - **seconds**: from the fault, or from the moment at which the link or the disk was there again,
   until the round that was hit was complete, with the training that it still needed.
 
-Undisturbed, such a round took {round_sec:.0f} s here, with {load} beside it.
+Undisturbed, such a round took {round_sec:.0f} s here, with {load} beside it. {told} of {known} faults
+have been run on this state; `make faults ARGS=--missing` runs the others.
 
 """
 
@@ -83,6 +84,10 @@ def table(lines: Mapping[str, Line]) -> str:
 
 def page(results: Results) -> str:
     head = _HEAD.format(
-        machine=results.machine, round_sec=results.round_sec, load=results.load or "nothing"
+        machine=results.machine,
+        round_sec=results.round_sec,
+        load=results.load or "nothing",
+        told=len(results.lines),
+        known=len(_ORDER),
     )
     return head + table(results.lines) + "\n" + _TAIL.format(verdict=results.verdict)
