@@ -23,6 +23,7 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
 from feat_fed_server.door import FleetDoor, LoggedHandshake
+from feat_fed_server.whole_bodies import WholeBodies
 
 _GRACE_SEC = 2
 _LOOK_SEC = 0.05
@@ -41,7 +42,7 @@ async def serve(app: FastAPI, arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT."""
     inside = uvicorn.Server(
         uvicorn.Config(
-            app,
+            WholeBodies(app),
             host=LOOPBACK,
             port=arguments.control_port,
             access_log=False,
@@ -50,7 +51,7 @@ async def serve(app: FastAPI, arguments: argparse.Namespace) -> None:
         )
     )
     config = uvicorn.Config(
-        FleetDoor(app, site_of=_registered(app)),
+        FleetDoor(WholeBodies(app), site_of=_registered(app)),
         host=arguments.host,
         port=arguments.port,
         ssl_certfile=arguments.certificate,
@@ -141,7 +142,10 @@ def main() -> None:
     flower.propagate = False  # it has a handler of its own
     # Our own question, each second of a run that may last for days.
     flower.addFilter(lambda record: "ListRuns" not in record.getMessage())
-    asyncio.run(serve(flower_app(arguments), arguments))
+    app = flower_app(arguments)
+    # Uvicorn's choice (uvloop, where it is installed) halves what TLS costs.
+    with asyncio.Runner(loop_factory=uvicorn.Config(app).get_loop_factory()) as runner:
+        runner.run(serve(app, arguments))
 
 
 if __name__ == "__main__":
