@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check browser clean
+.PHONY: demo test faults check browser clean
 
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
@@ -11,6 +11,10 @@ demo: .venv/.installed-all
 # Two workers, a file of tests at a time in each, in the order of collection.
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# All faults one after the other, half an hour on two cores; ARGS="SuperLink killed" for some.
+faults: .venv/.installed-dev
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(ARGS)
 
 check: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def _study(folder: Path, *, rounds: int, quick: bool) -> Path:
-    tree = {**STUDY, "rounds": rounds}
+    tree = {**STUDY, "rounds": rounds, "checkpoints": {"keep_every": 1}}  # all are scored
     if quick:
         tree |= {key: {**tree[key], **part} for key, part in QUICK.items()}
     path = folder / "study.yaml"

@@ -8,7 +8,7 @@
     ├── DataError            a folder of clips cannot be used
     │   └── ClipError        one file cannot be read; the others can
     ├── CheckpointError      a weights file is damaged, foreign or of another model
-    │   └── StorageError     one cannot be written, as on a full disk
+    │   └── StorageError     a file cannot be written, as on a full disk
     ├── TrainingError        local training cannot go on
     │   ├── MemoryShortError what is to be computed does not fit into memory
     │   ├── DeviceError      the GPU was lost, or the driver under it
@@ -17,7 +17,8 @@
     ├── FederationError      the study cannot go on
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
-    └── RunError             a run's folder cannot be used
+    ├── RunError             a run's folder cannot be used
+    └── AuditError           there is no audit log, or it cannot be read
 
 A message says what was wrong, with the value, and what to do next. It is meant
 for a screen or a log of the machine where it was raised: it may hold paths, so it
@@ -81,9 +82,13 @@ class CheckpointError(FeatFedError):
 
 
 class StorageError(CheckpointError):
-    """A file of weights cannot be written: the disk is full, over its quota or read-only."""
+    """A file of weights or the audit log cannot be written: the disk is full or read-only."""
 
     code = "storage"
+
+    def shareable(self) -> str:
+        """Return what was wrong, without where."""
+        return "the disk is full, over its quota or read-only; free some and go on"
 
 
 class TrainingError(FeatFedError):
@@ -150,3 +155,9 @@ class RunError(FeatFedError):
     """A run's folder cannot be used."""
 
     code = "run"
+
+
+class AuditError(FeatFedError):
+    """There is no audit log, or it cannot be read."""
+
+    code = "audit"

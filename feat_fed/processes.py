@@ -38,6 +38,16 @@ class Child:
         """Return the last lines that the process wrote."""
         return self.log.tail(lines)
 
+    def is_at_work(self) -> bool:
+        """Whether the process has processes of its own."""
+        return len(_family(self.process)) > 1
+
+    def kill_family(self) -> None:
+        """Kill the processes that this one has started, and not itself."""
+        for member in _family(self.process)[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+
 
 class ChildGroup:
     """Children that live no longer than the ``with`` block, whatever ends it.
@@ -97,11 +107,17 @@ class ChildGroup:
         """Forget a child that has ended and was dealt with."""
         self._children.remove(child)
 
-    def end(self, child: Child) -> None:
-        """End one child, if it has not ended yet, and whatever it started; forget it."""
+    def end(self, child: Child, *, at_once: bool = False) -> None:
+        """End one child, if it has not ended yet, and whatever it started; forget it.
+
+        Parameters
+        ----------
+        at_once
+            Kill it without asking it first, as one that hangs.
+        """
         family = _family(child.process)
         if child.process.poll() is None:
-            child.process.send_signal(signal.SIGTERM)
+            child.process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
         _end(child.process, family, self._grace_sec)
         self.remove(child)
 

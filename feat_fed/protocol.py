@@ -157,6 +157,12 @@ class Report(StrictModel):
         None, description="finds the error's text in the site's own log"
     )
     examples: int = Field(0, ge=0, le=10**9)
+    patients: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="in training; told only where the study weighs sites by patients",
+    )
     steps: int = Field(0, ge=0, le=10**9)
     skipped_steps: int = Field(
         0, ge=0, le=10**9, description="not taken, because a loss or gradient was not finite"
@@ -165,6 +171,7 @@ class Report(StrictModel):
     train_loss: float | None = None
     heldout_loss: float | None = None
     train_sec: float = Field(0.0, ge=0, le=10**7)
+    version: VersionText | None = Field(None, description="of feat-fed at the site")
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:

@@ -7,9 +7,10 @@ and renamed, so a reader sees the old file or the new one, also after a crash.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -34,10 +35,15 @@ HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
 def write_tensor_file(
     path: Path, tensors: Mapping[str, Tensor], header: BaseModel, *, durable: bool = True
-) -> None:
+) -> str:
     """Write tensors and header atomically; the folder is made where it is missing.
 
     ``durable`` is that of :func:`~feat_fed.atomic.atomic_path`.
+
+    Returns
+    -------
+    str
+        The SHA-256 of header and tensors that the file holds.
 
     Raises
     ------
@@ -46,12 +52,14 @@ def write_tensor_file(
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = header.model_dump_json()
+    digest = _digest(text, state)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path, durable=durable) as part:
-            save_file(state, part, {_HEADER: text, _DIGEST: _digest(text, state)} | _FORMAT)
+            save_file(state, part, {_HEADER: text, _DIGEST: digest} | _FORMAT)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"{path} cannot be written: {error}") from error
+    return digest
 
 
 def read_tensor_file(path: Path, header: type[HeaderT]) -> tuple[HeaderT, dict[str, Tensor]]:
@@ -62,27 +70,81 @@ def read_tensor_file(path: Path, header: type[HeaderT]) -> tuple[HeaderT, dict[s
     CheckpointError
         If the file is absent, truncated, damaged, not one of ours, or has another header.
     """
-    text, digest, tensors = _open(path)
+    with _opened(path) as file:
+        text, digest = _about(path, file)
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     parsed = _parse(path, text, header)
     if _digest(text, tensors) != digest:
-        raise CheckpointError(f"{path} is damaged: its content does not match its digest; {_AGAIN}")
+        raise _damaged(path)
     return parsed, tensors
 
 
-def _open(path: Path) -> tuple[str, str, dict[str, Tensor]]:
+def verify_tensor_file(path: Path, header: type[HeaderT]) -> HeaderT:
+    """Return the header of a file whose content matches its digest; one tensor is read at a time.
+
+    Raises
+    ------
+    CheckpointError
+        As by :func:`read_tensor_file`.
+    """
+    with _opened(path) as file:
+        text, digest = _about(path, file)
+        sha = hashlib.sha256(text.encode())
+        for name in sorted(file.keys()):
+            hash_tensors(sha, {name: file.get_tensor(name)})
+    parsed = _parse(path, text, header)
+    if sha.hexdigest() != digest:
+        raise _damaged(path)
+    return parsed
+
+
+def read_tensors(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return some tensors of a file that was verified before, as copies in memory.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is absent, or lacks one of them.
+    """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name).clone() for name in names}
+
+
+def read_digest(path: Path) -> str:
+    """Return the SHA-256 that a file holds of its header and tensors; it is not compared with them.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is absent, truncated, or not one of ours.
+    """
+    with _opened(path) as file:
+        return _about(path, file)[1]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:  # safetensors names no type of an open file
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            yield file
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated or not safetensors ({error}); {_AGAIN}"
         ) from None
+
+
+def _about(path: Path, file: Any) -> tuple[str, str]:  # noqa: ANN401
+    """Return the header's text and the digest."""
+    about = file.metadata() or {}
     if _HEADER not in about or _DIGEST not in about:
         raise CheckpointError(f"{path} is safetensors, but not a weights file of feat-fed")
-    return about[_HEADER], about[_DIGEST], tensors
+    return about[_HEADER], about[_DIGEST]
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: its content does not match its digest; {_AGAIN}")
 
 
 def _parse(path: Path, text: str, header: type[HeaderT]) -> HeaderT:

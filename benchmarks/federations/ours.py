@@ -86,7 +86,7 @@ def _role(command: str) -> str | None:
         "feat_fed_server.superlink": "superlink",
         "flwr-serverapp": "serverapp",
         "flower_superexec": "superexec",
-        "flower_supernode": "supernode",
+        "feat_fed_client.bounded_node": "supernode",
         "federations.echo_executor": "clientapp",
         "feat_fed.cli server": "supervisor",
         "federations.echo_site": "supervisor",

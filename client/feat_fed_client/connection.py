@@ -15,7 +15,10 @@ from pathlib import Path
 import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
 from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.node_pb2 import Node
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -24,6 +27,8 @@ from pydantic import ValidationError
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig
 from feat_fed.config.base import StrictModel
+
+_FORGOTTEN = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND)
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +70,19 @@ class Connection:
             # It knows it already, is another server by now, or is away: nothing is held there.
             log.debug("no connection was given up: %s", type(error).__name__)
         self._path.unlink(missing_ok=True)
+
+    def is_forgotten(self, node_id: int) -> bool:
+        """Whether the server says that it knows of no such SuperNode of ours."""
+        request = SendNodeHeartbeatRequest(
+            node=Node(node_id=node_id), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+        )
+        try:
+            with self._client() as client:
+                return not client.SendNodeHeartbeat(request).success
+        except httpx.HTTPStatusError as error:
+            return error.response.status_code in _FORGOTTEN
+        except (httpx.HTTPError, RuntimeError):
+            return False
 
     @property
     def _path(self) -> Path:

@@ -3,9 +3,12 @@
 Flower's own executor unpacks and runs whatever bundle the server sends. This one stands
 in its place: it takes every task from the SuperNode (one left alone would block the
 node), refuses all but a ClientApp of an approved bundle, never unpacks that bundle, and
-calls the installed :mod:`feat_fed_client.app`. Each message is held by a child, and worked on
-by a child of that one (:mod:`feat_fed_client.supervision`). Both are forked from this process
-after torch was imported, which saves its import each round and leaves nothing in memory.
+calls the installed :mod:`feat_fed_client.app`. What came, what was decided and what leaves
+is in the site's audit log before anything leaves; without that, nothing does but a code.
+
+Each message is held by a child, and worked on by a child of that one
+(:mod:`feat_fed_client.supervision`). Both are forked from this process after torch was
+imported, which saves its import each round and leaves nothing in memory.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import httpx
 from flwr.app import Context, Message
@@ -42,25 +46,39 @@ from flwr.supernode.runtime.run_clientapp import (
     push_task_output,
 )
 
+from feat_fed import __version__
 from feat_fed.child import end_with_parent
 from feat_fed.config import SiteConfig
-from feat_fed.errors import FeatFedError
-from feat_fed.protocol import Report
+from feat_fed.errors import FeatFedError, ProtocolError, StorageError
+from feat_fed.protocol import Assignment, FailureCode, Report
 from feat_fed.train import preload
-from feat_fed.wire import bundle, from_records, to_records
+from feat_fed.wire import from_records, to_records
 from feat_fed_client import READY
 from feat_fed_client.app import failure, make_app, site_of_this_machine
 from feat_fed_client.history import note_idle
+from feat_fed_client.site_audit import SiteAudit
 from feat_fed_client.supervision import Death, Patience, Witness, supervised
+from feat_fed_client.trust import MAX_BUNDLE_BYTES, own_bundle, trusted_bundles
 
 log = logging.getLogger(__name__)
 
 _POLL_SEC = 0.2
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
-REFUSED_BUNDLE = "the site has not approved this application bundle"
-REFUSED_TASK = "the site runs no task of this kind"
+Refusal = Literal["bundle", "size", "task"]
+
+REFUSALS: dict[Refusal, str] = {
+    "bundle": "the site has not approved this application bundle",
+    "size": "the site takes no application bundle of this size",
+    "task": "the site runs no task of this kind",
+}
 FAILED = "the site could not answer; its own log says why"
+
+_TOLD: dict[Refusal, str] = {
+    "bundle": "refused a task: its bundle %s is not approved here; `feat-fed site trust` shows it",
+    "size": "refused a task: its bundle %s is too large to be one of feat-fed",
+    "task": "refused a task: not of a kind that runs here (its bundle is %s)",
+}
 
 _REPORT, _ERROR = b"report", b"error"
 
@@ -75,15 +93,12 @@ class Executor:
         HOST:PORT of the SuperNode's runtime API.
     secret
         Shared with that SuperNode, so that no other local process can take its tasks.
-    trusted
-        SHA-256 of the bundles that may run.
     site_of
         Reads the site's configuration, anew for each message.
     """
 
     runtime_address: str
     secret: bytes
-    trusted: frozenset[str]
     site_of: Callable[[object], SiteConfig]
     patience: Patience | None = None
 
@@ -113,14 +128,48 @@ class Executor:
         """Pull one message and see to it that a reply goes out."""
         client = self._client(RuntimeTokenHttpInterceptor(token))
         message, context, _, fab = pull_task_input(client)
-        if refusal := self.refusal(task_type, fab):
-            log.error("refused a task: %s", refusal)
-            reply = Message(Error(ErrorCode.INVALID_FAB, refusal), reply_to=message)
-        else:
-            reply = self._work(client, message, context)
+        reply = self._recorded(client, task_type, fab, message, context)
         push_message(client, reply, context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
         client.close()
+
+    def _recorded(
+        self,
+        client: RuntimeHttpClient,
+        task_type: str,
+        fab: Fab,
+        message: Message,
+        context: Context,
+    ) -> Message:
+        """Make the reply, and see to it that the audit log has it first."""
+        try:
+            site = self.site_of(None)
+            audit, refused = SiteAudit(site), refusal(task_type, fab, trusted_bundles(site))
+            audit.task(task_type, fab, refused)
+            if refused:
+                log.error(_TOLD[refused], hashlib.sha256(fab.content).hexdigest())
+                reply = Message(Error(ErrorCode.INVALID_FAB, REFUSALS[refused]), reply_to=message)
+            else:
+                reply = self._assigned(client, audit, message, context)
+            audit.leaving(reply)
+            return reply
+        except FeatFedError as error:
+            reference = secrets.token_hex(4)
+            log.exception("[%s] nothing is sent but that it failed", reference)
+            code: FailureCode = "storage" if isinstance(error, StorageError) else "config"
+            return self._failed(message, code, reference)
+
+    def _assigned(
+        self, client: RuntimeHttpClient, audit: SiteAudit, message: Message, context: Context
+    ) -> Message:
+        try:
+            assignment, buckets = from_records(message.content, Assignment)
+        except (ProtocolError, ValueError):  # an error of the server's making has no content
+            log.exception("a message that is no assignment")
+            audit.no_assignment()
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+        audit.assignment(assignment, buckets)
+        return self._work(client, message, context)
 
     def _work(self, client: RuntimeHttpClient, message: Message, context: Context) -> Message:
         """Let the application reply in a child, again where it dies; at last in its place.
@@ -138,18 +187,14 @@ class Executor:
             return _joined(outcome, message)
         reference = secrets.token_hex(4)
         log.error("[%s] given up: %s", reference, outcome.how)
-        try:
-            return failure(message, self.site_of(None), outcome.code, reference)
-        except FeatFedError:
-            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+        return self._failed(message, outcome.code, reference)
 
-    def refusal(self, task_type: str, fab: Fab) -> str | None:
-        """Return why a task is not run, or None. Only what was received counts, not its name."""
-        if task_type != TaskType.CLIENT_APP.value:
-            return REFUSED_TASK
-        if hashlib.sha256(fab.content).hexdigest() not in self.trusted:
-            return REFUSED_BUNDLE
-        return None
+    def _failed(self, message: Message, code: FailureCode, reference: str) -> Message:
+        """Reply with a code; with a fixed phrase where even a report cannot be made."""
+        try:
+            return failure(message, self.site_of(None), code, reference)
+        except (FeatFedError, ValueError):
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
 
     def _reply(
         self, message: Message, context: Context, witness: Witness, arrived_at: float
@@ -180,9 +225,15 @@ class Executor:
         )
 
 
-def trusted_bundles(site: SiteConfig) -> frozenset[str]:
-    """Return the hashes that the site approved, or that of this installation's own bundle."""
-    return frozenset(site.trusted_bundles or (bundle()[1],))
+def refusal(task_type: str, fab: Fab, trusted: Set[str]) -> Refusal | None:
+    """Return why a task is not run, or None. Only what was received counts, not its name."""
+    if task_type != TaskType.CLIENT_APP.value:
+        return "task"
+    if len(fab.content) > MAX_BUNDLE_BYTES:
+        return "size"
+    if hashlib.sha256(fab.content).hexdigest() not in trusted:
+        return "bundle"
+    return None
 
 
 @contextlib.contextmanager
@@ -210,7 +261,8 @@ def _joined(parts: Sequence[bytes], message: Message) -> Message:
     kind, head, *rest = parts
     if kind == _ERROR:
         return Message(Error(int(head), rest[0].decode()), reply_to=message)
-    return Message(to_records(Report.model_validate_json(head), rest), reply_to=message)
+    report = Report.model_validate_json(head).model_copy(update={"version": __version__})
+    return Message(to_records(report, rest), reply_to=message)
 
 
 def _forked(work: Callable[[], None]) -> str:
@@ -242,9 +294,9 @@ def main(arguments: Sequence[str]) -> None:
     logging.getLogger("flwr").propagate = False  # it has a handler of its own
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
     site = site_of_this_machine()
-    trusted = trusted_bundles(site)
     note_idle(site.store)
     preload()
-    Executor(address, Path(secret_file).read_bytes(), trusted, site_of_this_machine).run()
+    own_bundle()  # once, and not in each child
+    Executor(address, Path(secret_file).read_bytes(), site_of_this_machine).run()
     logging.shutdown()
     os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

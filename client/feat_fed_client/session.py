@@ -272,6 +272,7 @@ class SiteSession:
             site=self._site.name,
             outcome="ok",
             examples=result.examples,
+            patients=_told_patients(assignment, clips.train),
             steps=result.steps,
             skipped_steps=result.skipped_steps,
             ended_by=result.ended_by,
@@ -376,3 +377,8 @@ class SiteSession:
             with contextlib.suppress(OSError):  # a full disk ends no round for its progress
                 live.write(self._site.store / LIVE_FILE)
             self._told_at = time.monotonic()
+
+
+def _told_patients(assignment: Assignment, train: LatentWindows) -> int | None:
+    """Return how many patients the site trains on, if the study has to know."""
+    return train.num_patients if assignment.study.strategy.weigh_by == "patients" else None

@@ -8,13 +8,13 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig, SiteConfig
-from feat_fed.errors import ChildError, ConfigError, RefusedError
+from feat_fed.errors import ChildError, ConfigError, FeatFedError, RefusedError, StorageError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import flower_environment
@@ -22,14 +22,17 @@ from feat_fed_client import CLIENT_LOCK, READY, SITE_CONFIG
 from feat_fed_client.connection import Connection
 from feat_fed_client.keys import check_site_key
 from feat_fed_client.reach import check_ca_certificate, greet
+from feat_fed_client.site_audit import SiteAudit
 
 _RESTART_SEC = 5.0
 _PAUSE_SEC = 1.0
 _LOOK_SEC = 15.0
+_LOOK_AGAIN_SEC = 1.0
 _LOCK_TRIES = 10
 _LOCK_PAUSE_SEC = 0.1
 _MAX_ENDS_IN_A_ROW = 5
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
+_TROUBLE = "Connection attempt failed"
 
 # glibc gives large blocks back to the kernel at once and takes a page fault for each page of
 # them in the next step: 40 to 135 ms of a 550 ms step. A round's child is short-lived anyway.
@@ -44,10 +47,12 @@ _KEY_IN_USE = "code: 2004"
 class SiteLauncher:
     """Run a site's side of a study until it is told to stop.
 
-    SuperNode and executor are started again, both, when one of them ends: a server that is away
-    for a while must not end a site, nor a process that was killed, and a SuperNode waits for ever
-    for the answer to a task that its executor lost. Only a refusal ends the site, or a process
-    that never comes to work.
+    A SuperNode that ends is started again, and so is an executor: a server that is away for a
+    while must not end a site, nor a process that was killed. A SuperNode waits for ever for the
+    answer to a task that its executor lost, so it goes with that one; an executor that holds a
+    message of a SuperNode goes with that one, too. A server that was started again knows none of
+    the nodes of before, which is asked, for a SuperNode by itself looks only every twenty seconds.
+    Only a refusal ends the site, or a process that never comes to work.
 
     Parameters
     ----------
@@ -76,12 +81,15 @@ class SiteLauncher:
         self._state = site.store / "flower"
         self._secret = self._state / "executor.secret"
         self._connection = Connection(self._state, self._link)
+        self._audit = SiteAudit(site)
         self._said = ""
         self._ends_in_a_row = 0
         self._node_id: int | None = None
+        self._noted_node_id: int | None = None
         self._was_ready = False
         self._idle_executors = 0
         self._look_at = 0.0
+        self._server_was_away = False
 
     def run(self) -> None:
         """Connect and answer the server; returns only by an exception.
@@ -94,6 +102,8 @@ class SiteLauncher:
             If the server turns this site away, or is not the study's.
         ChildError
             If the SuperNode or the executor cannot be started.
+        StorageError
+            If the audit log cannot be written.
         """
         self._state.mkdir(parents=True, exist_ok=True)
         with (self._site.store / CLIENT_LOCK).open("w") as lock:
@@ -101,52 +111,95 @@ class SiteLauncher:
                 raise ConfigError(
                     f"store: another client is running with {self._site.store}; stop it first"
                 )
-            self._run()
+            self._audit.client_started(self._link)
+            with self._noted_end():
+                self._run()
+
+    @contextlib.contextmanager
+    def _noted_end(self) -> Iterator[None]:
+        cause = "stopped"
+        try:
+            yield
+        except RefusedError:
+            cause = "refused"
+            raise
+        except FeatFedError:
+            cause = "failed"
+            raise
+        finally:
+            with contextlib.suppress(StorageError):
+                self._audit.client_stopped(cause)
 
     def _run(self) -> None:
         write_bytes_atomically(self._secret, secrets.token_bytes(32), mode=0o600)
         self._wait_for_server()
         with ChildGroup() as children:
             port = free_port()
+            executor = None
             while True:
                 self._connection.give_up()
                 node = self._start_supernode(children, port)
-                executor = self._start_executor(children, port)
+                executor = executor or self._start_executor(children, port)
                 while not any(_has_ended(each) for each in (node, executor)):
                     time.sleep(0.5)
                     children.rotate_logs()
-                    self._announce(node)
-                    self._look_whether_ready(executor)
                     self._watch()
-                if _has_ended(node):
-                    self._wait_after_node(node)
-                else:
+                    self._look_whether_ready(executor)
+                    if not self._is_connected(node):
+                        break
+                if _has_ended(executor):
                     self._wait_after_executor(executor)
-                # Meanwhile a round went on; from its checkpoint it goes on when it is asked again.
-                children.end(executor)
+                elif _has_ended(node):
+                    self._wait_after_node(node)
+                if _has_ended(executor) or executor.is_at_work():
+                    # What it worked on goes on from its checkpoint when it is asked for again.
+                    children.end(executor)
+                    executor = None
                 children.end(node)
 
-    def _announce(self, node: Child) -> None:
-        """Say whether the server is there; the SuperNode itself waits for it without a word."""
-        self._look_for_id(node)
+    def _is_connected(self, node: Child) -> bool:
+        """Say whether the server is there; return whether the SuperNode is one of its nodes.
+
+        The SuperNode itself waits for it without a word, and finds out late that it is back.
+        """
+        self._listen(node)
         if time.monotonic() < self._look_at or self._node_id is None:
-            return
+            return True
         self._connection.note(self._node_id)
         self._look_at = time.monotonic() + _LOOK_SEC
         with contextlib.suppress(RefusedError):
             if server_absence(self._link) is None:
+                was_away, self._server_was_away = self._server_was_away, False
+                if was_away and self._connection.is_forgotten(self._node_id):
+                    self._once("the server was started again; connecting anew")
+                    return False
                 self._once(f"connected to {self._link.address}; waiting for the study")
-                return
+                self._note_connection(self._node_id)
+                return True
+        self._server_was_away = True
+        self._look_at = time.monotonic() + _LOOK_AGAIN_SEC
         self._once("the server is away; waiting for it to come back")
+        return True
+
+    def _note_connection(self, node_id: int) -> None:
+        if node_id == self._noted_node_id:
+            return
+        try:
+            self._audit.connected(self._link, node_id)
+            self._noted_node_id = node_id
+        except StorageError as error:  # the executor sends nothing as long as that is so
+            self._once(str(error))
 
     def _look_whether_ready(self, executor: Child) -> None:
         self._was_ready |= any(READY in line for line in executor.log.news())
 
-    def _look_for_id(self, node: Child) -> None:
-        """Take note of the id that a SuperNode tells once it is connected."""
+    def _listen(self, node: Child) -> None:
+        """Take note of the id that a SuperNode tells once it is connected, and of its troubles."""
         for line in node.log.news():
             if told := _NODE_ID.search(line):
                 self._node_id = int(told[1])
+            if _TROUBLE in line:
+                self._look_at, self._server_was_away = 0.0, True
 
     def _wait_after_executor(self, executor: Child) -> None:
         """See whether it is worth it to start it again."""
@@ -163,8 +216,9 @@ class SiteLauncher:
     def _wait_after_node(self, node: Child) -> None:
         """Wait until it is worth it to connect again; find out why not, if it never is."""
         last_words = node.tail(30)
-        self._look_for_id(node)
-        self._ends_in_a_row = 1 if self._node_id is not None else self._ends_in_a_row + 1
+        self._listen(node)
+        was_connected = self._node_id is not None
+        self._ends_in_a_row = 1 if was_connected else self._ends_in_a_row + 1
         if _UNKNOWN_KEY in last_words:
             raise RefusedError(
                 f"the server at {self._link.address} does not know the key of "
@@ -188,17 +242,16 @@ class SiteLauncher:
             )
         else:
             self._once("the connection to the server was lost; trying again")
-        time.sleep(_RESTART_SEC)
+        time.sleep(_PAUSE_SEC if was_connected else _RESTART_SEC)
         self._wait_for_server()
 
     def _start_supernode(self, children: ChildGroup, port: int) -> Child:
         link, self._look_at = self._link, 0.0
-        command = "from flwr.supernode.cli import flower_supernode; flower_supernode()"
-        self._node_id = None
+        self._node_id, self._server_was_away = None, False
         return children.start(
             "the SuperNode",
             [
-                *(sys.executable, "-c", command),
+                *(sys.executable, "-m", "feat_fed_client.bounded_node"),
                 *("--superlink", link.address),
                 *("--root-certificates", str(link.ca_certificate)),
                 *("--auth-supernode-private-key", str(link.private_key)),

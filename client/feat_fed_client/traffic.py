@@ -92,9 +92,7 @@ class Traffic:
         return next((each for each in self._tasks() if each.is_of(self.assignment)), None)
 
     def _tasks(self) -> tuple[_Moved, ...]:
-        with contextlib.suppress(OSError, ValidationError):
-            return _File.model_validate_json((self.store / FILE).read_bytes()).tasks
-        return ()
+        return _read(self.store)
 
     def _add(self, size_bytes: int, message_id: str) -> None:
         told = self.assignment
@@ -113,6 +111,17 @@ class Traffic:
             write_bytes_atomically(self.store / FILE, content.encode(), durable=False)
         except OSError as error:
             log.warning("%d bytes of weights are not counted: %s", size_bytes, error.strerror)
+
+
+def moved_bytes(store: Path) -> int:
+    """Return the bytes of weights, in and out, of the last tasks that are counted."""
+    return sum(each.moved_bytes for each in _read(store))
+
+
+def _read(store: Path) -> tuple[_Moved, ...]:
+    with contextlib.suppress(OSError, ValidationError):
+        return _File.model_validate_json((store / FILE).read_bytes()).tasks
+    return ()
 
 
 def round_bytes(model: FEATConfig) -> tuple[int, int]:

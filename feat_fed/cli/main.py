@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from feat_fed.cli import (
+    audit,
     check,
     checkpoints,
     data,
@@ -18,6 +19,7 @@ from feat_fed.cli import (
     run,
     site,
     site_control,
+    status,
     study,
     train_local,
 )
@@ -47,6 +49,8 @@ _FIRST, _STUDY, _SITE = "Start here", "The coordinator of a study", "A hospital"
 _RESEARCH = "A researcher"
 app.command(rich_help_panel=_FIRST)(demo.demo)
 app.command(rich_help_panel=_FIRST)(run.version)
+app.command(rich_help_panel=_FIRST)(status.status)
+app.add_typer(audit.app, name="audit", rich_help_panel=_FIRST)
 app.command(rich_help_panel=_STUDY)(federation.provision)
 app.command(rich_help_panel=_STUDY)(study.server)
 app.command(rich_help_panel=_STUDY)(run.report)
@@ -71,6 +75,7 @@ _EXTRAS = {
     "train-local": "client",
     "data": "client",
     "site": "client",
+    "status": "client",
     "simulate": "simulation",
 }
 """Which extra a command belongs to."""

@@ -65,17 +65,20 @@ def _defined_end(store: RunStore) -> Iterator[None]:
         yield
     except FeatFedError as error:
         # The ServerApp, if it was what failed, has told the reason before.
-        _leave(store, "failed", store.summary().message or error.shareable())
+        with contextlib.suppress(OSError):
+            _leave(store, "failed", store.summary().message or error.shareable())
         _say_how_to_go_on(store)
         raise
     except BaseException:
-        _leave(store, "interrupted", "")
+        with contextlib.suppress(OSError):
+            _leave(store, "interrupted", "")
         _say_how_to_go_on(store)
         raise
 
 
 def _say_how_to_go_on(store: RunStore) -> None:
-    write_report(store)
+    with contextlib.suppress(OSError):
+        write_report(store)
     summary = store.summary()
     say(
         f"stopped after round {summary.rounds_done} of {summary.rounds_wanted}; "

@@ -25,8 +25,10 @@ def client(
     until it is stopped with Ctrl-C. No video leaves this machine.
     """
     from feat_fed.cli.site_screen import SiteScreen
+    from feat_fed.cli.site_status import site_metrics
     from feat_fed.config import dump_yaml, load_site
     from feat_fed.data import Manifest, scan
+    from feat_fed.metrics import served_metrics
     from feat_fed.train import resolve_device
     from feat_fed_client.events import events_folder
     from feat_fed_client.supernode import SiteLauncher, check_link
@@ -42,8 +44,13 @@ def client(
     if dry_run:
         output.print(dump_yaml(site), markup=False, end="")
         return
-    with SiteScreen(site.store, tell=plain_lines()) as screen:
+    with (
+        served_metrics(site.metrics_port, lambda: site_metrics(site)) as url,
+        SiteScreen(site.store, tell=plain_lines()) as screen,
+    ):
         launcher = SiteLauncher(site_config, site, tell=plain_lines(), watch=screen.update)
         say(f"logs: {launcher.logs}")
         say(f"events: {events_folder(site.store)} (tensorboard --logdir shows them)")
+        if url:
+            say(f"metrics: {url}")
         launcher.run()

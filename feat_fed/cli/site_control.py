@@ -15,7 +15,7 @@ from feat_fed.cli.data import SiteFile
 from feat_fed.config import SiteConfig, load_site
 from feat_fed.errors import ConfigError
 
-app = typer.Typer(help="Pause, resume and watch a site.", no_args_is_help=True)
+app = typer.Typer(help="Pause, resume and watch a site; what may run there.", no_args_is_help=True)
 
 _UNITS_SEC = {"m": 60, "h": 3600, "d": 86_400}
 
@@ -64,14 +64,37 @@ def status(
     site_config: SiteFile,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for machines.")] = False,
 ) -> None:
-    """Say what the site does, whether it may train now, and what came of its last rounds."""
-    from feat_fed.cli.site_status import site_status, status_lines
+    """Say what the site does, whether it may train now, and what came of its last rounds.
 
-    found = site_status(_site(site_config))
-    if as_json:
-        typer.echo(found.model_dump_json(indent=1))
+    The same as `feat-fed status SITE.yaml`.
+    """
+    from feat_fed.cli.site_status import show_site
+
+    show_site(load_site(site_config), as_json=as_json)
+
+
+@app.command()
+def trust(
+    site_config: SiteFile,
+    digest: Annotated[
+        str | None,
+        typer.Argument(metavar="[HASH]", help="SHA-256 of a bundle to approve."),
+    ] = None,
+    withdraw: Annotated[
+        str | None, typer.Option(metavar="HASH", help="Let this bundle run no more.")
+    ] = None,
+) -> None:
+    """Show which application bundles may run here, approve one or withdraw that.
+
+    It counts from the next message on; the site's file stays as it is.
+    """
+    from feat_fed.cli.site_trust import change_trust, trust_lines
+
+    site = _site(site_config)
+    if digest is not None or withdraw is not None:
+        say(change_trust(site, approved=digest, withdrawn=withdraw))
         return
-    for line in status_lines(found):
+    for line in trust_lines(site):
         output.print(line, markup=False, soft_wrap=True)
 
 

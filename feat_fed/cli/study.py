@@ -9,9 +9,11 @@ import typer
 
 from feat_fed.cli.console import output, say
 from feat_fed.cli.progress import StudyScreen
+from feat_fed.cli.run_status import run_metrics, run_status
 from feat_fed.cli.runs import run_to_report
 from feat_fed.config import StudyConfig, dump_yaml, load_federation, load_study
 from feat_fed.errors import ConfigError
+from feat_fed.metrics import served_metrics
 from feat_fed.processes import require_free, split_address
 from feat_fed.report.run_store import RunStore
 
@@ -35,6 +37,10 @@ def server(
     ] = None,
     run: RunName = None,
     runs: Runs = Path("runs"),
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Show Prometheus the run's figures on 127.0.0.1."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the resolved study and stop.")] = False,
 ) -> None:
     """Coordinate a study: wait for its hospitals, train, write the report.
@@ -56,7 +62,12 @@ def server(
     require_free(*split_address(address))
 
     def train(store: RunStore) -> None:
-        with StudyScreen(store) as screen:
+        with (
+            served_metrics(metrics_port, lambda: run_metrics(run_status(store))) as url,
+            StudyScreen(store) as screen,
+        ):
+            if url:
+                say(f"metrics: {url}")
             StudyLauncher(
                 store=store,
                 listen=address,

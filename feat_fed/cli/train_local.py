@@ -58,6 +58,7 @@ def train_local(
 
 def _train(store: RunStore, site: SiteConfig) -> None:
     """Train what is left of the run's rounds, and score the last weights."""
+    from feat_fed.train.rotation import rotate
     from feat_fed.train.run_state import restore, save, summarise
     from feat_fed_client.events import events_folder
     from feat_fed_client.session import SiteSession
@@ -74,6 +75,7 @@ def _train(store: RunStore, site: SiteConfig) -> None:
             state = state.after_round(weights, ema_decay=store.study.strategy.ema_decay)
             store.append(record)
             save(store, state)
+            rotate(store)
             summarise(store, state, "running")
         score, _ = _ask(store, session, "evaluate", state.rounds_done, state.weights)
         summarise(store, state, "complete", final_heldout_loss=score.heldout_loss)

@@ -26,15 +26,16 @@ from feat_fed.config.site import (
     SiteConfig,
     SiteDataConfig,
 )
+from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
 from feat_fed.config.study import (
     ClipConfig,
     SitesConfig,
-    StrategyConfig,
     StudyConfig,
     TrainingConfig,
 )
 
 __all__ = [
+    "CheckpointsConfig",
     "ClipConfig",
     "CodecConfig",
     "ComputeConfig",

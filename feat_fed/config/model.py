@@ -20,14 +20,17 @@ class FEATConfig(StrictModel):
     The defaults are FEAT-S on SD-VAE latents: 158,100,624 parameters as published.
     """
 
-    in_channels: int = Field(4, ge=1, description="latent channels")
-    hidden_size: int = Field(512, ge=8, description="C, the width of a token")
+    in_channels: int = Field(4, ge=1, le=4096, description="latent channels")
+    hidden_size: int = Field(512, ge=8, le=65_536, description="C, the width of a token")
     num_trios: int = Field(
-        9, ge=1, description="trios of spatial, temporal and channel block, one after the other"
+        9,
+        ge=1,
+        le=1024,
+        description="trios of spatial, temporal and channel block, one after the other",
     )
-    num_heads: int = Field(8, ge=1, description="heads of the channel attention")
-    patch_size: int = Field(2, ge=1, description="latent pixels a side that make one token")
-    mlp_ratio: float = Field(4.0, gt=0, description="width of the feed-forward over C")
+    num_heads: int = Field(8, ge=1, le=4096, description="heads of the channel attention")
+    patch_size: int = Field(2, ge=1, le=64, description="latent pixels a side that make one token")
+    mlp_ratio: float = Field(4.0, gt=0, le=64, description="width of the feed-forward over C")
     wkv: WKVMode = Field(
         "paper",
         description="`paper`: the published equation; `published`: what the released CUDA kernel "
@@ -36,6 +39,7 @@ class FEATConfig(StrictModel):
     num_classes: int = Field(
         0,
         ge=0,
+        le=100_000,
         description="kinds of clip, numbered from 0, that a label can name; 0: unconditional",
     )
 
@@ -52,7 +56,9 @@ class FEATConfig(StrictModel):
 class DiffusionConfig(StrictModel):
     """The forward process and what the network predicts of it."""
 
-    num_timesteps: int = Field(1000, ge=2, description="T, steps of the forward process")
+    num_timesteps: int = Field(
+        1000, ge=2, le=100_000, description="T, steps of the forward process"
+    )
     beta_start: float = Field(1e-4, gt=0, lt=1)
     beta_end: float = Field(0.02, gt=0, lt=1, description="betas rise linearly up to this")
     prediction: Prediction = Field(

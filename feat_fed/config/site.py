@@ -276,6 +276,14 @@ class SiteConfig(StrictModel):
         "installation of feat-fed would build itself",
     )
 
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        description="where `feat-fed client` shows Prometheus what the site does, on 127.0.0.1 "
+        "alone; null: nowhere",
+    )
+
     @model_validator(mode="after")
     def _hashes(self) -> Self:
         for digest in self.trusted_bundles:

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
+from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """A study's or a site's name: it becomes a folder and a label, so letters are few."""
@@ -94,20 +95,6 @@ class SitesConfig(StrictModel):
     round_sec: float = Field(3600, gt=0, description="a round's deadline; late replies are dropped")
 
 
-class StrategyConfig(StrictModel):
-    """How the server makes one model of the sites' models."""
-
-    kind: Literal["fedavg"] = "fedavg"
-    weigh_by: Literal["clips", "steps"] = Field(
-        "clips",
-        description="a site's weight in the mean: the training clips that it has, or the optimiser "
-        "steps that it took in the round",
-    )
-    ema_decay: float = Field(
-        0.5, ge=0, lt=1, description="a round, of the global weights; samples come from the average"
-    )
-
-
 class StudyConfig(StrictModel):
     """A federated study, resolved."""
 
@@ -121,6 +108,7 @@ class StudyConfig(StrictModel):
     training: TrainingConfig = TrainingConfig()
     strategy: StrategyConfig = StrategyConfig()
     sites: SitesConfig = SitesConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
     sampler: SamplerConfig = SamplerConfig()
 
     @model_validator(mode="after")
@@ -140,7 +128,8 @@ class StudyConfig(StrictModel):
                 f"clips.size_px {self.clips.size_px} is not a multiple of {grid} "
                 f"({made_of} * model.patch_size)"
             )
-        if misfit := self.sampler.misfit(self.model):
+        misfit = self.sampler.misfit(self.model) or self.strategy.misfit(self.sites.minimum)
+        if misfit:
             raise ValueError(misfit)
         return self
 

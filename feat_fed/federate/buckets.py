@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from feat_fed.errors import ProtocolError
+from feat_fed.finite import all_finite
 
 BUCKET_BYTES = 32 * 1024**2
 _HEADER_BYTES_PER_TENSOR = 512
@@ -63,7 +63,7 @@ def check_tensors(tensors: Mapping[str, Tensor], schema: Mapping[str, Tensor]) -
             raise ProtocolError(f"{name} has another shape than {tuple(expected.shape)}")
         if got.dtype != expected.dtype:
             raise ProtocolError(f"{name} has another dtype than {expected.dtype}")
-        if not bool(torch.isfinite(got).all()):
+        if not all_finite(got):
             raise ProtocolError(f"{name} is not finite")
 
 

@@ -43,7 +43,7 @@ def write_weights(
     kind: str,
     model: FEATConfig,
     metadata: Mapping[str, str] | None = None,
-) -> None:
+) -> str:
     """Write a model's weights atomically and durably.
 
     Parameters
@@ -59,6 +59,11 @@ def write_weights(
     metadata
         Free short strings, such as the round.
 
+    Returns
+    -------
+    str
+        The SHA-256 that the file holds of its content.
+
     Raises
     ------
     CheckpointError
@@ -68,7 +73,7 @@ def write_weights(
     header = _Header(
         kind=kind, model=model, fingerprint=fingerprint(model), metadata=dict(metadata or {})
     )
-    write_tensor_file(path, tensors, header)
+    return write_tensor_file(path, tensors, header)
 
 
 def read_weights(

@@ -36,6 +36,7 @@ class SiteRound(StrictModel):
         None, description="of the weights received, on the site's held-out patients"
     )
     train_sec: float = Field(0.0, ge=0)
+    version: str = Field("", description="of feat-fed at the site")
     bytes_down: int = Field(0, ge=0, description="weights sent to the site")
     bytes_up: int = Field(0, ge=0, description="weights received from the site")
 
@@ -82,4 +83,7 @@ class RunSummary(StrictModel):
     rounds_wanted: int = Field(ge=1)
     final_heldout_loss: float | None = None
     message: str = Field("", description="why it failed, in a phrase of ours")
+    warnings: tuple[str, ...] = Field(
+        (), description="what the coordinator should know of the run, in phrases of ours"
+    )
     versions: dict[str, str] = Field(default_factory=dict)

@@ -5,7 +5,10 @@
     study.yaml          the resolved study; its presence makes the folder a run
     summary.json        where the run stands (RunSummary), replaced whole
     metrics.jsonl       one RoundRecord a line, appended and flushed
-    checkpoints/        round-0003.safetensors, ema-0003.safetensors; 0 is the untrained model
+    checkpoints/        round-0003.safetensors, ema-0003.safetensors, optimiser-0003.safetensors
+                        (of the server, where it has one), and round-0003.json, with which the
+                        round is done; 0 is the untrained model; *.damaged was set aside
+    inbox/              round-0004/: the updates of the round that goes on
     samples/            samples.mp4, samples.gif, contact-sheet.png
     logs/
     live.json           where the study stands at this moment
@@ -36,9 +39,11 @@ from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
 
-_MAY_CHANGE = ("rounds", "sites", "sampler", "codec.weights")
+_MAY_CHANGE = ("rounds", "sites", "sampler", "checkpoints", "codec.weights")
 """Parts of a study that a resumed run may change: the weights so far stay comparable. Where the
 codec's weights lie is one, since the study names their SHA-256."""
+
+_OF_A_ROUND = re.compile(r"(?:round|ema|optimiser)-(\d+)\.(?:safetensors|json)")
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,8 @@ class RunStore:
     """A run that exists; :meth:`create` makes one, :meth:`resume` opens one to go on.
 
     One process writes a run; any number may read it meanwhile. For a run that can
-    be killed anywhere: append a round's record, then write its checkpoints. A round
-    without checkpoints is done again, and its second record replaces the first.
+    be killed anywhere: append a round's record, then write its checkpoints, its manifest
+    last. A round without a manifest is done again, and its second record replaces the first.
 
     Parameters
     ----------
@@ -136,12 +141,44 @@ class RunStore:
         """Name the file of the averaged global weights after a round."""
         return self.root / "checkpoints" / f"ema-{round_number:04d}.safetensors"
 
+    def optimiser(self, round_number: int) -> Path:
+        """Name the file of the server optimiser's state after a round."""
+        return self.root / "checkpoints" / f"optimiser-{round_number:04d}.safetensors"
+
+    def manifest(self, round_number: int) -> Path:
+        """Name the file with which a round is done; it tells the others' digests."""
+        return self.root / "checkpoints" / f"round-{round_number:04d}.json"
+
+    def inbox(self, round_number: int) -> Path:
+        """Name the folder of the updates that have arrived in a round."""
+        return self.root / "inbox" / f"round-{round_number:04d}"
+
+    def files_of(self, round_number: int) -> tuple[Path, ...]:
+        """Name all files that a round may have, the manifest first."""
+        names = (self.manifest, self.checkpoint, self.ema, self.optimiser)
+        return tuple(name(round_number) for name in names)
+
+    def rounds_with_files(self) -> list[int]:
+        """Return the rounds that have any file in ``checkpoints/``, in order."""
+        names = (each.name for each in (self.root / "checkpoints").iterdir())
+        matches = (_OF_A_ROUND.fullmatch(name) for name in names)
+        return sorted({int(match[1]) for match in matches if match})
+
+    def done_rounds(self) -> list[int]:
+        """Return the rounds that are done, in order.
+
+        Where no round at all has a manifest, as in a run of before there were any, those that
+        have both weights files.
+        """
+        rounds = self.rounds_with_files()
+        done = [each for each in rounds if self.manifest(each).exists()]
+        return done or [
+            each for each in rounds if self.checkpoint(each).exists() and self.ema(each).exists()
+        ]
+
     def latest_round(self) -> int | None:
-        """Return the last round whose two weights files exist, or None."""
-        names = (each.name for each in (self.root / "checkpoints").glob("round-*.safetensors"))
-        matches = (re.fullmatch(r"round-(\d+)\.safetensors", name) for name in names)
-        rounds = (int(match[1]) for match in matches if match)
-        return max((each for each in rounds if self.ema(each).exists()), default=None)
+        """Return the last round that is done, or None."""
+        return max(self.done_rounds(), default=None)
 
     def append(self, record: RoundRecord) -> None:
         """Add a round's record and flush it to disk; a torn last line is cut off first."""
@@ -196,7 +233,7 @@ def lock_run(root: Path, part: str = "run", *, wait_sec: float = 0.0) -> Iterato
     deadline = time.monotonic() + wait_sec
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
-        lock = (root.parent / f".{root.name}.{part}.lock").open("w")
+        lock = _lock_file(root, part).open("w")
     except OSError as error:
         raise RunError(f"the run's folder {root} cannot be made: {error}") from error
     with lock:
@@ -211,6 +248,22 @@ def lock_run(root: Path, part: str = "run", *, wait_sec: float = 0.0) -> Iterato
                     ) from None
                 time.sleep(0.2)
         yield
+
+
+def is_locked(root: Path, part: str = "run") -> bool:
+    """Whether a process holds a run; who wants it in this very instant must try again."""
+    try:
+        with _lock_file(root, part).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has held it yet
+        return False
+    return False
+
+
+def _lock_file(root: Path, part: str) -> Path:
+    return root.parent / f".{root.name}.{part}.lock"
 
 
 def _read_study(root: Path) -> StudyConfig:

@@ -1,43 +1,36 @@
-"""The study's processes: SuperLink, Flower's executor for the ServerApp, and who comes in."""
+"""A study's server side, from its start to its last round, whatever dies in between."""
 
 from __future__ import annotations
 
 import secrets
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from feat_fed.atomic import write_bytes_atomically
-from feat_fed.errors import FederationError
-from feat_fed.log_file import ChildLog
-from feat_fed.processes import (
-    Child,
-    ChildGroup,
-    free_port,
-    require_free,
-    split_address,
-    wait_for_port,
-)
+from feat_fed.errors import ChildError, FederationError, RunError
+from feat_fed.processes import ChildGroup, require_free, split_address
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
-from feat_fed.wire import flower_environment
-from feat_fed_server import RUN_FOLDER
 from feat_fed_server.certificates import TlsFiles
 from feat_fed_server.roster import KeyRoster
-from feat_fed_server.superlink_client import SuperLinkClient
+from feat_fed_server.study_processes import FaultError, StudyProcesses
 
-_POLL_SEC = 0.25
-_POLLS_PER_QUESTION = 4
-_DYING_SEC = 1.0
+_LOOK_SEC = 0.25
 _TELL_AGAIN_SEC = 60.0
 _DOOR = "feat_fed_server.door: "
+
+_MAX_FAULTS = 5
+"""In a row, without a round that was completed in between."""
+_PAUSE_SEC = 1.0
 
 
 @dataclass(frozen=True)
 class StudyLauncher:
     """Run a study's server side until its last round.
+
+    A process that dies or hangs is started again and the study goes on at the round that was
+    under way; an error of the study itself ends it.
 
     Parameters
     ----------
@@ -72,105 +65,86 @@ class StudyLauncher:
         FederationError
             If the study fails; the reason is the ServerApp's.
         ChildError
-            If a process ends on its own.
+            If processes die again and again.
+        RunError
+            If the run's folder cannot be written.
         """
-        host, port = split_address(self.listen)
         self.tls.require()
-        require_free(host, port)
+        require_free(*split_address(self.listen))
         KeyRoster(self.sites).save(self.store.roster)
-        self.store.live.unlink(missing_ok=True)
-        state = self.store.flower
-        state.mkdir(exist_ok=True)
-        secret = state / "executor.secret"
+        self.store.flower.mkdir(exist_ok=True)
+        secret = self.store.flower / "executor.secret"
         write_bytes_atomically(secret, secrets.token_bytes(32), mode=0o600)
         with ChildGroup() as children:
-            control_port = free_port()
-            superlink = self._start_superlink(children, host, port, control_port, secret)
-            wait_for_port("127.0.0.1", control_port, children)
-            link = SuperLinkClient(control_port)
-            link.register_sites(self.sites)  # which opens the door
-            wait_for_port(_reachable(host), port, children)
-            self._start_executor(children, control_port, secret)
-            run_id = link.start_run()
-            self.tell(f"listening on {self.listen} for {', '.join(sorted(self.sites.values()))}")
-            self._follow(children, link, run_id, _Door(superlink.log, self.tell))
-            link.close()
+            processes = StudyProcesses(
+                children,
+                self.store,
+                listen=self.listen,
+                tls=self.tls,
+                sites=self.sites,
+                secret=secret,
+            )
+            self._survive(processes)
+            processes.close()
 
-    def _follow(
-        self, children: ChildGroup, link: SuperLinkClient, run_id: int, door: _Door
-    ) -> None:
-        while (completed := self._finished(children, link, run_id)) is None:
-            for _ in range(_POLLS_PER_QUESTION):
-                children.check()
-                self.watch(StudyLive.read(self.store.live))
-                door.tell_news()
-                time.sleep(_POLL_SEC)
+    def _survive(self, processes: StudyProcesses) -> None:
+        """Live through one life of the processes after the other."""
+        faults, rounds_done = 0, -1
+        while True:
+            try:
+                self._live(processes)
+            except FaultError as fault:
+                before, rounds_done = rounds_done, self.store.summary().rounds_done
+                faults = faults + 1 if rounds_done == before else 1
+                if faults > _MAX_FAULTS:
+                    raise ChildError(
+                        f"{fault}\nit was the {faults}th time in a row without a completed round; "
+                        f"{rounds_done} rounds are kept: find out why, then give the same command"
+                    ) from fault
+                reason = str(fault).partition("\n")[0]
+                self.tell(f"{reason}; starting it again, to go on with round {rounds_done + 1}")
+                time.sleep(_PAUSE_SEC * (faults - 1))
+            else:
+                return
+
+    def _live(self, processes: StudyProcesses) -> None:
+        """Start what is not there and wait for the study's end, or for a fault."""
+        self._forget_what_was()
+        processes.start()
+        self.tell(f"listening on {self.listen} for {', '.join(sorted(self.sites.values()))}")
+        door = _Door(self.tell)
+        while (completed := processes.look()) is None:
+            self.watch(StudyLive.read(self.store.live))
+            door.tell_news(processes.news())
+            time.sleep(_LOOK_SEC)
         self.watch(StudyLive.read(self.store.live))
         if not completed:
             self.tell(f"the ServerApp's log is {self.store.logs / 'serverapp.log'}")
             raise FederationError(self.store.summary().message or "the ServerApp ended")
 
-    def _finished(self, children: ChildGroup, link: SuperLinkClient, run_id: int) -> bool | None:
+    def _forget_what_was(self) -> None:
+        """Remove an earlier ServerApp's words: they must not be taken for the next one's."""
+        running = self.store.summary().model_copy(update={"state": "running", "message": ""})
         try:
-            return link.finished(run_id)
-        except FederationError:
-            time.sleep(_DYING_SEC)
-            children.check()  # says more, if the SuperLink has ended
-            raise
-
-    def _start_superlink(
-        self, children: ChildGroup, host: str, port: int, control_port: int, secret: Path
-    ) -> Child:
-        return children.start(
-            "the SuperLink",
-            [
-                *(sys.executable, "-m", "feat_fed_server.superlink"),
-                *("--host", host),
-                *("--port", str(port)),
-                *("--certificate", str(self.tls.certificate)),
-                *("--key", str(self.tls.key)),
-                *("--control-port", str(control_port)),
-                *("--secret", str(secret)),
-                *("--sites", str(len(self.sites))),
-            ],
-            log_file=self.store.logs / "superlink.log",
-            env=flower_environment(self.store.flower / "superlink"),
-        )
-
-    def _start_executor(self, children: ChildGroup, control_port: int, secret: Path) -> None:
-        command = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
-        children.start(
-            "the ServerApp's executor",
-            [
-                *(sys.executable, "-c", command),
-                "--insecure",
-                *("--runtime-api-address", f"127.0.0.1:{control_port}"),
-                *("--superexec-auth-secret-file", str(secret)),
-            ],
-            log_file=self.store.logs / "superexec.log",
-            env={
-                **flower_environment(self.store.flower / "executor"),
-                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-                RUN_FOLDER: str(self.store.root.resolve()),
-            },
-        )
+            self.store.live.unlink(missing_ok=True)
+            self.store.write_summary(running)
+        except OSError as error:
+            raise RunError(
+                f"{self.store.root} cannot be written: {error}; mend that (is the disk full?), "
+                "then give the same command to go on"
+            ) from error
 
 
 class _Door:
     """What the door says in the SuperLink's log; the same line once a minute."""
 
-    def __init__(self, log: ChildLog, tell: Callable[[str], None]) -> None:
-        self._log = log
+    def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
         self._told_at: dict[str, float] = {}
 
-    def tell_news(self) -> None:
-        for line in self._log.news():
+    def tell_news(self, lines: list[str]) -> None:
+        for line in lines:
             told = line.partition(_DOOR)[2]
             if told and time.monotonic() > self._told_at.get(told, 0) + _TELL_AGAIN_SEC:
                 self._told_at[told] = time.monotonic()
                 self._tell(told)
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message
+from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from feat_fed.config import TrainingConfig
@@ -16,7 +17,11 @@ from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
 from feat_fed.wire import from_records
 from feat_fed_server.roster import Roster
-from feat_fed_server.strategy import Update
+
+NOT_APPROVED = (
+    "the site has not approved this server's application bundle (`feat-fed site trust` there "
+    "shows it)"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class Reply:
     status: SiteStatus
     reason: str = ""
     report: Report | None = None
-    update: Update | None = None
+    weights: Mapping[str, Tensor] | None = None
+    """Until they are in the round's inbox."""
     bytes_up: int = 0
     sendings: int = 1
     """Of the question to the site, weights and all, until this came of it."""
@@ -52,6 +58,7 @@ class Reply:
             train_loss=told.train_loss if told else None,
             heldout_loss=told.heldout_loss if told else None,
             train_sec=told.train_sec if told else 0.0,
+            version=(told.version or "") if told else "",
             bytes_down=bytes_down,
             bytes_up=self.bytes_up,
         )
@@ -81,6 +88,8 @@ def read_reply(
         Tensors with the names, shapes and dtypes of the global weights.
     """
     if message.has_error():
+        if message.error.code == ErrorCode.INVALID_FAB:
+            return Reply(site, "failed", NOT_APPROVED)
         return Reply(site, "failed", f"Flower error {message.error.code}: the site's process ended")
     try:
         report, buckets = from_records(message.content, Report)
@@ -97,7 +106,7 @@ def read_reply(
         weights = unpack(buckets, schema)
     except ProtocolError as error:
         return Reply(site, "refused", str(error), bytes_up=size)
-    return Reply(site, "ok", report=report, update=Update(report, weights), bytes_up=size)
+    return Reply(site, "ok", report=report, weights=weights, bytes_up=size)
 
 
 def _check_answers(report: Report, assignment: Assignment) -> None:
@@ -112,6 +121,8 @@ def _check_answers(report: Report, assignment: Assignment) -> None:
         planned = planned_steps(assignment.study.training, num_clips=report.examples)
         if report.ended_by == "steps" and done != planned:
             raise ProtocolError(f"not all of the {planned} steps, and nothing that ended them")
+        if assignment.study.strategy.weigh_by == "patients" and not report.patients:
+            raise ProtocolError("no count of patients, by which the study weighs")
 
 
 def _why(report: Report) -> str:

@@ -2,54 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import httpx
 from flwr.common.constant import Status, SubStatus
-from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest
+from flwr.proto.control_pb2 import (
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+)
 from flwr.proto.fab_pb2 import Fab
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
-from feat_fed.errors import FederationError
+from feat_fed.errors import ChildError
 from feat_fed.wire import bundle
+
+_ANSWER_SEC = 5.0
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run of Flower's has ended."""
+
+    completed: bool
+    details: str
+    """Flower's words; a path may be in them."""
 
 
 class SuperLinkClient:
-    """Speak to the Control API of our own SuperLink."""
+    """Speak to the Control API of our own SuperLink; each call takes some seconds at most.
+
+    Raises
+    ------
+    ChildError
+        From each call, if the SuperLink does not answer or refuses.
+    """
 
     def __init__(self, control_port: int) -> None:
-        self._client = ControlHttpClient.from_server_address(
-            server_address=f"127.0.0.1:{control_port}",
-            insecure=True,
-            root_certificates=None,
+        self._client = ControlHttpClient(
+            f"http://127.0.0.1:{control_port}",
             interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-cli")],
+            timeout=_ANSWER_SEC,
         )
 
     def register_sites(self, names_by_key: Mapping[bytes, str]) -> None:
         """Admit the sites' public keys."""
-        for key, name in names_by_key.items():
-            self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+        with _answering():
+            for key, name in names_by_key.items():
+                self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
 
     def start_run(self) -> int:
         """Start the ServerApp of this installation and return Flower's id of the run."""
         content, digest = bundle()
-        answer = self._client.StartRun(StartRunRequest(fab=Fab(hash_str=digest, content=content)))
+        fab = Fab(hash_str=digest, content=content)
+        with _answering():
+            answer = self._client.StartRun(StartRunRequest(fab=fab))
         if not answer.HasField("run_id"):
-            raise FederationError("Flower did not start the run; the SuperLink's log says why")
+            raise ChildError("Flower did not start the run; the SuperLink's log says why")
         return int(answer.run_id)
 
-    def finished(self, run_id: int) -> bool | None:
-        """Return None while the run goes on, then whether it completed."""
-        try:
+    def stop_run(self, run_id: int) -> None:
+        """End a run whose ServerApp is gone, so that the sites are rid of its messages."""
+        with _answering():
+            self._client.StopRun(StopRunRequest(run_id=run_id))
+
+    def end_of(self, run_id: int) -> RunEnd | None:
+        """Return how a run has ended, or None while it goes on."""
+        with _answering():
             runs = self._client.ListRuns(ListRunsRequest(run_id=run_id)).run_dict
-        except httpx.HTTPError as error:
-            raise FederationError(f"the SuperLink does not answer: {error}") from error
         status = runs[run_id].status
         if status.status != Status.FINISHED:
             return None
-        return bool(status.sub_status == SubStatus.COMPLETED)
+        return RunEnd(status.sub_status == SubStatus.COMPLETED, status.details)
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise ChildError(f"the SuperLink does not answer: {error}") from error

@@ -7,55 +7,65 @@ import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 
+from feat_fed import __version__
+from feat_fed.audit import lines, verify
 from feat_fed.bundle import bundle_files
 from feat_fed.config import SiteConfig, SiteDataConfig, load_study
+from feat_fed.errors import ConfigError, StorageError
+from feat_fed.federate import pack
 from feat_fed.protocol import Assignment, Report
 from feat_fed.wire import bundle, from_records, to_records
 from feat_fed_client import executor as executor_module
 from feat_fed_client.executor import (
     FAILED,
-    REFUSED_BUNDLE,
-    REFUSED_TASK,
+    REFUSALS,
     Executor,
     _forked,
     _joined,
     _parts,
-    trusted_bundles,
+    refusal,
 )
-from feat_fed_client.supervision import Patience
+from feat_fed_client.site_audit import SiteAudit
+from feat_fed_client.supervision import Death, Patience
+from feat_fed_client.trust import MAX_BUNDLE_BYTES, trusted_bundles
 
 CLIENT = TaskType.CLIENT_APP.value
 
 
-def site(*hashes: str) -> SiteConfig:
+def site(store: Path, *hashes: str) -> SiteConfig:
     return SiteConfig(
         name="a",
         data=SiteDataConfig(paths=(Path("clips"),)),
-        store=Path("store"),
+        store=store,
         trusted_bundles=hashes,
     )
 
 
-def executor(*hashes: str) -> Executor:
-    return Executor(
-        "127.0.0.1:1", b"secret", trusted_bundles(site(*hashes)), lambda _: site(*hashes)
-    )
+def executor(store: Path, *hashes: str) -> Executor:
+    return Executor("127.0.0.1:1", b"secret", lambda _: site(store, *hashes))
 
 
 def fab(content: bytes, claimed: str | None = None) -> Fab:
     return Fab(claimed or hashlib.sha256(content).hexdigest(), content, {})
 
 
-def test_our_own_bundle_is_trusted_and_holds_no_code() -> None:
+def refused(store: Path, content: bytes, *hashes: str, claimed: str | None = None) -> str | None:
+    return refusal(CLIENT, fab(content, claimed), trusted_bundles(site(store, *hashes)))
+
+
+def test_our_own_bundle_is_trusted_and_holds_no_code(tmp_path: Path) -> None:
     content, digest = bundle()
-    assert executor().refusal(CLIENT, fab(content)) is None
+    assert refused(tmp_path, content) is None
     assert digest == hashlib.sha256(content).hexdigest()
     assert list(bundle_files()) == ["pyproject.toml"]
     assert not any(name.endswith(".py") for name in zipfile.ZipFile(io.BytesIO(content)).namelist())
@@ -65,23 +75,27 @@ def test_the_bundle_is_the_same_every_time() -> None:
     assert bundle() == bundle()
 
 
-def test_a_changed_bundle_is_refused_whatever_hash_it_claims() -> None:
+def test_a_changed_bundle_is_refused_whatever_hash_it_claims(tmp_path: Path) -> None:
     content, digest = bundle()
     changed = content + b"x"
-    assert executor().refusal(CLIENT, fab(changed)) == REFUSED_BUNDLE
-    assert executor().refusal(CLIENT, fab(changed, claimed=digest)) == REFUSED_BUNDLE
+    assert refused(tmp_path, changed) == "bundle"
+    assert refused(tmp_path, changed, claimed=digest) == "bundle"
+    assert refused(tmp_path, bytes(MAX_BUNDLE_BYTES + 1)) == "size"
 
 
-def test_an_approved_bundle_of_another_version_is_taken_and_then_ours_is_not() -> None:
+def test_an_approved_bundle_of_another_version_is_taken_and_then_ours_is_not(
+    tmp_path: Path,
+) -> None:
     other = b"another version's bundle"
-    approved = executor(hashlib.sha256(other).hexdigest())
-    assert approved.refusal(CLIENT, fab(other)) is None
-    assert approved.refusal(CLIENT, fab(bundle()[0])) == REFUSED_BUNDLE
+    digest = hashlib.sha256(other).hexdigest()
+    assert refused(tmp_path, other, digest) is None
+    assert refused(tmp_path, bundle()[0], digest) == "bundle"
 
 
 @pytest.mark.parametrize("task", [each.value for each in TaskType if each.value != CLIENT])
-def test_every_other_kind_of_task_is_refused(task: str) -> None:
-    assert executor().refusal(task, fab(bundle()[0])) == REFUSED_TASK
+def test_every_other_kind_of_task_is_refused(task: str, tmp_path: Path) -> None:
+    trusted = trusted_bundles(site(tmp_path))
+    assert refusal(task, fab(bundle()[0]), trusted) == "task"
 
 
 def test_how_a_child_ended_is_told() -> None:
@@ -113,22 +127,155 @@ def test_a_reply_comes_whole_from_the_child_to_who_sends_it() -> None:
         Message(Error(2, FAILED), reply_to=asked()),
     ]
     first, second = (_joined(_parts(each), asked()) for each in replies)
-    assert from_records(first.content, Report) == (report, [b"x" * 9, b""])
+    sent = report.model_copy(update={"version": __version__})
+    assert from_records(first.content, Report) == (sent, [b"x" * 9, b""])
     assert (second.error.code, second.error.reason) == (2, FAILED)
     assert second.metadata.reply_to_message_id == "1"
 
 
 def test_a_trainer_that_dies_each_time_is_reported_with_a_code(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(executor_module, "_heartbeat", lambda _: contextlib.nullcontext())
-    dying = dataclasses.replace(executor(), patience=Patience(pause_sec=0.01))
+    dying = dataclasses.replace(executor(tmp_path), patience=Patience(pause_sec=0.01))
     monkeypatch.setattr(Executor, "_reply", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
     reply = dying._work(None, asked(), context())  # type: ignore[arg-type]
     report, _ = from_records(reply.content, Report)
     assert (report.outcome, report.code, report.round) == ("failed", "internal", 3)
     assert report.reference is not None
     assert report.reference in caplog.text
+
+
+def recorded(
+    store: Path, message: Message, *, content: bytes | None = None, task: str = CLIENT
+) -> Message:
+    """Answer as the process does that holds a message."""
+    received = fab(bundle()[0] if content is None else content)
+    return executor(store)._recorded(None, task, received, message, context())  # type: ignore[arg-type]
+
+
+def events(store: Path) -> list[dict[str, Any]]:
+    return [line.event for line in lines(store / "audit")]
+
+
+def works(monkeypatch: pytest.MonkeyPatch, reply: Callable[[Message], Message]) -> None:
+    monkeypatch.setattr(Executor, "_work", lambda _self, _client, message, _: reply(message))
+
+
+def must_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    works(monkeypatch, lambda _: pytest.fail("it was run"))
+
+
+def update(message: Message) -> Message:
+    report = Report(study_id="a" * 32, round=3, task="train", site="a", outcome="ok", examples=7)
+    weights = {"w": torch.zeros(2, 3), "b": torch.zeros(2, dtype=torch.float16)}
+    return Message(to_records(report, pack(weights)), reply_to=message)
+
+
+def test_what_came_and_what_leaves_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works(monkeypatch, update)
+    reply = recorded(tmp_path, asked())
+    report, buckets = from_records(reply.content, Report)
+    assert report.outcome == "ok"
+    began, task, study, assignment, decided, leaving = events(tmp_path)
+    assert (began["owner"], began["name"]) == ("site", "a")
+    assert (task["decision"], task["bundle_sha256"]) == ("run", bundle()[1])
+    assert (study["study"], study["study_id"]) == ("demo", "a" * 32)
+    assert (assignment["round"], assignment["weights_bytes"]) == (3, 0)
+    assert decided["outcome"] == "trained"
+    assert (leaving["message"], leaving["tensors"]) == ("update", 2)
+    assert leaving["weights_bytes"] == sum(map(len, buckets))
+    assert leaving["weights_sha256"] == hashlib.sha256(b"".join(buckets)).hexdigest()
+    layout = b"b F16 [2]\nw F32 [2, 3]\n"
+    assert leaving["layout_sha256"] == hashlib.sha256(layout).hexdigest()
+    assert {"site", "examples"} <= set(leaving["report_fields"])
+    assert "train_loss" not in leaving["report_fields"]
+    recorded(tmp_path, asked())
+    assert [each["kind"] for each in events(tmp_path)].count("study-seen") == 1
+    assert not verify(tmp_path / "audit").problems
+
+
+@pytest.mark.parametrize(
+    ("content", "task", "code"),
+    [(b"planted", CLIENT, "bundle"), (None, TaskType.AGENT_APP.value, "task")],
+)
+def test_a_refused_task_gets_a_phrase_and_is_logged_and_not_run(
+    content: bytes | None, task: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    must_not_work(monkeypatch)
+    reply = recorded(tmp_path, asked(), content=content, task=task)
+    assert reply.error.reason == REFUSALS[code]  # type: ignore[index]
+    _, received, leaving = events(tmp_path)
+    assert (received["decision"], received["code"]) == ("refused", code)
+    assert leaving["message"] == "refusal"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Message(RecordDict(), dst_node_id=1, message_type="train"),
+        lambda: Message(Error(1, "a text of the server's"), reply_to=asked()),
+    ],
+)
+def test_a_message_that_is_no_assignment_is_refused_and_not_run(
+    make: Callable[[], Message], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    must_not_work(monkeypatch)
+    message = make()
+    message.metadata.__dict__["_message_id"] = "1"
+    assert recorded(tmp_path, message).error.reason == FAILED
+    assert [each["kind"] for each in events(tmp_path)][-2:] == ["message-refused", "leaving"]
+
+
+def test_without_an_audit_log_nothing_is_trained_or_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    must_not_work(monkeypatch)
+    (tmp_path / "audit").write_text("a file in the folder's place")
+    report, buckets = from_records(recorded(tmp_path, asked()).content, Report)
+    assert (report.outcome, report.code, buckets) == ("failed", "storage", [])
+    assert report.reference is not None and report.reference in caplog.text
+
+
+def test_an_update_whose_leaving_cannot_be_logged_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works(monkeypatch, update)
+
+    def full(*_: object) -> None:
+        raise StorageError("no space")
+
+    monkeypatch.setattr(SiteAudit, "leaving", full)
+    report, buckets = from_records(recorded(tmp_path, asked()).content, Report)
+    assert (report.outcome, report.code, buckets) == ("failed", "storage", [])
+
+
+def test_every_error_leaves_as_a_code_and_none_of_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site's file that broke, decisions that cannot be read, an application that raises."""
+
+    def broken(_: object) -> SiteConfig:
+        raise ConfigError("/data/patient-4711 is wrong")
+
+    no_file = dataclasses.replace(executor(tmp_path), site_of=broken)
+    replies = [no_file._recorded(None, CLIENT, fab(bundle()[0]), asked(), context())]  # type: ignore[arg-type]
+    (tmp_path / "trusted-bundles.json").write_text("patient-4711")
+    replies.append(recorded(tmp_path, asked()))
+    (tmp_path / "trusted-bundles.json").unlink()
+    monkeypatch.setattr(executor_module, "_heartbeat", lambda _: contextlib.nullcontext())
+    died = Death("internal", "patient-4711")
+    monkeypatch.setattr(executor_module, "supervised", lambda *_, **__: died)
+    replies.append(recorded(tmp_path, asked()))
+    raising = Executor._reply(no_file, asked(), context(), lambda _: None, 0.0)
+    replies.append(raising)
+    texts = [each.error.reason if each.has_error() else str(each.content) for each in replies]
+    assert not any("4711" in text for text in texts)
+    assert (replies[0].error.reason, replies[3].error.reason) == (FAILED, FAILED)
+    codes = [from_records(each.content, Report)[0].code for each in replies[1:3]]
+    assert codes == ["config", "internal"]
 
 
 _LIKE_THE_EXECUTOR = """

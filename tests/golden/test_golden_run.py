@@ -11,11 +11,12 @@ import pytest
 import torch
 from flwr.supercore.task_identity import TaskIdentity
 
+from aggregating import aggregate
 from feat_fed.config import ComputeConfig, StudyConfig
 from feat_fed.model import FEAT
 from feat_fed.protocol import Report
 from feat_fed.train import RoundHooks, RoundJob, derive_seed, evaluate_round, train_round
-from feat_fed_server.strategy import Update, build_strategy
+from feat_fed_server.strategy import build_strategy
 
 GOLDEN = Path(__file__).with_name("losses.json")
 # Sums in another order on another processor move the last digits, nothing more.
@@ -58,7 +59,7 @@ class Waves:
         return torch.stack([self.clip(each) for each in range(num_clips)])
 
 
-def federated_losses(engine: str) -> dict[str, list[float]]:
+def federated_losses(engine: str, folder: Path) -> dict[str, list[float]]:
     study = STUDY.model_copy(
         update={"training": STUDY.training.model_copy(update={"engine": engine})}
     )
@@ -80,10 +81,10 @@ def federated_losses(engine: str) -> dict[str, list[float]]:
                 outcome="ok",
                 examples=result.examples,
             )
-            updates.append(Update(report, result.weights))
+            updates.append((report, result.weights))
             losses["train"].append(result.train_loss)
             losses["heldout"].append(result.heldout_loss or 0.0)
-        weights = strategy.aggregate(number, updates, weights)
+        weights = aggregate(strategy, folder / "inbox", updates, weights, number=number)
     final = job_of(study, weights, 0, study.rounds)
     losses["heldout"] += [evaluate_round(final, heldout=clips) for clips in sites.values()]
     return losses
@@ -104,11 +105,11 @@ def job_of(study: StudyConfig, weights: dict, seed: int, number: int) -> RoundJo
 
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_the_losses_of_a_fixed_study_do_not_move(
-    engine: str, monkeypatch: pytest.MonkeyPatch
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("_run_id", "_node_id", "_task_id"):
         monkeypatch.setattr(TaskIdentity, name, 1)
-    losses = federated_losses(engine)
+    losses = federated_losses(engine, tmp_path)
     if os.environ.get("FEAT_FED_GOLDEN") == "write":
         GOLDEN.write_text(json.dumps(losses, indent=1) + "\n")
     expected = json.loads(GOLDEN.read_text())

@@ -1,0 +1,8 @@
+"""What happened at a site or in a run, in a form that shows later changes."""
+
+from feat_fed.audit.events import AuditEvent
+from feat_fed.audit.line import Head, Line
+from feat_fed.audit.log import FOLDER, AuditLog, lines
+from feat_fed.audit.verify import Verdict, verify
+
+__all__ = ["FOLDER", "AuditEvent", "AuditLog", "Head", "Line", "Verdict", "lines", "verify"]

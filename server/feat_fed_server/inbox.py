@@ -1,0 +1,174 @@
+"""A round's accepted updates, on disk: a server that was killed asks for none of them again.
+
+Flower forgets a message once it was pulled, so an update is put here before anything else is
+done with it, and only what is here is aggregated: memory does not grow with the sites.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from feat_fed.atomic import remove_parts, sync_folder, write_bytes_atomically
+from feat_fed.config.base import StrictModel
+from feat_fed.errors import CheckpointError, StorageError
+from feat_fed.protocol import Report
+from feat_fed.report.records import RoundRecord
+from feat_fed.tensor_file import read_tensors, verify_tensor_file, write_tensor_file
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = ".safetensors"
+
+
+class Arrived(StrictModel):
+    """An accepted update, all but its weights."""
+
+    schema_version: Literal[1] = 1
+    report: Report
+    norm: float = Field(ge=0)
+    """L2 norm of what the site changed, over all floats (:func:`update_norm`)."""
+    bytes_up: int = Field(ge=0)
+    base_round: int = Field(ge=0)
+    """The round that it answers."""
+
+
+class _Closed(StrictModel):
+    """With it, a round's updates are all there; the record tells who sent none, and why."""
+
+    schema_version: Literal[1] = 1
+    sites: tuple[str, ...]
+    record: RoundRecord
+
+
+class Inbox:
+    """The folder ``inbox/round-0007/`` of a run: ``SITE.safetensors`` each, and ``closed.json``.
+
+    Files are whole, verified when the folder is opened and durable. A damaged or foreign one is
+    removed, and its site has to be asked again.
+
+    Parameters
+    ----------
+    folder
+        It need not exist.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be made or tidied.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._arrived: dict[str, Arrived] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+            remove_parts(folder)
+            for path in sorted(folder.glob(f"*{_SUFFIX}")):
+                self._take(path)
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be used: {error}") from error
+
+    def put(self, arrived: Arrived, weights: Mapping[str, Tensor]) -> None:
+        """Write a site's update; an older one of the site is replaced.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        site = arrived.report.site
+        write_tensor_file(self._path(site), weights, arrived)
+        self._arrived[site] = arrived
+
+    def arrived(self) -> list[Arrived]:
+        """Return what is there, by the site's name."""
+        return [self._arrived[site] for site in sorted(self._arrived)]
+
+    def read(self, site: str, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return some of a site's tensors.
+
+        Raises
+        ------
+        CheckpointError
+            If they cannot be read any more.
+        """
+        return read_tensors(self._path(site), names)
+
+    def discard(self, site: str) -> None:
+        """Remove a site's update, if there is one."""
+        self._arrived.pop(site, None)
+        self._path(site).unlink(missing_ok=True)
+
+    def close(self, record: RoundRecord) -> None:
+        """Note that nobody is asked any more; a round that is done again then aggregates the same.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        closed = _Closed(sites=tuple(sorted(self._arrived)), record=record)
+        try:
+            write_bytes_atomically(self._closed, closed.model_dump_json().encode())
+        except OSError as error:
+            raise StorageError(f"{self._closed} cannot be written: {error}") from error
+
+    def closed(self) -> RoundRecord | None:
+        """Return the record with which it was closed, if it was and all its updates are there."""
+        try:
+            closed = _Closed.model_validate_json(self._closed.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            log.warning("%s is damaged; sites that sent no update are asked again", self._closed)
+            return None
+        return closed.record if closed.sites == tuple(sorted(self._arrived)) else None
+
+    def clear(self) -> None:
+        """Remove the folder."""
+        self._arrived.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def _closed(self) -> Path:
+        return self._folder / "closed.json"
+
+    def _path(self, site: str) -> Path:
+        return self._folder / f"{site}{_SUFFIX}"
+
+    def _take(self, path: Path) -> None:
+        try:
+            arrived = verify_tensor_file(path, Arrived)
+            if arrived.report.site != path.stem:
+                raise CheckpointError(f"{path} holds an update of {arrived.report.site}")
+        except CheckpointError as error:
+            log.warning("an update is removed, and its site is asked again: %s", error)
+            path.unlink()
+            return
+        self._arrived[arrived.report.site] = arrived
+
+
+def clear_other_inboxes(current: Path) -> None:
+    """Remove the folders of other rounds: a done one's, or a later one's after a step back."""
+    for folder in current.parent.glob("round-*"):
+        if folder != current:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def update_norm(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> float:
+    """Return the L2 norm of ``weights - base`` over all floats, in float64."""
+    squares = [
+        torch.linalg.vector_norm(weights[name].double() - tensor.double()) ** 2
+        for name, tensor in base.items()
+        if tensor.is_floating_point()
+    ]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0

@@ -1,0 +1,130 @@
+"""``make faults``: run the matrix, print it, write it into the documentation.
+
+Words after the command choose the faults whose lines hold them all; their rows replace those of
+before. What does not fit into the time keeps the rows that it has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from faults.cases import WORKERS, Fault, can, named, small_disk
+from faults.matrix import suffer
+from faults.page import Line, Results, page, row, table
+from faults.reference import bytes_of, undisturbed
+from faults.stage import SITES, Stage, make_consortium
+from feat_fed.report import RunStore
+from feat_fed.train.run_state import restore
+from system.consortium import make_folders
+
+ROOT = Path(__file__).parents[2]
+ROUNDS = 1000
+"""Of the study: more than there are faults."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
+    parser.add_argument("words", nargs="*", help="of the faults to run; all if there is none")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/faults.json")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs/faults.md")
+    parser.add_argument("--minutes", type=float, default=26.0, help="for all but the last fault")
+    arguments = parser.parse_args()
+    faults = [each for each in named(arguments.words) if can(each.needs)]
+    results = Results.read(arguments.results)
+    results.machine = f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}"
+    until = time.monotonic() + 60 * arguments.minutes
+    with tempfile.TemporaryDirectory(prefix="feat-fed-faults-") as folder:
+        root = Path(folder)
+        made = root / "made"
+        made.mkdir()
+        make_folders(made)
+        if faults:
+            run(root, made, faults, results, until)
+            results.write(arguments.results)
+        if not arguments.words and time.monotonic() < until:
+            with playing(root / "workers", made, devices=2) as stage:
+                for each in WORKERS:
+                    note(stage, each, results)
+    results.write(arguments.results)
+    arguments.page.write_text(page(results))
+    sys.stdout.write(f"\n{table(results.lines)}\n\n{results.verdict}\n")
+    return int(any(is_bad(each) for each in results.lines.values()))
+
+
+def run(root: Path, made: Path, faults: Iterable[Fault], results: Results, until: float) -> None:
+    """Put one study through the faults; start another one where it is not overcome."""
+    left, number = list(faults), 0
+    while left and time.monotonic() < until:
+        number += 1
+        scene = root / f"scene-{number}"
+        suffered = 0
+        with playing(scene, made) as stage:
+            began, done = time.monotonic(), stage.rounds_done()
+            stage.wait(lambda: stage.rounds_done() >= done + 3)  # noqa: B023
+            results.round_sec = (time.monotonic() - began) / 3
+            results.load = f"a load of {os.getloadavg()[0]:.0f}"
+            while left and time.monotonic() < until:
+                suffered += 1
+                if not note(stage, left.pop(0), results):
+                    break
+            stage.stop()
+            compare(stage, root / f"whole-{number}", made, results, suffered)
+
+
+@contextlib.contextmanager
+def playing(root: Path, made: Path, *, devices: int = 1):
+    """Have a consortium at work, on small disks of its own where that can be had."""
+    with contextlib.ExitStack() as stack:
+        stage = Stage(root, made, devices=devices, rounds=ROUNDS)
+        if can("mount"):
+            stack.enter_context(small_disk(root / "runs"))
+            store = stage.stores[SITES[0]]
+            key = (store / "patients.key").read_bytes()
+            stack.enter_context(small_disk(store))
+            (store / "patients.key").write_bytes(key)
+        with stage:
+            stage.start()
+            stage.wait(lambda: stage.rounds_done() >= 1, 300)
+            yield stage
+
+
+def note(stage: Stage, fault: Fault, results: Results) -> bool:
+    """Put a study through one fault; return whether it goes on."""
+    try:
+        outcome = suffer(stage, fault)
+        line = Line(**vars(outcome))
+    except TimeoutError as error:
+        line = Line(error="not overcome")
+        sys.stderr.write(f"{fault.key}: {error}\n")
+    results.lines[fault.key] = line
+    sys.stdout.write(row(fault.key, line) + "\n")
+    sys.stdout.flush()
+    return not line.error
+
+
+def compare(stage: Stage, root: Path, made: Path, results: Results, faults: int) -> None:
+    """Compare the study's weights with those of the same rounds, undisturbed."""
+    state = restore(RunStore(stage.run))
+    whole = undisturbed(make_consortium(root, made), stage.study, rounds=state.rounds_done)
+    equal = whole == bytes_of(state.weights)
+    told = "are, bit by bit," if equal else "**differ from**"
+    results.verdict = (
+        f"After {faults} faults in {state.rounds_done} rounds of one study, its weights {told} "
+        "those of the same rounds undisturbed."
+    )
+
+
+def is_bad(line: Line) -> bool:
+    return bool(line.error) or line.seconds > 60
+
+
+if __name__ == "__main__":
+    sys.exit(main())
