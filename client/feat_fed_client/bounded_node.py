@@ -79,7 +79,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     start_client_internal.get_fused_config_from_fab = unread_config  # type: ignore[attr-defined]
     fleet_http_connection.FleetHttpClient = BoundedFleetClient  # type: ignore[attr-defined]
-    start_client_internal.time = Polls()  # type: ignore[attr-defined]
+    start_client_internal.time = Polls()  # type: ignore[assignment,attr-defined]
     flower_supernode()
     # Where its main loop has ended, at an error that it does not try again, Flower 1.41 leaves the
     # process behind with a thread that answers on loopback and does nothing else.
