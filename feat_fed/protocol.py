@@ -8,6 +8,8 @@ into which a text from inside a hospital could be put.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from typing import Annotated, Literal, Self, TypeVar
 
@@ -87,8 +89,17 @@ HeaderT = TypeVar("HeaderT", bound=BaseModel)
 UNKNOWN_KEY = 9401
 WRONG_CLOCK = 9402
 BAD_SIGNATURE = 9403
+PENDING_KEY = 9404
+REVOKED_KEY = 9405
+UNKNOWN_TOKEN = 9410
+USED_TOKEN = 9411
+EXPIRED_TOKEN = 9412
+BAD_REQUEST = 9413
 TOO_OFTEN = 9429
 """Codes of the refusals of the server's door, in the form of Flower's errors."""
+
+JOIN_PATH = "/feat-fed/join"
+"""Where a hospital with a token asks to take part (:mod:`feat_fed.joining`)."""
 
 PROBE_PATH = "/feat-fed/probe"
 """Where a registered site measures the way to the server: it posts bytes and gets bytes."""
@@ -203,3 +214,12 @@ def parse_header(model: type[HeaderT], text: str) -> HeaderT:
             f"a header that is no {model.__name__} of protocol {PROTOCOL_VERSION}"
             f" (wrong: {', '.join(fields) or 'its form'})"
         ) from None
+
+
+def refusal_code(content: bytes) -> int | None:
+    """Return the code in the body of a refusal by the server's door, if it holds one."""
+    with contextlib.suppress(ValueError):
+        told = json.loads(content)
+        code = told.get("code") if isinstance(told, dict) else None
+        return code if isinstance(code, int) else None
+    return None

@@ -14,8 +14,8 @@ from pathlib import Path
 from feat_fed.processes import free_port
 from feat_fed.wire import flower_environment
 from feat_fed_client.keys import make_site_key
+from feat_fed_server.admissions import read_site_key
 from feat_fed_server.certificates import TlsFiles, make_ca, make_server_certificate
-from feat_fed_server.roster import read_public_keys
 from federations.contender import Running, Setting, save_arrays, started
 
 _PYPROJECT = """\
@@ -134,7 +134,8 @@ def _control(port: int, tls: TlsFiles):  # noqa: ANN202
 def _register(client, folder: Path, names: list[str]) -> None:  # noqa: ANN001
     from flwr.proto.control_pb2 import RegisterNodeRequest
 
-    for key, name in read_public_keys(folder, names).items():
+    for name in names:
+        key, _ = read_site_key(folder / f"{name}.pub")
         client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
-import json
 import os
 import ssl
 import time
@@ -31,6 +30,7 @@ from feat_fed.protocol import (
     PROBE_PATH,
     ProbeAnswer,
     parse_header,
+    refusal_code,
 )
 
 _TIMEOUT_SEC = 40.0
@@ -110,7 +110,7 @@ class Prober:
                     refusal += part
         return Answered(
             status=response.status_code,
-            code=_code(refusal),
+            code=refusal_code(refusal),
             answer=_answer(response),
             ahead_sec=_ahead_sec(response, at),
             seconds=first_sec - started_sec,
@@ -172,14 +172,6 @@ def _answer(response: httpx.Response) -> ProbeAnswer | None:
     with contextlib.suppress(ProtocolError):
         if response.status_code == 200:
             return parse_header(ProbeAnswer, response.headers.get(PROBE_ANSWER_HEADER, ""))
-    return None
-
-
-def _code(refusal: bytes) -> int | None:
-    with contextlib.suppress(ValueError):
-        told = json.loads(refusal)
-        code = told.get("code") if isinstance(told, dict) else None
-        return code if isinstance(code, int) else None
     return None
 
 

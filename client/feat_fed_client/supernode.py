@@ -16,7 +16,7 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.errors import ChildError, ConfigError, FeatFedError, RefusedError, StorageError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
-from feat_fed.protocol import UNKNOWN_KEY, WRONG_CLOCK
+from feat_fed.protocol import PENDING_KEY, REVOKED_KEY, UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import flower_environment
 from feat_fed_client import CLIENT_LOCK, READY, SITE_CONFIG
 from feat_fed_client.connection import Connection
@@ -25,6 +25,7 @@ from feat_fed_client.reach import check_ca_certificate, greet
 from feat_fed_client.site_audit import SiteAudit
 
 _RESTART_SEC = 5.0
+_APPROVAL_SEC = 10.0
 _PAUSE_SEC = 1.0
 _LOOK_SEC = 15.0
 _LOOK_AGAIN_SEC = 1.0
@@ -40,6 +41,8 @@ _ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 # In the SuperNode's last words: the server's door, and Flower 1.41.
 _UNKNOWN_KEY = f"code: {UNKNOWN_KEY}"
+_PENDING_KEY = f"code: {PENDING_KEY}"
+_REVOKED_KEY = f"code: {REVOKED_KEY}"
 _WRONG_CLOCK = f"code: {WRONG_CLOCK}"
 _KEY_IN_USE = "code: 2004"
 
@@ -225,12 +228,21 @@ class SiteLauncher:
                 f"{self._site.name}: send {self._link.private_key.with_suffix('.pub')} to "
                 f"the coordinator, who registers it as {self._site.name}.pub"
             )
+        if _REVOKED_KEY in last_words:
+            raise RefusedError(
+                f"the coordinator at {self._link.address} has revoked the key of "
+                f"{self._site.name}: with a new token, `feat-fed join` asks with a new key"
+            )
         if _WRONG_CLOCK in last_words:
             raise RefusedError(
                 "the clocks of this machine and the server differ by more than Flower allows (5 s "
                 "ahead, 5 minutes behind): set this machine's clock, best by NTP"
             )
-        if _KEY_IN_USE in last_words:
+        if _PENDING_KEY in last_words:
+            self._ends_in_a_row = 1
+            self._once("waiting for the coordinator to approve this site's key")
+            time.sleep(_APPROVAL_SEC)
+        elif _KEY_IN_USE in last_words:
             self._once(
                 "the server still holds a connection with this site's key: a client that is "
                 "running elsewhere, or one that was killed (freed within a minute); trying again"

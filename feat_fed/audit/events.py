@@ -18,6 +18,7 @@ from feat_fed.protocol import DeclineCode, FailureCode, Reference, StudyId, Task
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Of a list of ours that the event's own module keeps."""
+FileName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9.-]{0,63}$")]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Count = Annotated[int, Field(ge=0)]
 Round = Annotated[int, Field(ge=0, le=100_000)]
@@ -177,7 +178,7 @@ class ProcessRestarted(StrictModel):
     """A process of the server ended and was started again."""
 
     kind: Literal["process-restarted"] = "process-restarted"
-    process: Literal["superlink", "executor", "serverapp", "server"]
+    process: Literal["superlink", "executor", "serverapp"]
 
 
 class StudyBegan(StrictModel):
@@ -189,6 +190,7 @@ class StudyBegan(StrictModel):
     study_sha256: Sha256
     rounds: int = Field(ge=1)
     after_round: Round
+    files: dict[FileName, Sha256] = Field(description="that it goes on from")
 
 
 class StudyEnded(StrictModel):
@@ -209,6 +211,8 @@ class SiteChanged(StrictModel):
         "site-revoked",
         "site-quarantined",
         "site-readmitted",
+        "site-connected",
+        "site-left",
     ]
     site: Name
     key_sha256: Sha256 | None = None
@@ -216,25 +220,35 @@ class SiteChanged(StrictModel):
 
 
 class RoundStarted(StrictModel):
-    """A round of training, or the scoring of the final weights."""
+    """A round of training."""
 
     kind: Literal["round-started"] = "round-started"
     round: Round
-    task: Task
 
 
 class SiteAsked(StrictModel):
-    """A message to a site was handed to Flower."""
+    """A message to a site, about to be handed to Flower."""
 
     kind: Literal["site-asked"] = "site-asked"
     round: Round
     task: Task
     site: Name
     weights_bytes: Count
-    sending: int = Field(ge=1)
 
 
 class ReplyReceived(StrictModel):
+    """A site's answer to a message, before anything in it is believed."""
+
+    kind: Literal["reply-received"] = "reply-received"
+    round: Round
+    task: Task
+    site: Name
+    weights_bytes: Count
+    weights_sha256: Sha256 | None = None
+    error: int | None = Field(None, description="Flower's code, of an answer that is an error")
+
+
+class RoundOutcome(StrictModel):
     """What came of a site in a round; only an accepted reply touches the model."""
 
     kind: Literal[
@@ -246,20 +260,18 @@ class ReplyReceived(StrictModel):
         "site-missing",
     ]
     round: Round
-    task: Task
     site: Name
     weights_bytes: Count = 0
     code: Code | None = None
 
 
 class CheckpointWritten(StrictModel):
-    """A round's aggregated weights and their moving average are on the disk."""
+    """A round's weights, and what else the next one needs, are on the disk."""
 
     kind: Literal["checkpoint-written"] = "checkpoint-written"
     round: Round
     sites: tuple[Name, ...] = Field(description="whose updates are in it")
-    weights_sha256: Sha256
-    ema_sha256: Sha256
+    files: dict[FileName, Sha256] = Field(description="as the round's manifest has them")
 
 
 AuditEvent = (
@@ -285,6 +297,7 @@ AuditEvent = (
     | RoundStarted
     | SiteAsked
     | ReplyReceived
+    | RoundOutcome
     | CheckpointWritten
 )
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from feat_fed import __version__
-from feat_fed.atomic import sync_folder, write_bytes_atomically
+from feat_fed.atomic import sync_folder
 from feat_fed.audit.events import AuditEvent, LogBegan, SegmentBegan, TailMissing, TornLineClosed
 from feat_fed.audit.line import Head, Line, read_line, write_line
 from feat_fed.errors import StorageError
@@ -87,11 +87,11 @@ class AuditLog:
             If that cannot be done: the event must not be acted on then.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock():
                 head = self._write(event)
-                content = head.model_dump_json().encode()
-                write_bytes_atomically(self.folder / "head.json", content, durable=False)
+                _write_head(self.folder, head)
                 return head
         except OSError as error:
             raise StorageError(
@@ -220,12 +220,26 @@ def read_head(folder: Path) -> Head | None:
     return None
 
 
-def lines(folder: Path) -> Iterator[Line]:
-    """Yield the whole lines, in order; whether they are chained is :mod:`.verify`'s business."""
-    for path in segments(folder):
+def lines(folder: Path, *, last_files: int = 0) -> Iterator[Line]:
+    """Yield the whole lines, in order, of all files or the last; :mod:`.verify` checks the chain.
+
+    What a torn or damaged line was is not told.
+    """
+    for path in segments(folder)[-last_files:]:
         for raw in path.read_bytes().split(b"\n"):
             if line := read_line(raw):
                 yield line
+
+
+def _write_head(folder: Path, head: Head) -> None:
+    """Overwrite the head file; one that a crash left half is as good as none."""
+    content = head.model_dump_json().encode() + b"\n"
+    descriptor = os.open(folder / "head.json", os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        os.pwrite(descriptor, content, 0)
+        os.ftruncate(descriptor, len(content))
+    finally:
+        os.close(descriptor)
 
 
 def _last_head(files: list[Path]) -> Head | None:

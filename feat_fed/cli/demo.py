@@ -74,8 +74,8 @@ def demo(
 
 
 def _run(store: RunStore, consortium: Consortium) -> None:
+    from feat_fed_server.admissions import Admissions
     from feat_fed_server.launch import StudyLauncher
-    from feat_fed_server.roster import read_public_keys
 
     names = tuple(consortium.site_files)
     stores = {name: load_site(file).store for name, file in consortium.site_files.items()}
@@ -95,7 +95,7 @@ def _run(store: RunStore, consortium: Consortium) -> None:
             store=store,
             listen=consortium.address,
             tls=consortium.tls,
-            sites=read_public_keys(consortium.keys, names),
+            sites=Admissions(consortium.keys.parent).members(names),
             tell=say,
             watch=watch,
         )

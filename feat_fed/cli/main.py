@@ -15,7 +15,8 @@ from feat_fed.cli import (
     checkpoints,
     data,
     demo,
-    federation,
+    identity,
+    provision,
     run,
     site,
     site_control,
@@ -51,10 +52,11 @@ app.command(rich_help_panel=_FIRST)(demo.demo)
 app.command(rich_help_panel=_FIRST)(run.version)
 app.command(rich_help_panel=_FIRST)(status.status)
 app.add_typer(audit.app, name="audit", rich_help_panel=_FIRST)
-app.command(rich_help_panel=_STUDY)(federation.provision)
+app.add_typer(provision.app, name="provision", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(study.server)
 app.command(rich_help_panel=_STUDY)(run.report)
-app.command(rich_help_panel=_SITE)(federation.keygen)
+app.command(rich_help_panel=_SITE)(identity.join)
+app.command(rich_help_panel=_SITE)(identity.keygen)
 app.command(rich_help_panel=_SITE)(check.check)
 app.command(rich_help_panel=_SITE)(site.client)
 app.command(rich_help_panel=_SITE)(train_local.train_local)
@@ -69,6 +71,7 @@ app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 _EXTRAS = {
     "provision": "server",
     "server": "server",
+    "join": "client",
     "keygen": "client",
     "check": "client",
     "client": "client",

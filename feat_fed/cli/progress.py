@@ -68,6 +68,7 @@ class StudyScreen:
         self._sites: dict[str, TaskID] = {}
         self._shown_round: dict[str, int] = {}
         self._told_rounds = len(store.rounds())
+        self._told_warnings = len(store.summary().warnings)
         self._told_awaited = ""
 
     def __enter__(self) -> Self:
@@ -89,6 +90,9 @@ class StudyScreen:
         for record in self._store.rounds()[self._told_rounds :]:
             say(round_line(record, self._store.study.rounds))
             self._told_rounds += 1
+        for warning in self._store.summary().warnings[self._told_warnings :]:
+            say(f"warning: {warning}")
+            self._told_warnings += 1
         awaited = _awaited(live)
         if awaited and awaited != self._told_awaited:
             say(f"waiting for {awaited}" + _until(live.deadline))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 from pydantic import BaseModel
 
+from feat_fed.audit import FOLDER, lines
 from feat_fed.errors import RunError
 from feat_fed.metrics import Metric
 from feat_fed.report.live import StudyLive
@@ -19,6 +20,7 @@ from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore, is_locked
 from feat_fed.report.units import format_bytes, format_duration
 
+_HEARD_OF = ("site-connected", "site-left", "reply-received")
 _SUPERLINK = "feat_fed_server.superlink"
 
 
@@ -95,7 +97,8 @@ def run_status(store: RunStore) -> RunStatus:
     processes = _processes(store.root)
     live = StudyLive.read(store.live) if processes.round_loop or processes.server else None
     last = records[-1] if records else None
-    sites = _sites(records, live or StudyLive.read(store.live), alive=live is not None)
+    known = live or StudyLive.read(store.live)
+    sites = _sites(records, known, alive=live is not None, seen=_seen(store.root))
     return RunStatus(
         run=store.root,
         study=summary.study,
@@ -164,7 +167,11 @@ def run_metrics(status: RunStatus) -> list[Metric]:
 
 
 def _sites(
-    records: Sequence[RoundRecord], live: StudyLive | None, *, alive: bool
+    records: Sequence[RoundRecord],
+    live: StudyLive | None,
+    *,
+    alive: bool,
+    seen: Mapping[str, str],
 ) -> list[SiteState]:
     connected = set(live.connected) if live and alive else set()
     told = {each.site: (record, each) for record in records for each in record.sites}
@@ -178,7 +185,7 @@ def _sites(
             SiteState(
                 site=name,
                 connected=name in connected,
-                last_seen=_iso(live.seen[name]) if live and name in live.seen else None,
+                last_seen=seen.get(name),
                 version=good[name].version or None if name in good else None,
                 clips=good[name].examples if name in good else None,
                 last_round=record.round if record else None,
@@ -191,6 +198,15 @@ def _sites(
             )
         )
     return states
+
+
+def _seen(root: Path) -> dict[str, str]:
+    """Return when each site was last heard of, by the end of the audit log."""
+    return {
+        str(line.event["site"]): f"{line.at[:19]}+00:00"
+        for line in lines(root / FOLDER, last_files=2)
+        if line.event.get("kind") in _HEARD_OF
+    }
 
 
 def _processes(root: Path) -> Processes:

@@ -53,13 +53,19 @@ def server(
         return
     from feat_fed_server.certificates import TlsFiles
     from feat_fed_server.launch import StudyLauncher
-    from feat_fed_server.roster import read_public_keys
+    from feat_fed_server.membership import Federation
 
-    members = load_federation(federation)
-    require_enough(config, len(members.sites))
-    keys = read_public_keys(federation.parent / "sites", members.sites)
-    address = listen or members.address
+    invited = load_federation(federation)
+    require_enough(config, len(invited.sites))
+    members, tls = Federation(federation), TlsFiles(federation.parent / "tls")
+    keys = members.members()
+    address = listen or invited.address
     require_free(*split_address(address))
+    tls.require()
+    for line in (*tls.warnings(), *members.warnings()):
+        say(f"warning: {line}")
+    if absent := [name for name in invited.sites if name not in keys.values()]:
+        say(f"not admitted yet: {', '.join(absent)} (see `feat-fed provision status`)")
 
     def train(store: RunStore) -> None:
         with (
@@ -71,8 +77,9 @@ def server(
             StudyLauncher(
                 store=store,
                 listen=address,
-                tls=TlsFiles(federation.parent / "tls"),
+                tls=tls,
                 sites=keys,
+                federation=members,
                 tell=say,
                 watch=screen.update,
             ).run()

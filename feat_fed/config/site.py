@@ -126,7 +126,7 @@ class ServerLinkConfig(StrictModel):
 
     address: Address
     ca_certificate: Path = Field(description="of the coordinator, PEM; received from a person")
-    private_key: Path = Field(description="the site's own, made by `feat-fed keygen`")
+    private_key: Path = Field(description="the site's own, made by `feat-fed join` or `keygen`")
 
 
 class ComputeConfig(StrictModel):

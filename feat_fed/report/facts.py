@@ -22,6 +22,9 @@ class SiteTotals:
     train_sec: float
     bytes_down: int
     bytes_up: int
+    down_sec: float
+    """In which something was on its way, as far as that was measured."""
+    up_sec: float
 
 
 def site_totals(rounds: Sequence[RoundRecord]) -> tuple[SiteTotals, ...]:
@@ -67,4 +70,6 @@ def _totals(name: str, parts: Sequence[SiteRound]) -> SiteTotals:
         train_sec=sum(part.train_sec for part in parts),
         bytes_down=sum(part.bytes_down for part in parts),
         bytes_up=sum(part.bytes_up for part in parts),
+        down_sec=sum(part.link.down_sec for part in parts if part.link),
+        up_sec=sum(part.link.up_sec for part in parts if part.link),
     )

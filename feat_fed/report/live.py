@@ -48,8 +48,6 @@ class StudyLive(Live):
     replied: tuple[str, ...] = ()
     declined: dict[str, str] = Field(default_factory=dict)
     """Sites that will not take part for now, and why, while the server waits for them."""
-    seen: dict[str, float] = Field(default_factory=dict)
-    """Unix time at which a site was connected last."""
     deadline: float | None = None
     """Unix time by which the round or the waiting ends."""
 

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 
 from feat_fed.config.base import StrictModel
 from feat_fed.protocol import SHORTENED, EndedBy
+from feat_fed.report.links import Link
 
 SiteStatus = Literal["ok", "refused", "failed", "declined", "missing"]
 """``ok``: aggregated. ``refused``: the server turned the reply away. ``failed``: the site
@@ -22,6 +23,7 @@ class SiteRound(StrictModel):
     site: str
     status: SiteStatus
     reason: str = Field("", description="a fixed phrase of ours; empty when ok")
+    code: str = Field("", description="of the reason, where there is one")
     examples: int = Field(0, ge=0, description="training clips at the site")
     steps: int = Field(0, ge=0, description="optimiser steps taken")
     planned_steps: int = Field(0, ge=0, description="that the study asks of this site; 0: unknown")
@@ -39,6 +41,9 @@ class SiteRound(StrictModel):
     version: str = Field("", description="of feat-fed at the site")
     bytes_down: int = Field(0, ge=0, description="weights sent to the site")
     bytes_up: int = Field(0, ge=0, description="weights received from the site")
+    link: Link | None = Field(
+        None, description="what went over the wire in the round, measured at the server's door"
+    )
 
     @property
     def shortfall(self) -> str:

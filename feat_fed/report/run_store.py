@@ -13,6 +13,7 @@
     logs/
     live.json           where the study stands at this moment
     roster.json         which public key is which site
+    links.json          what went over the wire so far, by site (Links)
     flower/             Flower's own files
     report.html
 """
@@ -35,6 +36,7 @@ from pydantic import ValidationError
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
+from feat_fed.report.links import LINKS_FILE
 from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
@@ -86,6 +88,7 @@ class RunStore:
         self.report = root / "report.html"
         self.live = root / LIVE_FILE
         self.roster = root / "roster.json"
+        self.links = root / LINKS_FILE
         self.flower = root / "flower"
 
     @classmethod
@@ -182,13 +185,17 @@ class RunStore:
 
     def append(self, record: RoundRecord) -> None:
         """Add a round's record and flush it to disk; a torn last line is cut off first."""
-        with (self.root / "metrics.jsonl").open("r+b") as file:
-            whole = file.read().rfind(b"\n") + 1
-            file.seek(whole)
-            file.truncate()
-            file.write(record.model_dump_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        path = self.root / "metrics.jsonl"
+        try:
+            with path.open("r+b") as file:
+                whole = file.read().rfind(b"\n") + 1
+                file.seek(whole)
+                file.truncate()
+                file.write(record.model_dump_json().encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{path} cannot be written: {error}") from error
 
     def rounds(self) -> tuple[RoundRecord, ...]:
         """Return the rounds in order, each by its last record.

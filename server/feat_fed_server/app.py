@@ -19,8 +19,9 @@ from feat_fed.errors import FeatFedError, StorageError
 from feat_fed.log_file import rotating_handler
 from feat_fed.report.run_store import RunStore
 from feat_fed_server import RUN_FOLDER
-from feat_fed_server.roster import KeyRoster, Roster
+from feat_fed_server.roster import FileRoster, Roster
 from feat_fed_server.rounds import RoundLoop
+from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.serverapp_life import living
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ def _note_failure(store: RunStore, error: FeatFedError) -> None:
     failed = {"state": "failed", "message": error.shareable()}
     with contextlib.suppress(OSError):  # who supervises this process finds the disk full, too
         store.write_summary(store.summary().model_copy(update=failed))
+    with contextlib.suppress(StorageError):
+        RunAudit(store).ended("failed")
 
 
 app = ServerApp()
@@ -80,4 +83,4 @@ def _main(grid: Grid, context: Context) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
     with living(store):
-        run_study(grid, store, KeyRoster.load(store.roster))
+        run_study(grid, store, FileRoster(store.roster))

@@ -136,7 +136,7 @@ class Asking:
         while waiting and time.time() < deadline:
             tell()
             for each in list(waiting):
-                reply = self._answer(each, assignment, schema, accept)
+                reply = self._answer(each, assignment, schema, accept) or self._taken_out(each)
                 if reply is not None:
                     waiting.remove(each)
                     replies.append(replace(reply, sendings=each.taken))
@@ -167,6 +167,12 @@ class Asking:
             if reply is not None:
                 return accept(reply)
         return asked.loss if asked.given_up else None
+
+    def _taken_out(self, asked: Asked) -> Reply | None:
+        """Return the reply of a site whose key was taken out since: none will come."""
+        if self._roster.has(asked.message.metadata.dst_node_id):
+            return None
+        return Reply(asked.site, "refused", "its key was taken out in the middle of the round")
 
     def _pull(
         self, message_id: str, asked: Asked, assignment: Assignment, schema: Mapping[str, Tensor]
@@ -222,10 +228,12 @@ class Asking:
             absent = [name for name in wanted if name not in self._connected]
             # Counted, for nodes of a simulation have no name before they first report.
             here = len(self._connected.keys() - but)
-            if here >= len(wanted):
+            if here >= max(len(wanted), needed):  # more may be admitted while we wait
                 return
             if here < needed:
                 settled_at = None
+                if len(self._roster.expected) < needed:  # people have to approve some first
+                    give_up_at = time.time() + sites.wait_sec
                 if time.time() > give_up_at:
                     raise FederationError(
                         f"{here} of the {needed} sites that the study needs came "

@@ -16,6 +16,12 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.errors import ConfigError
 
 VALID_DAYS: float = 825
+CA_VALID_DAYS: float = 3650
+"""So that hospitals keep their ca.crt while server certificates come and go."""
+
+SOON_DAYS = 30
+CA_SOON_DAYS = 90
+"""Before their end it is time to say so; a new CA has to reach every hospital."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +64,37 @@ class TlsFiles:
         if certificate.not_valid_after_utc < dt.datetime.now(dt.UTC):
             raise ConfigError(
                 f"{self.certificate} expired on {certificate.not_valid_after_utc:%Y-%m-%d}: "
-                "delete server.crt and server.key beside it and run `feat-fed provision` again"
+                "`feat-fed provision renew` makes another; hospitals keep their ca.crt"
             )
 
+    def warnings(self) -> list[str]:
+        """Say which certificates end soon, and what to do."""
+        told = []
+        days = _days_left(self.certificate)
+        if days < SOON_DAYS:
+            told.append(
+                f"the server's certificate ends in {days} days: `feat-fed provision renew` makes "
+                "another; hospitals keep their ca.crt"
+            )
+        ca_days = _days_left(self.ca_certificate)
+        if ca_days < CA_SOON_DAYS:
+            told.append(
+                f"the CA ends in {ca_days} days: make a new one before (delete the tls folder, run "
+                "`feat-fed provision`) and give its ca.crt to every hospital"
+            )
+        return told
 
-def certified_hosts(files: TlsFiles) -> set[str]:
+
+def _days_left(path: Path) -> int:
+    certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    return (certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)).days
+
+
+def certified_hosts(files: TlsFiles) -> tuple[str, ...]:
     """Return the names and addresses that the server's certificate is good for."""
     certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return {str(each.value) for each in names}
+    return tuple(str(each.value) for each in names)
 
 
 def make_ca(files: TlsFiles) -> None:
@@ -74,7 +102,7 @@ def make_ca(files: TlsFiles) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name("feat-fed federation CA")
     certificate = (
-        _builder(name, name, key.public_key())
+        _builder(name, name, key.public_key(), days=CA_VALID_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs_certificates=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -94,7 +122,7 @@ def make_server_certificate(files: TlsFiles, *, hosts: tuple[str, ...]) -> None:
         raise ConfigError(f"{files.ca_key} is not an elliptic-curve key")
     key = ec.generate_private_key(ec.SECP384R1())
     certificate = (
-        _builder(_name(hosts[0][:64]), ca.subject, key.public_key())
+        _builder(_name(hosts[0][:64]), ca.subject, key.public_key(), days=VALID_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -112,7 +140,11 @@ def make_server_certificate(files: TlsFiles, *, hosts: tuple[str, ...]) -> None:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    public_key: ec.EllipticCurvePublicKey,
+    *,
+    days: float,
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.UTC)
     return (
@@ -123,7 +155,7 @@ def _builder(
         .serial_number(x509.random_serial_number())
         # An hour back, since clocks of hospitals differ.
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=VALID_DAYS))
+        .not_valid_after(now + dt.timedelta(days=days))
     )
 
 

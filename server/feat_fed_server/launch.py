@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +14,13 @@ from feat_fed.processes import ChildGroup, require_free, split_address
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.certificates import TlsFiles
-from feat_fed_server.roster import KeyRoster
+from feat_fed_server.membership import Federation, Membership
+from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.study_processes import FaultError, StudyProcesses
 
 _LOOK_SEC = 0.25
 _TELL_AGAIN_SEC = 60.0
-_DOOR = "feat_fed_server.door: "
+_DOOR = re.compile(r" feat_fed_server\.(?:door|gate|join_desk): (.+)")
 
 _MAX_FAULTS = 5
 """In a row, without a round that was completed in between."""
@@ -41,7 +43,9 @@ class StudyLauncher:
     tls
         The federation's certificates.
     sites
-        Registered sites: name by public key.
+        Sites that may take part: name by public key.
+    federation
+        Where to look for sites that are admitted or revoked meanwhile; None: nowhere.
     tell
         Called with a line for the screen.
     watch
@@ -53,6 +57,7 @@ class StudyLauncher:
     tls: TlsFiles
     sites: Mapping[bytes, str]
     tell: Callable[[str], None]
+    federation: Federation | None = None
     watch: Callable[[StudyLive | None], None] = lambda _: None
 
     def run(self) -> None:
@@ -68,10 +73,18 @@ class StudyLauncher:
             If processes die again and again.
         RunError
             If the run's folder cannot be written.
+        StorageError
+            If the audit log cannot.
         """
         self.tls.require()
         require_free(*split_address(self.listen))
-        KeyRoster(self.sites).save(self.store.roster)
+        members = Membership(
+            self.sites,
+            roster=self.store.roster,
+            federation=self.federation,
+            tell=self.tell,
+            audit=RunAudit(self.store),
+        )
         self.store.flower.mkdir(exist_ok=True)
         secret = self.store.flower / "executor.secret"
         write_bytes_atomically(secret, secrets.token_bytes(32), mode=0o600)
@@ -81,18 +94,18 @@ class StudyLauncher:
                 self.store,
                 listen=self.listen,
                 tls=self.tls,
-                sites=self.sites,
+                members=members,
                 secret=secret,
             )
-            self._survive(processes)
+            self._survive(processes, members)
             processes.close()
 
-    def _survive(self, processes: StudyProcesses) -> None:
+    def _survive(self, processes: StudyProcesses, members: Membership) -> None:
         """Live through one life of the processes after the other."""
         faults, rounds_done = 0, -1
         while True:
             try:
-                self._live(processes)
+                self._live(processes, members)
             except FaultError as fault:
                 before, rounds_done = rounds_done, self.store.summary().rounds_done
                 faults = faults + 1 if rounds_done == before else 1
@@ -101,17 +114,19 @@ class StudyLauncher:
                         f"{fault}\nit was the {faults}th time in a row without a completed round; "
                         f"{rounds_done} rounds are kept: find out why, then give the same command"
                     ) from fault
+                RunAudit(self.store).restarted(fault.process)
                 reason = str(fault).partition("\n")[0]
                 self.tell(f"{reason}; starting it again, to go on with round {rounds_done + 1}")
                 time.sleep(_PAUSE_SEC * (faults - 1))
             else:
                 return
 
-    def _live(self, processes: StudyProcesses) -> None:
+    def _live(self, processes: StudyProcesses, members: Membership) -> None:
         """Start what is not there and wait for the study's end, or for a fault."""
         self._forget_what_was()
         processes.start()
-        self.tell(f"listening on {self.listen} for {', '.join(sorted(self.sites.values()))}")
+        whom = ", ".join(members.names) or "hospitals that ask to join"
+        self.tell(f"listening on {self.listen} for {whom}")
         door = _Door(self.tell)
         while (completed := processes.look()) is None:
             self.watch(StudyLive.read(self.store.live))
@@ -144,7 +159,8 @@ class _Door:
 
     def tell_news(self, lines: list[str]) -> None:
         for line in lines:
-            told = line.partition(_DOOR)[2]
+            found = _DOOR.search(line)
+            told = found[1] if found else ""
             if told and time.monotonic() > self._told_at.get(told, 0) + _TELL_AGAIN_SEC:
                 self._told_at[told] = time.monotonic()
                 self._tell(told)

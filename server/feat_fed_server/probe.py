@@ -8,23 +8,16 @@ at a time and a few a minute, and all sites together have :data:`MAX_PROBES` at 
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastapi import HTTPException
-from flwr.proto.fleet_pb2 import ActivateNodeRequest
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
-from flwr.superlink.routers.fleet.node_auth import authenticate_node
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from feat_fed.protocol import (
-    BAD_SIGNATURE,
     MAX_PROBE_BYTES,
     PROBE_ANSWER_HEADER,
     PROBE_BYTES_HEADER,
@@ -54,7 +47,7 @@ class ProbeRefusedError(Exception):
 
 
 class Probe:
-    """Answers the probes of sites whose registration the caller has looked up."""
+    """Answers the probes of sites whose key and signature the caller has verified."""
 
     def __init__(self) -> None:
         self._at_work: set[str] = set()
@@ -67,10 +60,9 @@ class Probe:
         Raises
         ------
         ProbeRefusedError
-            If the signature is not of the key that the request names, or it is too soon.
+            If it is too soon.
         """
         request = Request(scope, receive)
-        await run_in_threadpool(_verify_signature, request)
         with self._turn(site):
             async with asyncio.timeout(DEADLINE_SEC):
                 received_bytes = 0
@@ -95,16 +87,6 @@ class Probe:
             yield
         finally:
             self._at_work.remove(site)
-
-
-def _verify_signature(request: Request) -> None:
-    """Let Flower verify what it verifies of an activation: time, key and signature."""
-    claimed = base64.b64decode(request.headers.get(FLEET_HTTP_PUBLIC_KEY_HEADER, ""), validate=True)
-    request.state.protobuf_request = ActivateNodeRequest(public_key=claimed)
-    try:
-        authenticate_node(request)
-    except HTTPException:
-        raise ProbeRefusedError(BAD_SIGNATURE) from None
 
 
 def _asked_bytes(request: Request) -> int:

@@ -50,6 +50,7 @@ class Reply:
             site=self.site,
             status=self.status,
             reason=self.reason,
+            code=(self.report.code or "") if self.report else "",
             examples=told.examples if told else 0,
             steps=told.steps if told else 0,
             planned_steps=planned_steps(training, num_clips=told.examples) if told else 0,

@@ -7,22 +7,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.node_pb2 import NodeInfo
 
 from feat_fed.atomic import write_bytes_atomically
-from feat_fed.errors import ConfigError, ProtocolError
+from feat_fed.errors import ProtocolError
 
 
 class Roster(Protocol):
     """Tells sites apart; node ids change when a site reconnects, names do not."""
 
-    expected: tuple[str, ...]
-    """Sites that may take part, as far as they are known beforehand."""
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """Sites that may take part, as far as they are known beforehand."""
 
     def online(self, nodes: Iterable[NodeInfo]) -> dict[str, int]:
         """Return the node id of every known site among the connected nodes."""
+
+    def has(self, node_id: int) -> bool:
+        """Return whether a node that was online is still a known site's."""
 
     def check(self, node_id: int, claimed: str) -> str:
         """Return the site's name, or raise :class:`ProtocolError` if it claims another's."""
@@ -33,37 +35,63 @@ class KeyRoster:
 
     def __init__(self, names_by_key: Mapping[bytes, str]) -> None:
         self._names_by_key = dict(names_by_key)
-        self._names_by_node: dict[int, str] = {}
-        self.expected = tuple(sorted(self._names_by_key.values()))
+        self._keys_by_node: dict[int, bytes] = {}
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """Names of the registered sites."""
+        return tuple(sorted(self._names().values()))
+
+    def name_of(self, public_key: bytes) -> str | None:
+        """Return the name that a key (PEM) is registered under."""
+        return self._names().get(public_key)
 
     def online(self, nodes: Iterable[NodeInfo]) -> dict[str, int]:
         """Return the node id of every registered site that is connected."""
         found: dict[str, int] = {}
         for node in nodes:
-            if name := self._names_by_key.get(node.public_key):
-                found[name] = self._node(node.node_id, name)
+            if name := self.name_of(node.public_key):
+                found[name] = node.node_id
+                self._keys_by_node[node.node_id] = node.public_key
         return found
+
+    def has(self, node_id: int) -> bool:
+        """Return whether the node's key is still registered."""
+        return self.name_of(self._keys_by_node[node_id]) is not None
 
     def check(self, node_id: int, claimed: str) -> str:
         """Return the name that belongs to the node's key."""
-        name = self._names_by_node[node_id]
+        name = self.name_of(self._keys_by_node[node_id])
+        if name is None:
+            raise ProtocolError("a site whose key has been taken out since")
         if claimed != name:
             raise ProtocolError(f"{name} reports under another site's name")
         return name
 
-    def _node(self, node_id: int, name: str) -> int:
-        self._names_by_node[node_id] = name
-        return node_id
-
     def save(self, path: Path) -> None:
-        """Write the roster for the ServerApp's process."""
-        names = {key.decode(): name for key, name in self._names_by_key.items()}
+        """Write the roster for the processes of the study."""
+        names = {key.decode(): name for key, name in self._names().items()}
         write_bytes_atomically(path, json.dumps(names, indent=1).encode())
 
-    @classmethod
-    def load(cls, path: Path) -> KeyRoster:
-        """Read what :meth:`save` wrote."""
-        return cls({key.encode(): name for key, name in json.loads(path.read_text()).items()})
+    def _names(self) -> Mapping[bytes, str]:
+        return self._names_by_key
+
+
+class FileRoster(KeyRoster):
+    """What :meth:`KeyRoster.save` wrote, and writes again when who may take part changes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__({})
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+
+    def _names(self) -> Mapping[bytes, str]:
+        stat = self._path.stat()
+        if self._seen != (seen := (stat.st_ino, stat.st_mtime_ns)):
+            names = json.loads(self._path.read_text())
+            self._names_by_key = {key.encode(): name for key, name in names.items()}
+            self._seen = seen
+        return self._names_by_key
 
 
 class ClaimedRoster:
@@ -82,49 +110,10 @@ class ClaimedRoster:
             self._claims.get(node.node_id, f"node-{node.node_id}"): node.node_id for node in nodes
         }
 
+    def has(self, node_id: int) -> bool:
+        """Return True: there are no keys that could be taken out."""
+        return True
+
     def check(self, node_id: int, claimed: str) -> str:
         """Return the claim."""
         return self._claims.setdefault(node_id, claimed)
-
-
-def read_public_keys(folder: Path, names: Iterable[str]) -> dict[bytes, str]:
-    """Read ``NAME.pub`` of every site.
-
-    Returns
-    -------
-    dict
-        The site's name by its public key (PEM, as Flower wants it).
-
-    Raises
-    ------
-    ConfigError
-        If a file is missing, not an EC public key, or if two sites have one key.
-    """
-    found: dict[bytes, str] = {}
-    missing = [name for name in names if not (folder / f"{name}.pub").is_file()]
-    if missing:
-        raise ConfigError(
-            f"public keys are missing in {folder}: {', '.join(f'{name}.pub' for name in missing)}; "
-            "each hospital makes its own with `feat-fed keygen` and sends the .pub file"
-        )
-    for name in names:
-        path = folder / f"{name}.pub"
-        pem = _read_public_key(path)
-        if pem in found:
-            raise ConfigError(
-                f"{path} holds the same key as {found[pem]}.pub; each site needs its own"
-            )
-        found[pem] = name
-    return found
-
-
-def _read_public_key(path: Path) -> bytes:
-    try:
-        key = serialization.load_ssh_public_key(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not an OpenSSH public key") from error
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise ConfigError(f"{path} is not an elliptic-curve key; use `feat-fed keygen`")
-    return key.public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )

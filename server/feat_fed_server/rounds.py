@@ -8,20 +8,24 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from feat_fed.errors import FederationError
 from feat_fed.protocol import Assignment, Task, Versions
+from feat_fed.report.links import Link, Links
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed_server.asking import Asking
+from feat_fed_server.audited_grid import AuditedGrid
 from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes, update_norm
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
+from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.strategy import build_strategy
 from feat_fed_server.tally import Tally
 
@@ -57,7 +61,10 @@ class RoundLoop:
         self._study_id = store.summary().study_id
         self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
-        self._asking = Asking(grid, roster, store)
+        self._audit = RunAudit(store)
+        audited = cast(Grid, AuditedGrid(grid, roster, self._audit))
+        self._asking = Asking(audited, roster, store)
+        self._links = Links.read(store.links)
 
     def run(self) -> None:
         """Train until the study's last round, then score the final weights.
@@ -72,16 +79,19 @@ class RoundLoop:
         clear_other_inboxes(self._store.inbox(state.rounds_done + 1))
         rotate(self._store)
         summarise(self._store, state, "running")
+        self._audit.began(after_round=state.rounds_done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
             summarise(self._store, state, "running")
         final = self._score(state)
         summarise(self._store, state, "complete", final_heldout_loss=final)
+        self._audit.ended("complete")
         self._asking.tell("done", state.rounds_done)
 
     def _round(self, state: GlobalState) -> GlobalState:
         number = state.rounds_done + 1
+        self._audit.round_started(number)
         inbox = self._inbox(number)
         record = inbox.closed()
         if record is None:
@@ -94,11 +104,20 @@ class RoundLoop:
             weights, ema_decay=self._study.strategy.ema_decay, optimiser=optimiser
         )
         seconds = record.seconds + time.monotonic() - started
-        self._store.append(record.model_copy(update={"seconds": seconds}))
+        self._store.append(self._measured(record.model_copy(update={"seconds": seconds})))
         save(self._store, new)
+        self._audit.round_done(record)
         inbox.clear()
         rotate(self._store)
         return new
+
+    def _measured(self, record: RoundRecord) -> RoundRecord:
+        """Add what went over the wire since the last round."""
+        links, before = Links.read(self._store.links), self._links.sites
+        self._links = links
+        news = {site: link.since(before.get(site, Link())) for site, link in links.sites.items()}
+        sites = [each.model_copy(update={"link": news.get(each.site)}) for each in record.sites]
+        return record.model_copy(update={"sites": tuple(sites)})
 
     def _inbox(self, number: int) -> Inbox:
         """Open the round's inbox, with nothing in it that another study or site has left."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from feat_fed.audit.events import (
     CheckpointWritten,
     ProcessRestarted,
     ReplyReceived,
+    RoundOutcome,
     RoundStarted,
     ServerStarted,
     SiteAsked,
@@ -23,10 +25,11 @@ from feat_fed.audit.events import (
     StudyBegan,
     StudyEnded,
 )
-from feat_fed.protocol import Assignment
+from feat_fed.protocol import Task
+from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
+from feat_fed.train.run_state import RoundManifest
 from feat_fed.wire import bundle
-from feat_fed_server.replies import Reply
 
 _KINDS = {
     "ok": "reply-accepted",
@@ -37,6 +40,8 @@ _KINDS = {
     "missing": "site-missing",
 }
 
+Process = Literal["superlink", "executor", "serverapp"]
+
 Change = Literal[
     "site-registered",
     "site-admitted",
@@ -44,7 +49,19 @@ Change = Literal[
     "site-revoked",
     "site-quarantined",
     "site-readmitted",
+    "site-connected",
+    "site-left",
 ]
+
+
+@dataclass(frozen=True)
+class Sending:
+    """What a message asked of whom."""
+
+    site: str
+    round: int
+    task: Task
+    bytes_down: int
 
 
 class RunAudit:
@@ -81,67 +98,79 @@ class RunAudit:
         digest = key_fingerprint(key) if key is not None else None
         self.log.append(SiteChanged(kind=kind, site=site, key_sha256=digest, code=code))
 
-    def restarted(self, process: Literal["superlink", "executor", "serverapp", "server"]) -> None:
+    def restarted(self, process: Process) -> None:
         """Note a process that ended and is started again."""
         self.log.append(ProcessRestarted(process=process))
 
     def began(self, *, after_round: int) -> None:
         """Note that the round loop begins, or goes on after a round."""
         study = self._store.study
+        told = study.without_paths().model_dump_json().encode()
         event = StudyBegan(
             kind="study-resumed" if after_round else "study-started",
             study_id=self._store.summary().study_id,
             study=study.name,
-            study_sha256=hashlib.sha256(
-                study.without_paths().model_dump_json().encode()
-            ).hexdigest(),
+            study_sha256=hashlib.sha256(told).hexdigest(),
             rounds=study.rounds,
             after_round=after_round,
+            files=self._files(after_round),
         )
         self.log.append(event)
 
-    def ended(self, state: Literal["complete", "failed"], *, rounds_done: int) -> None:
+    def ended(self, state: Literal["complete", "failed"]) -> None:
         """Note how the round loop ends."""
-        self.log.append(StudyEnded(state=state, rounds_done=rounds_done))
+        self.log.append(StudyEnded(state=state, rounds_done=self._store.summary().rounds_done))
 
-    def round_started(self, assignment: Assignment) -> None:
-        """Note a round, or the scoring of the final weights."""
-        self.log.append(RoundStarted(round=assignment.round, task=assignment.task))
+    def round_started(self, round_number: int) -> None:
+        """Note a round of training."""
+        self.log.append(RoundStarted(round=round_number))
 
-    def asked(self, assignment: Assignment, site: str, *, bytes_down: int, sending: int) -> None:
-        """Note a message to a site that Flower took."""
+    def asked(self, sending: Sending) -> None:
+        """Note a message to a site."""
         event = SiteAsked(
-            round=assignment.round,
-            task=assignment.task,
-            site=site,
-            weights_bytes=bytes_down,
-            sending=sending,
+            round=sending.round,
+            task=sending.task,
+            site=sending.site,
+            weights_bytes=sending.bytes_down,
         )
         self.log.append(event)
 
-    def replied(self, assignment: Assignment, reply: Reply) -> None:
-        """Note what came of a site."""
-        event = {
-            "kind": _KINDS[reply.status],
-            "round": assignment.round,
-            "task": assignment.task,
-            "site": reply.site,
-            "weights_bytes": reply.bytes_up,
-            "code": reply.report.code if reply.report else None,
-        }
-        self.log.append(ReplyReceived.model_validate(event))
-
-    def written(
-        self, round_number: int, sites: Iterable[str], *, weights_sha256: str, ema_sha256: str
-    ) -> None:
-        """Note a round's weights, which are on the disk."""
-        event = CheckpointWritten(
-            round=round_number,
-            sites=tuple(sorted(sites)),
-            weights_sha256=weights_sha256,
-            ema_sha256=ema_sha256,
+    def received(self, sending: Sending, weights: Sequence[bytes], *, error: int | None) -> None:
+        """Note the answer to a message, as it came."""
+        digest = hashlib.sha256()
+        for each in weights:
+            digest.update(each)
+        event = ReplyReceived(
+            round=sending.round,
+            task=sending.task,
+            site=sending.site,
+            weights_bytes=sum(map(len, weights)),
+            weights_sha256=digest.hexdigest() if weights else None,
+            error=error,
         )
         self.log.append(event)
+
+    def round_done(self, record: RoundRecord) -> None:
+        """Note what came of each site, and the files that came of the round."""
+        for each in record.sites:
+            event = {
+                "kind": _KINDS[each.status],
+                "round": record.round,
+                "site": each.site,
+                "weights_bytes": each.bytes_up,
+                "code": each.code or None,
+            }
+            self.log.append(RoundOutcome.model_validate(event))
+        event_of_files = CheckpointWritten(
+            round=record.round,
+            sites=tuple(each.site for each in record.sites if each.status == "ok"),
+            files=self._files(record.round),
+        )
+        self.log.append(event_of_files)
+
+    def _files(self, round_number: int) -> dict[str, str]:
+        path = self._store.manifest(round_number)
+        return RoundManifest.model_validate_json(path.read_bytes()).files
 
 
 def key_fingerprint(pem: bytes) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from feat_fed.errors import ChildError
@@ -27,6 +27,8 @@ from feat_fed.report.run_store import RunStore
 from feat_fed.wire import flower_environment
 from feat_fed_server import RUN_FOLDER
 from feat_fed_server.certificates import TlsFiles
+from feat_fed_server.membership import Membership
+from feat_fed_server.run_audit import Process, RunAudit
 from feat_fed_server.serverapp_life import LifeWatch
 from feat_fed_server.superlink_client import RunEnd, SuperLinkClient
 
@@ -36,7 +38,17 @@ _UNANSWERED_SEC = 20.0
 
 
 class FaultError(Exception):
-    """A process has ended that should not, or hangs; what it was, how, and where its log is."""
+    """A process has ended that should not, or hangs; what it was, how, and where its log is.
+
+    Parameters
+    ----------
+    process
+        Which one, as the audit log names it.
+    """
+
+    def __init__(self, text: str, process: Process) -> None:
+        super().__init__(text)
+        self.process = process
 
 
 class StudyProcesses:
@@ -50,6 +62,8 @@ class StudyProcesses:
         The run's folder.
     listen
         HOST:PORT that hospitals reach.
+    members
+        Who may take part.
     secret
         File of the secret between SuperLink and executor.
     """
@@ -61,14 +75,15 @@ class StudyProcesses:
         *,
         listen: str,
         tls: TlsFiles,
-        sites: Mapping[bytes, str],
+        members: Membership,
         secret: Path,
     ) -> None:
         self._children = children
         self._store = store
+        self._listen = listen
         self._host, self._port = split_address(listen)
         self._tls = tls
-        self._sites = sites
+        self._members = members
         self._secret = secret
         self._superlink: Child | None = None
         self._executor: Child | None = None
@@ -113,6 +128,8 @@ class StudyProcesses:
         end = self._ask()
         state = self._life.look()
         if end is None and state is None:
+            if self._link:
+                self._members.follow(self._link)
             return None
         said = self._store.summary().state
         if (state == "ended" or end) and said in ("complete", "failed"):
@@ -123,7 +140,7 @@ class StudyProcesses:
             reason = "was killed or has crashed" if state == "ended" else str(state)
         log_file = self._store.logs / "serverapp.log"
         self._end_run() if self._life.has_started else self._end_executor()
-        raise FaultError(f"the ServerApp {reason}; its log is {log_file}")
+        raise FaultError(f"the ServerApp {reason}; its log is {log_file}", "serverapp")
 
     def close(self) -> None:
         """Close the connection; the group ends the processes."""
@@ -144,16 +161,18 @@ class StudyProcesses:
             if silent_sec < _UNANSWERED_SEC:
                 return None
             self._end_all()
-            raise FaultError(f"{error} (for {silent_sec:.0f} s)") from error
+            raise FaultError(f"{error} (for {silent_sec:.0f} s)", "superlink") from error
         self._answered_at = time.monotonic()
         return end
 
     def _require(self, child: Child | None, name: str, give_up: Callable[[], None]) -> None:
         code = child.process.poll() if child else None
         if child is not None and code is not None:
+            process: Process = "executor" if child is self._executor else "superlink"
             give_up()
             raise FaultError(
-                f"{name} has ended ({describe_exit(code)}); its log is {child.log_file}"
+                f"{name} has ended ({describe_exit(code)}); its log is {child.log_file}",
+                process,
             )
 
     @contextlib.contextmanager
@@ -161,8 +180,9 @@ class StudyProcesses:
         try:
             yield
         except ChildError as error:
+            process: Process = "executor" if self._link else "superlink"
             give_up()
-            raise FaultError(str(error)) from error
+            raise FaultError(str(error), process) from error
 
     def _end_run(self) -> None:
         """End the ServerApp; the SuperLink forgets its run, and the sites its messages."""
@@ -188,6 +208,9 @@ class StudyProcesses:
             self._superlink = None
 
     def _start_superlink(self) -> SuperLinkClient:
+        audit = RunAudit(self._store)
+        audit.server_started(self._listen, self._tls.certificate, self._members.names)
+        audit.registered(self._members.names_by_key)
         self._control_port = free_port()
         self._superlink = self._children.start(
             "the SuperLink",
@@ -199,14 +222,15 @@ class StudyProcesses:
                 *("--key", str(self._tls.key)),
                 *("--control-port", str(self._control_port)),
                 *("--secret", str(self._secret)),
-                *("--sites", str(len(self._sites))),
+                *self._members.superlink_arguments(),
+                *("--links", str(self._store.links)),
             ],
             log_file=self._store.logs / "superlink.log",
             env=flower_environment(self._store.flower / "superlink"),
         )
         wait_for_port("127.0.0.1", self._control_port, self._children)
         link = SuperLinkClient(self._control_port)
-        link.register_sites(self._sites)  # which opens the door
+        self._members.register(link)  # which opens the door
         wait_for_port(_reachable(self._host), self._port, self._children)
         return link
 

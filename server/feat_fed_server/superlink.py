@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+import ssl
 from pathlib import Path
 
 import uvicorn
@@ -22,20 +22,21 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
-from feat_fed_server.door import FleetDoor, LoggedHandshake
+from feat_fed_server.admissions import Admissions
+from feat_fed_server.door import FleetDoor
+from feat_fed_server.gate import Gate, GatedServer
+from feat_fed_server.join_desk import JoinDesk
+from feat_fed_server.link_meter import LinkMeter
+from feat_fed_server.roster import FileRoster
 from feat_fed_server.whole_bodies import WholeBodies
 
+log = logging.getLogger(__name__)
+
 _GRACE_SEC = 2
+_KEEP_ALIVE_SEC = 15
+_HOUSEKEEPING_SEC = 2.0
 _LOOK_SEC = 0.05
 LOOPBACK = "127.0.0.1"
-
-
-class _Listener(uvicorn.Server):
-    """A server whose signals are another one's business."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def serve(app: FastAPI, arguments: argparse.Namespace) -> None:
@@ -50,29 +51,81 @@ async def serve(app: FastAPI, arguments: argparse.Namespace) -> None:
             timeout_graceful_shutdown=_GRACE_SEC,
         )
     )
+    meter, gate = LinkMeter(Path(arguments.links)), Gate()
+    config = _door_config(app, arguments, meter, gate)
+    door = GatedServer(config, gate)
+    serving = asyncio.create_task(_open_when_registered(door, app, arguments.sites))
+    housekeeping = asyncio.create_task(_keep_house(meter, _Certificate(config)))
+    await inside.serve()
+    door.should_exit = True
+    serving.cancel() if not door.started else None
+    housekeeping.cancel()
+    for task in (serving, housekeeping):
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    meter.write()
+
+
+def _door_config(
+    app: FastAPI, arguments: argparse.Namespace, meter: LinkMeter, gate: Gate
+) -> uvicorn.Config:
+    folder = arguments.federation and Path(arguments.federation).parent
+    door = FleetDoor(
+        WholeBodies(app),
+        site_of=FileRoster(Path(arguments.roster)).name_of,
+        desk=JoinDesk(Admissions(folder) if folder else None),
+        gate=gate,
+        meter=meter,
+    )
     config = uvicorn.Config(
-        FleetDoor(WholeBodies(app), site_of=_registered(app)),
+        door,
         host=arguments.host,
         port=arguments.port,
         ssl_certfile=arguments.certificate,
         ssl_keyfile=arguments.key,
         lifespan="off",
+        ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
+        # Behind a proxy, a header could name any address.
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SEC,
         timeout_graceful_shutdown=_GRACE_SEC,
     )
     config.load()
-    if config.ssl is None:
-        raise RuntimeError("the door has no certificate")
-    config.ssl.sslobject_class = LoggedHandshake
-    door = _Listener(config)
-    serving = asyncio.create_task(_open_when_registered(door, app, arguments.sites))
-    await inside.serve()
-    door.should_exit = True
-    serving.cancel() if not door.started else None
-    with contextlib.suppress(asyncio.CancelledError):
-        await serving
+    return config
+
+
+async def _keep_house(meter: LinkMeter, certificate: _Certificate) -> None:
+    while True:
+        await asyncio.sleep(_HOUSEKEEPING_SEC)
+        try:
+            meter.write()
+            certificate.take_new_one()
+        except OSError as error:
+            log.error("a file of the run cannot be used: %s", error.strerror)
+
+
+class _Certificate:
+    """Lets a server certificate that was renewed serve new connections, without a restart."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        if config.ssl is None or config.ssl_certfile is None:
+            raise RuntimeError("the door has no certificate")
+        self._context = config.ssl
+        self._certificate, self._key = Path(config.ssl_certfile), config.ssl_keyfile
+        self._seen_ns = self._certificate.stat().st_mtime_ns
+
+    def take_new_one(self) -> None:
+        """See whether the file is another one, and use it."""
+        if (seen_ns := self._certificate.stat().st_mtime_ns) == self._seen_ns:
+            return
+        with contextlib.suppress(ssl.SSLError):  # the key is not there yet: look again
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self._certificate, self._key)
+            self._context.load_cert_chain(self._certificate, self._key)
+            self._seen_ns = seen_ns
+            log.info("the server's certificate was renewed")
 
 
 async def _open_when_registered(door: uvicorn.Server, app: FastAPI, sites: int) -> None:
@@ -112,20 +165,6 @@ def flower_app(arguments: argparse.Namespace) -> FastAPI:
     return create_app(config, SuperLinkLifespan)
 
 
-def _registered(app: FastAPI) -> Callable[[bytes], str | None]:
-    """Return a look-up of the name under which a public key is registered."""
-    factory = app.state.linkstate_factory
-
-    def site_of(public_key: bytes) -> str | None:
-        state = factory.state()
-        node_id = state.get_node_id_by_public_key(public_key)
-        if node_id is None:
-            return None
-        return str(state.get_node_info(node_ids=[node_id])[0].name)
-
-    return site_of
-
-
 def main() -> None:
     """Parse the command line that :mod:`feat_fed_server.launch` writes, and serve."""
     parser = argparse.ArgumentParser(prog="python -m feat_fed_server.superlink")
@@ -136,6 +175,9 @@ def main() -> None:
     parser.add_argument("--control-port", type=int, required=True)
     parser.add_argument("--secret", required=True)
     parser.add_argument("--sites", type=int, required=True, help="open the door when registered")
+    parser.add_argument("--roster", required=True, help="who may take part")
+    parser.add_argument("--links", required=True, help="where to count what goes over the wire")
+    parser.add_argument("--federation", help="its file; hospitals may ask to join")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     flower = logging.getLogger("flwr")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
 from flwr.common.constant import Status, SubStatus
 from flwr.proto.control_pb2 import (
+    ListNodesRequest,
     ListRunsRequest,
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.proto.fab_pb2 import Fab
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
@@ -49,11 +53,34 @@ class SuperLinkClient:
             timeout=_ANSWER_SEC,
         )
 
-    def register_sites(self, names_by_key: Mapping[bytes, str]) -> None:
-        """Admit the sites' public keys."""
+    def register_sites(self, names_by_key: Mapping[bytes, str]) -> list[str]:
+        """Admit the sites' public keys, as far as that was not done.
+
+        Returns
+        -------
+        list
+            Names of sites whose key was taken out before: this SuperLink takes none again.
+        """
         with _answering():
+            known = {node.public_key: node.status for node in self._nodes()}
             for key, name in names_by_key.items():
-                self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+                if key not in known:
+                    self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+        gone = NodeStatus.UNREGISTERED
+        return [name for key, name in names_by_key.items() if known.get(key) == gone]
+
+    def remove_sites(self, public_keys: Collection[bytes]) -> None:
+        """Take sites' public keys out and drop their connections."""
+        with _answering():
+            nodes = [node for node in self._nodes() if node.public_key in public_keys]
+        for node in nodes:
+            # Flower 1.41 takes out one that never connected, and answers 500 all the same.
+            with contextlib.suppress(ChildError), _answering():
+                self._client.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+
+    def _nodes(self) -> Sequence[NodeInfo]:
+        nodes: Sequence[NodeInfo] = self._client.ListNodes(ListNodesRequest()).nodes_info
+        return nodes
 
     def start_run(self) -> int:
         """Start the ServerApp of this installation and return Flower's id of the run."""

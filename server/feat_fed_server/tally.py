@@ -75,7 +75,8 @@ class Tally:
     @property
     def hopeless(self) -> bool:
         """Whether no further reply can complete the round."""
-        return len(self._expected - self.settled) < self.still_needed
+        known = self._expected | self._replies.keys()  # some were admitted since
+        return len(known - self.settled) < self.still_needed
 
     def told(self) -> str:
         """Say what there is, and why there is no more; in names and phrases of ours."""

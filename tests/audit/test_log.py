@@ -31,7 +31,7 @@ def log(tmp_path: Path) -> AuditLog:
 
 
 def event(number: int) -> RoundStarted:
-    return RoundStarted(round=number, task="train")
+    return RoundStarted(round=number)
 
 
 def filled(log: AuditLog, events: int = 5) -> Path:
@@ -231,7 +231,7 @@ def test_no_log_is_an_error(tmp_path: Path) -> None:
     "tree",
     [
         {"kind": "client-stopped", "cause": "patient 4711"},
-        {"kind": "round-started", "round": 1, "task": "train", "text": "x"},
+        {"kind": "round-started", "round": 1, "text": "x"},
         {"kind": "site-refused", "site": "a", "code": "Müller, 1970"},
         {"kind": "anything"},
     ],

@@ -43,6 +43,18 @@ def test_a_sites_bar_follows_its_round(screen: StudyScreen, tmp_path: Path) -> N
     assert bar(screen, "a") == (0, "connected")
 
 
+def test_a_warning_of_the_run_is_said_once(
+    screen: StudyScreen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("feat_fed.cli.progress.say", told.append)
+    store = RunStore(tmp_path / "run")
+    store.write_summary(store.summary().model_copy(update={"warnings": ("round 7 was damaged",)}))
+    screen.update(study("training", 1))
+    screen.update(study("training", 1))
+    assert told == ["warning: round 7 was damaged"]
+
+
 def test_whom_the_study_waits_for_is_said_once(
     screen: StudyScreen, monkeypatch: pytest.MonkeyPatch
 ) -> None:

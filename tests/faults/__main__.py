@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import platform
+import random
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from faults.cases import WORKERS, Fault, can, named, small_disk
 from faults.matrix import suffer
 from faults.page import Line, Results, page, row, table
 from faults.reference import bytes_of, undisturbed
-from faults.stage import SITES, Stage, make_consortium
+from faults.stage import SITES, MissedError, Stage, make_consortium
 from feat_fed.report import RunStore
 from feat_fed.train.run_state import restore
 from system.consortium import make_folders
@@ -36,9 +37,13 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results/faults.json")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/faults.md")
     parser.add_argument("--minutes", type=float, default=26.0, help="for all but the last fault")
+    parser.add_argument("--missing", action="store_true", help="only those without a row")
     arguments = parser.parse_args()
-    faults = [each for each in named(arguments.words) if can(each.needs)]
     results = Results.read(arguments.results)
+    faults = [each for each in named(arguments.words) if can(each.needs)]
+    random.Random(0).shuffle(faults)  # some of each kind, if there is no time for all
+    if arguments.missing:
+        faults = [each for each in faults if each.key not in results.lines]
     results.machine = f"{os.cpu_count()} cores of {platform.machine()}, {platform.system()}"
     until = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory(prefix="feat-fed-faults-") as folder:
@@ -47,8 +52,7 @@ def main() -> int:
         made.mkdir()
         make_folders(made)
         if faults:
-            run(root, made, faults, results, until)
-            results.write(arguments.results)
+            run(root, made, faults, results, arguments.results, until)
         if not arguments.words and time.monotonic() < until:
             with playing(root / "workers", made, devices=2) as stage:
                 for each in WORKERS:
@@ -59,7 +63,9 @@ def main() -> int:
     return int(any(is_bad(each) for each in results.lines.values()))
 
 
-def run(root: Path, made: Path, faults: Iterable[Fault], results: Results, until: float) -> None:
+def run(
+    root: Path, made: Path, faults: Iterable[Fault], results: Results, file: Path, until: float
+) -> None:
     """Put one study through the faults; start another one where it is not overcome."""
     left, number = list(faults), 0
     while left and time.monotonic() < until:
@@ -75,6 +81,7 @@ def run(root: Path, made: Path, faults: Iterable[Fault], results: Results, until
                 suffered += 1
                 if not note(stage, left.pop(0), results):
                     break
+                results.write(file)
             stage.stop()
             compare(stage, root / f"whole-{number}", made, results, suffered)
 
@@ -101,6 +108,9 @@ def note(stage: Stage, fault: Fault, results: Results) -> bool:
     try:
         outcome = suffer(stage, fault)
         line = Line(**vars(outcome))
+    except MissedError as missed:
+        sys.stderr.write(f"{missed}\n")
+        return True
     except TimeoutError as error:
         line = Line(error="not overcome")
         sys.stderr.write(f"{fault.key}: {error}\n")

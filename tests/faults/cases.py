@@ -135,19 +135,35 @@ def damage(what: Callable[[Stage, int, str], Path], *killed: Role) -> Act:
 
     def act(stage: Stage, number: int, site: str) -> float:
         commands = {"server" if role in SERVER_ROLES else site for role in killed}
+        _wait_for_file(lambda: what(stage, number, site), stage, number)
         stage.wanted -= commands
         kill(*killed)(stage, number, site)
         for each in commands:
             stage.commands[each].process.wait(30)
-        path = what(stage, number, site)
-        content = bytearray(path.read_bytes())
-        middle = len(content) // 2
-        content[middle : middle + 64] = b"\xff" * 64
-        path.write_bytes(content)
-        stage.start(*commands)
+        try:
+            _change(what(stage, number, site))
+        except FileNotFoundError:
+            raise LookupError("the file was gone") from None
+        finally:
+            stage.start(*commands)
         return time.time()
 
     return act
+
+
+def _wait_for_file(find: Callable[[], Path], stage: Stage, number: int) -> None:
+    while stage.rounds_done() < number:
+        with contextlib.suppress(LookupError):
+            if find().exists():
+                return
+    raise LookupError("the round was over before there was such a file")
+
+
+def _change(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(content)
 
 
 def tear_metrics(stage: Stage, number: int, site: str) -> float:
@@ -182,15 +198,22 @@ def round_manifest(stage: Stage, number: int, site: str) -> Path:
 
 
 def arrived(stage: Stage, number: int, site: str) -> Path:
-    return next((stage.run / "inbox").glob(f"*{number:04d}/*.safetensors"))
+    return _there((stage.run / "inbox").glob(f"*{number:04d}/*.safetensors"))
 
 
 def spooled(stage: Stage, number: int, site: str) -> Path:
-    return next((stage.stores[site] / "spool").glob(f"*/round-{number:04d}.safetensors"))
+    return _there((stage.stores[site] / "spool").glob(f"*/round-{number:04d}.safetensors"))
 
 
 def mid_round(stage: Stage, number: int, site: str) -> Path:
-    return next((stage.stores[site] / "rounds").glob("*/under-way.safetensors"))
+    return _there((stage.stores[site] / "rounds").glob("*/under-way.safetensors"))
+
+
+def _there(paths: Iterator[Path]) -> Path:
+    found = next(paths, None)
+    if found is None:
+        raise LookupError("no such file at this moment")
+    return found
 
 
 def _faults() -> Iterator[Fault]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from faults.cases import Fault
 from faults.stage import SITES, MissedError, Stage
 
-_TRIES = 4
+_TRIES = 5
 PATIENCE_SEC = 180.0
 
 
@@ -32,14 +32,14 @@ def suffer(stage: Stage, fault: Fault) -> Outcome:
     ------
     TimeoutError
         If it never is.
+    MissedError
+        If the phase was over each time before anything could be broken.
     """
-    for attempt in range(_TRIES):
+    for _ in range(_TRIES):
         with contextlib.suppress(MissedError, LookupError):
             number = _reach(stage, fault)
             return _hit(stage, fault, number)
-        if attempt == _TRIES - 1:
-            break
-    raise TimeoutError(f"{fault.key}: the moment never came")
+    raise MissedError(f"{fault.key}: the moment never came")
 
 
 def _reach(stage: Stage, fault: Fault) -> int:

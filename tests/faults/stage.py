@@ -163,7 +163,7 @@ class Stage:
         if phase == "replying":
             return spooled
         if phase == "training":
-            return at_work and here is not None and here.phase == "training" and here.step > 1
+            return at_work and here is not None and here.phase == "training"
         return not at_work and not spooled
 
     def find(self, role: Role, site: str | None = None) -> psutil.Process | None:
@@ -226,7 +226,7 @@ def make_consortium(root: Path, made: Path, *, devices: int = 1) -> Consortium:
 
 def write_study(folder: Path, **changes: object) -> Path:
     tree = yaml.safe_load(TINY.read_text()) | changes
-    tree["training"] |= {"local_steps": 12, "optimiser_state": "kept"}
+    tree["training"] |= {"local_steps": 30, "optimiser_state": "kept"}
     tree["sites"] |= {"wait_sec": 300, "round_sec": 300}
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(tree))

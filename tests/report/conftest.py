@@ -16,6 +16,7 @@ from feat_fed.report import (
     write_report,
     write_samples,
 )
+from feat_fed.report.links import Link
 
 BYTES = 4_812_344
 
@@ -38,6 +39,7 @@ def records() -> tuple[RoundRecord, ...]:
             train_sec=41.5 if name == "north" else 36.25,
             bytes_down=BYTES,
             bytes_up=BYTES,
+            link=Link(down_bytes=BYTES + 900, down_sec=2.5, up_bytes=BYTES + 700, up_sec=4.0),
         )
 
     late = SiteRound(

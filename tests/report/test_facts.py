@@ -24,8 +24,8 @@ def test_a_resumed_run_prefers_what_its_rounds_say(records: Records, final: RunS
 
 def test_totals_by_site(records: Records) -> None:
     assert site_totals(records) == (
-        SiteTotals("north", 3, 3, 64, 124.5, 14_437_032, 14_437_032),
-        SiteTotals("south", 3, 2, 64, 72.5, 14_437_032, 9_624_688),
+        SiteTotals("north", 3, 3, 64, 124.5, 14_437_032, 14_437_032, 7.5, 12.0),
+        SiteTotals("south", 3, 2, 64, 72.5, 14_437_032, 9_624_688, 5.0, 8.0),
     )
 
 

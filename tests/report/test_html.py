@@ -40,6 +40,8 @@ def test_a_finished_run_tells_its_numbers(finished_report: Path) -> None:
         "2026-01-31 12:01",
         "0.2700 ↓ 76 % from 1.120 untrained",
         "5 of 6 updates aggregated",
+        "4.81 MB 2.5 s on the way 4.81 MB 4.0 s on the way",
+        "14.4 MB 7.5 s on the way 14.4 MB 12 s on the way",
         "✕ No answer no answer before the deadline",
         "Differential privacy: off.",
         "hidden_size: 128",

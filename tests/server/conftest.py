@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -16,3 +18,9 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the grid more often than is good for a server."""
     monkeypatch.setattr(asking, "POLL_SEC", 0.01)
     monkeypatch.setattr(rounds, "_ASK_AGAIN_SEC", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of these tests last for half a second; each line of the audit log is flushed."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)

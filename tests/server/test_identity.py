@@ -8,13 +8,14 @@ from cryptography import x509
 from feat_fed.errors import ConfigError, ProtocolError
 from feat_fed_client.keys import check_site_key, make_site_key
 from feat_fed_server import certificates
+from feat_fed_server.admissions import Admissions
 from feat_fed_server.certificates import (
     TlsFiles,
     certified_hosts,
     make_ca,
     make_server_certificate,
 )
-from feat_fed_server.roster import ClaimedRoster, KeyRoster, read_public_keys
+from feat_fed_server.roster import ClaimedRoster, FileRoster, KeyRoster
 
 
 @pytest.fixture
@@ -55,6 +56,28 @@ def test_an_expired_certificate_says_how_to_renew(
         files.require()
 
 
+def test_a_renewed_certificate_is_of_the_same_ca(tls: TlsFiles) -> None:
+    before = tls.certificate.read_bytes()
+    make_server_certificate(tls, hosts=certified_hosts(tls))
+    assert tls.certificate.read_bytes() != before
+    authority = x509.load_pem_x509_certificate(tls.ca_certificate.read_bytes())
+    x509.load_pem_x509_certificate(tls.certificate.read_bytes()).verify_directly_issued_by(
+        authority
+    )
+    assert tls.warnings() == []
+
+
+def test_what_ends_soon_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certificates, "VALID_DAYS", 20.5)
+    monkeypatch.setattr(certificates, "CA_VALID_DAYS", 80.5)
+    files = TlsFiles(tmp_path)
+    make_ca(files)
+    make_server_certificate(files, hosts=("localhost",))
+    server, authority = files.warnings()
+    assert "ends in 20 days" in server and "provision renew" in server
+    assert "CA ends in 80 days" in authority
+
+
 def test_missing_certificates_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="feat-fed provision"):
         TlsFiles(tmp_path).require()
@@ -75,7 +98,7 @@ def test_the_public_half_never_takes_the_private_ones_place(tmp_path: Path) -> N
 
 
 def test_a_host_that_is_no_name_is_refused(tls: TlsFiles) -> None:
-    assert certified_hosts(tls) == {"localhost", "127.0.0.1", "::1"}
+    assert certified_hosts(tls) == ("localhost", "127.0.0.1", "::1")
     with pytest.raises(ConfigError, match="xn--"):
         make_server_certificate(tls, hosts=("höst",))
 
@@ -88,35 +111,44 @@ def test_a_wrong_key_file_is_named(tmp_path: Path) -> None:
         check_site_key(tmp_path / "text.key")
 
 
-def test_public_keys_make_the_roster(tmp_path: Path) -> None:
+@pytest.fixture
+def admissions(tmp_path: Path) -> Admissions:
+    (tmp_path / "sites").mkdir()
+    return Admissions(tmp_path)
+
+
+def test_public_keys_make_the_roster(admissions: Admissions, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        make_site_key(tmp_path / f"{name}.key")
-    keys = read_public_keys(tmp_path, ["a", "b"])
-    roster = KeyRoster(keys)
-    roster.save(tmp_path / "roster.json")
-    again = KeyRoster.load(tmp_path / "roster.json")
+        make_site_key(admissions.keys / f"{name}.key")
+    keys = admissions.members(["a", "b", "c"])
+    path = tmp_path / "roster.json"
+    KeyRoster(keys).save(path)
+    roster = FileRoster(path)
     key_of = {name: key for key, name in keys.items()}
     nodes = [
         SimpleNamespace(node_id=7, public_key=key_of["b"]),
         SimpleNamespace(node_id=9, public_key=b"stranger"),
     ]
-    assert again.expected == ("a", "b")
-    assert again.online(nodes) == {"b": 7}  # type: ignore[arg-type]
-    assert again.check(7, "b") == "b"
+    assert roster.expected == ("a", "b")
+    assert roster.online(nodes) == {"b": 7}  # type: ignore[arg-type]
+    assert roster.check(7, "b") == "b"
     with pytest.raises(ProtocolError, match="another site's name"):
-        again.check(7, "a")
+        roster.check(7, "a")
+    KeyRoster({key_of["a"]: "a"}).save(path)
+    assert roster.expected == ("a",)
+    assert roster.online(nodes) == {}  # type: ignore[arg-type]
+    with pytest.raises(ProtocolError, match="taken out"):
+        roster.check(7, "b")
 
 
-def test_a_missing_and_a_shared_public_key_are_refused(tmp_path: Path) -> None:
-    make_site_key(tmp_path / "a.key")
-    with pytest.raises(ConfigError, match=r"b\.pub"):
-        read_public_keys(tmp_path, ["a", "b"])
-    (tmp_path / "b.pub").write_bytes((tmp_path / "a.pub").read_bytes())
+def test_a_shared_and_a_damaged_public_key_are_refused(admissions: Admissions) -> None:
+    make_site_key(admissions.keys / "a.key")
+    (admissions.keys / "b.pub").write_bytes((admissions.keys / "a.pub").read_bytes())
     with pytest.raises(ConfigError, match=r"same key as a\.pub"):
-        read_public_keys(tmp_path, ["a", "b"])
-    (tmp_path / "b.pub").write_text("ssh-rsa nonsense")
-    with pytest.raises(ConfigError, match="not an OpenSSH public key"):
-        read_public_keys(tmp_path, ["a", "b"])
+        admissions.members(["a", "b"])
+    (admissions.keys / "b.pub").write_text("ssh-rsa nonsense")
+    with pytest.raises(ConfigError, match="none in OpenSSH's form"):
+        admissions.members(["a", "b"])
 
 
 def test_a_simulated_site_keeps_the_name_it_gave() -> None:

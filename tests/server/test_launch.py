@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from feat_fed.audit import lines
 from feat_fed.config import load_study
 from feat_fed.errors import ChildError, FederationError, RunError
 from feat_fed.processes import free_port
@@ -40,7 +41,7 @@ def launched(store: RunStore, monkeypatch: pytest.MonkeyPatch, *looks: Look) -> 
 
 
 def fault(store: RunStore) -> bool | None:
-    raise FaultError("the SuperLink has ended (SIGKILL); its log is x\nlast words")
+    raise FaultError("the SuperLink has ended (SIGKILL); its log is x\nlast words", "superlink")
 
 
 def round_done(store: RunStore) -> bool | None:
@@ -63,6 +64,8 @@ def test_a_study_goes_on_after_faults(store: RunStore, monkeypatch: pytest.Monke
     told = launched(store, monkeypatch, round_done, fault, complete)
     [line] = [each for each in told if "SIGKILL" in each]
     assert line.endswith("its log is x; starting it again, to go on with round 2")
+    restarts = [line.event for line in lines(store.root / "audit")][1:]
+    assert restarts == [{"kind": "process-restarted", "process": "superlink"}]
 
 
 def test_rounds_between_faults_are_what_counts(

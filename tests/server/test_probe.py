@@ -131,8 +131,7 @@ def test_a_large_body_without_a_length_is_cut_off() -> None:
         for _ in range(9):
             yield b"x" * 1024**2
 
-    with pytest.raises(AssertionError):  # the transport's: no answer was made
-        once(signed("a"), content=chunks(), down=1000)
+    assert once(signed("a"), content=chunks(), down=1000).status_code == 413
 
 
 def test_a_site_has_one_at_a_time_and_all_of_them_two() -> None:
@@ -173,8 +172,7 @@ def test_who_is_too_slow_is_cut_off_and_frees_the_place(
             await asyncio.Event().wait()
 
         monkeypatch.setattr(probe, "DEADLINE_SEC", 0.1)
-        with pytest.raises(AssertionError):  # the transport's: no answer was made
-            await ask(signed("a"), content=never())
+        assert (await ask(signed("a"), content=never())).status_code == 408
         monkeypatch.setattr(probe, "DEADLINE_SEC", 30)
         return await ask(signed("a"))
 

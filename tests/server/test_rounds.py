@@ -8,10 +8,12 @@ import torch
 from flwr.app import Error, Message, RecordDict
 from torch import Tensor
 
+from aggregating import filled_inbox
 from fake_sites import STUDY, Answer, FakeGrid, Weights, honest, report, run, trained_at
+from feat_fed.config import StudyConfig
 from feat_fed.errors import FederationError
 from feat_fed.federate import pack
-from feat_fed.protocol import Assignment
+from feat_fed.protocol import Assignment, Report
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import restore
@@ -425,3 +427,57 @@ def test_a_site_that_does_not_come_back_costs_the_round_nothing_but_time(store: 
     RoundLoop(grid, KeyRoster({name.encode(): name for name in sites}), store).run()  # type: ignore[arg-type]
     assert [site.status for site in store.rounds()[0].sites] == ["ok", "ok", "failed"]
     assert sites["c"].sendings == 1  # type: ignore[attr-defined]
+
+
+def test_updates_stay_while_the_quorum_is_lost(store: RunStore) -> None:
+    with pytest.raises(FederationError, match="1 good replies of the 2"):
+        run(store, {"a": honest("a", 1.0), "b": declines("b", times=10**6)})
+    assert [each.name for each in store.inbox(1).iterdir()] == ["a.safetensors"]
+    grid = run(RunStore(store.root), {"a": honest("a", 99.0), "b": honest("b", 3.0)})
+    assert trained_at(grid, 1) == ["b"]
+    assert moved_by(store, 1) == pytest.approx(2.0, abs=1e-5)
+    assert [site.status for site in store.rounds()[0].sites] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("change", [{"study_id": "0" * 32}, {"site": "stranger"}])
+def test_what_another_study_or_site_left_in_the_inbox_does_not_count(
+    change: dict[str, str], store: RunStore
+) -> None:
+    weights = restore(store).weights
+    task = {"round": 1, "task": "train", "outcome": "ok", "examples": 9, "steps": 100}
+    told = {"study_id": store.summary().study_id, "site": "a", **task, **change}
+    giant = {name: each + 1e6 for name, each in weights.items()}
+    filled_inbox(store.inbox(1), [(Report.model_validate(told), giant)], weights)
+    grid = run(store, {"a": honest("a", 1.0), "b": honest("b", 1.0)})
+    assert trained_at(grid, 1) == ["a", "b"]
+    assert moved_by(store, 1) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_study_that_weighs_by_patients_needs_their_count(tmp_path: Path) -> None:
+    study = STUDY.model_dump() | {"strategy": {"weigh_by": "patients"}}
+    store = RunStore.create(tmp_path / "run", StudyConfig.model_validate(study))
+
+    def site(name: str, shift: float, patients: int | None) -> Answer:
+        def answer(assignment: Assignment, weights: Weights) -> RecordDict:
+            told = report(assignment, name, patients=patients, examples=7)
+            moved = {key: each + shift for key, each in weights.items()}
+            return to_records(told, pack(moved) if assignment.task == "train" else ())
+
+        return answer
+
+    run(store, {"a": site("a", 1.0, 3), "b": site("b", 5.0, 1), "c": site("c", 99.0, None)})
+    assert moved_by(store, 1) == pytest.approx(2.0, abs=1e-5)
+    silent = store.rounds()[0].sites[2]
+    assert (silent.status, silent.reason) == (
+        "refused",
+        "no count of patients, by which the study weighs",
+    )
+
+
+def test_a_study_with_a_server_optimiser_goes_on_with_its_state(tmp_path: Path) -> None:
+    study = STUDY.model_dump() | {"strategy": {"kind": "fedavgm", "server_momentum": 0.5}}
+    store = RunStore.create(tmp_path / "run", StudyConfig.model_validate(study | {"rounds": 1}))
+    sites = {"a": honest("a", 1.0), "b": honest("b", 1.0)}
+    run(store, sites)
+    run(RunStore.resume(store.root, StudyConfig.model_validate(study)), sites)
+    assert moved_by(store, 2) == pytest.approx(2.5, abs=1e-5)  # 1, then 1 + 0.5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 
@@ -22,18 +23,32 @@ def feat_fed(output: Path, *arguments: object) -> str:
 
 
 def make_folders(root: Path) -> None:
-    """Make those of a coordinator and three hospitals by the README's commands."""
+    """Make those of a coordinator and three hospitals by the README's commands.
+
+    The server does not run meanwhile, so the requests to join are sent as files; the third
+    hospital sends its key without a token.
+    """
     federation = root / "coordinator" / "federation.yaml"
     federation.parent.mkdir()
     federation.write_text(yaml.safe_dump({"address": "127.0.0.1:1", "sites": list(NAMES)}))
     told = feat_fed(root / "provision.out", "provision", federation)
-    assert "hospital-1.pub, hospital-2.pub, hospital-3.pub" in told
+    assert "not admitted yet: hospital-1, hospital-2, hospital-3" in told
     for name in NAMES:
         folder = root / name
         folder.mkdir()
-        feat_fed(root / "keygen.out", "keygen", folder / "site.key")
-        shutil.copy(folder / "site.pub", federation.parent / "sites" / f"{name}.pub")
-        shutil.copy(federation.parent / "tls" / "ca.crt", folder)
+        if name == NAMES[-1]:
+            feat_fed(root / "keygen.out", "keygen", folder / "site.key")
+            shutil.copy(folder / "site.pub", federation.parent / "sites" / f"{name}.pub")
+            shutil.copy(federation.parent / "tls" / "ca.crt", folder)
+            continue
+        token, site = federation.parent / "tokens" / f"{name}.token", folder / "site.yaml"
+        told = feat_fed(root / "join.out", "join", token, "--site-config", site)
+        [fingerprint] = re.findall(r"fingerprint of this hospital's key: (.+)", told)
+        told = feat_fed(
+            *(root / "approve.out", "provision", "approve", federation, name),
+            *("--request", folder / f"{name}.join", "--fingerprint", fingerprint),
+        )
+        assert f"{name} is admitted" in told
     write_demo_hospitals(root / "data", hospitals=3, seed=1)
 
 

@@ -10,7 +10,14 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
 from feat_fed.config import ServerLinkConfig
 from feat_fed.errors import ConfigError, RefusedError
-from feat_fed.protocol import BAD_SIGNATURE, TOO_OFTEN, UNKNOWN_KEY, WRONG_CLOCK
+from feat_fed.protocol import (
+    BAD_SIGNATURE,
+    PENDING_KEY,
+    REVOKED_KEY,
+    TOO_OFTEN,
+    UNKNOWN_KEY,
+    WRONG_CLOCK,
+)
 from feat_fed.report.units import format_bytes, format_duration
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
@@ -22,6 +29,7 @@ _SOON_DAYS = 30
 _AHEAD_SEC = 2.0
 _BEHIND_SEC = 60.0
 """Of a clock that Flower still takes."""
+_REFUSALS = (UNKNOWN_KEY, PENDING_KEY, REVOKED_KEY, BAD_SIGNATURE, WRONG_CLOCK, TOO_OFTEN)
 _NO_SERVER = ("not known: the server was not reached", "see the server check")
 _OLD_SERVER = (
     "the server has no probe: it is another feat-fed",
@@ -74,8 +82,16 @@ def key(subject: Subject) -> Finding:
     refusals = {
         UNKNOWN_KEY: red(
             "the server does not know this key",
-            f"send the .pub file beside server.private_key to the coordinator, who saves it as "
-            f"sites/{site.name}.pub and starts the server again",
+            "run `feat-fed join` with a token of the coordinator's, or send the .pub file beside "
+            f"server.private_key to the coordinator, who saves it as sites/{site.name}.pub",
+        ),
+        PENDING_KEY: amber(
+            "the coordinator has not approved this key yet",
+            "tell the coordinator its fingerprint by telephone (`feat-fed join` shows it)",
+        ),
+        REVOKED_KEY: red(
+            "the coordinator has revoked this key",
+            "ask the coordinator for a new token, and run `feat-fed join` with it",
         ),
         BAD_SIGNATURE: red(
             "the server does not take this key's signature",
@@ -117,7 +133,7 @@ def bandwidth(subject: Subject) -> Finding:
         return amber(*_NO_SERVER)
     if subject.way.answer is None:
         code = subject.way.first.code
-        refused = code in (UNKNOWN_KEY, BAD_SIGNATURE, WRONG_CLOCK, TOO_OFTEN)
+        refused = code in _REFUSALS
         return (
             amber("not measured: the server answered no probe", "see the key check")
             if (refused)
