@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from federations.contender import PAYLOADS, Contender, Setting
 from federations.flower import FlowerStock
 from federations.nvflare_poc import NVFlarePoc
-from federations.ours import FeatFed
+from federations.ours import FORMS, FeatFed
 from federations.watch import Watch, wait_for
 from timing import header, parse, parser, write_report
 
@@ -57,7 +57,9 @@ def _options() -> argparse.Namespace:
     options = parser(__doc__, runs=3)
     options.add_argument("--payloads", nargs="+", choices=PAYLOADS, default=["small", "64MB"])
     options.add_argument("--sites", nargs="+", type=int, default=[2])
-    options.add_argument("--forms", nargs="+", default=["fp32"], help="of ours, on the wire")
+    options.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=["fp32"], help="of ours, on the wire"
+    )
     options.add_argument(
         "--only", nargs="+", choices=["flower", "feat-fed", "nvflare"], help="all if unset"
     )

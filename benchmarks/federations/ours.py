@@ -17,6 +17,12 @@ from feat_fed.report.run_store import RunStore
 from federations.contender import Running, Setting, started
 
 
+FORMS = {
+    **{form: {"up": form, "down": form} for form in ("fp32", "bf16", "fp16", "int8")},
+    "topk": {"up": "topk", "down": "int8"},
+}
+
+
 class FeatFed:
     """The commands of the product over TLS on loopback, with keys and the door."""
 
@@ -69,6 +75,7 @@ def _study(setting: Setting) -> dict[str, object]:
         "codec": {"detail_channels": 0},
         "clips": {"frames": 1, "size_px": 16},
         "training": {"local_steps": 1},
+        "transfer": FORMS[setting.form],
         "sites": {"minimum": setting.sites, "round_sec": 3600},
         "sampler": {"steps": 2, "num_clips": 1},
     }
