@@ -16,7 +16,6 @@ from feat_fed.processes import split_address
 from feat_fed.report.run_store import RunStore
 from federations.contender import Running, Setting, started
 
-
 FORMS = {
     **{form: {"up": form, "down": form} for form in ("fp32", "bf16", "fp16", "int8")},
     "topk": {"up": "topk", "down": "int8"},

@@ -48,6 +48,7 @@ Change = Literal[
     "site-refused",
     "site-revoked",
     "site-quarantined",
+    "site-excluded",
     "site-readmitted",
     "site-connected",
     "site-left",
