@@ -29,6 +29,16 @@ PUBLIC = {
         "wire_bytes",
         "write_reference",
     },
+    "feat_fed.audit": {
+        "FOLDER",
+        "AuditEvent",
+        "AuditLog",
+        "Head",
+        "Line",
+        "Verdict",
+        "lines",
+        "verify",
+    },
     "feat_fed.report": {
         "RoundRecord",
         "RunStore",

@@ -43,7 +43,7 @@ class Link(StrictModel):
 
 
 class Links(StrictModel):
-    """All sites' traffic since the run began; written at most every few seconds."""
+    """All sites' traffic since the run began; while there is some, written every 0.2 s or so."""
 
     sites: dict[str, Link] = Field(default_factory=dict)
 

@@ -193,7 +193,7 @@ NOON = dt.datetime(2026, 6, 1, 12).astimezone()
 class Noise:
     """Latent clips of nothing, without files."""
 
-    num_clips = 3
+    num_clips, num_patients = 3, 2
     digest = "of nothing"
 
     def batch(self, seed: int, step: int, batch_size: int) -> torch.Tensor:
@@ -289,6 +289,15 @@ def test_hours_that_end_while_clips_are_encoded_leave_no_step(
     assert list((site.store / "latents").iterdir())  # what was encoded stays
     live = SiteLive.read(site.store / "live.json")
     assert live is not None and live.phase == "idle"
+
+
+def test_patients_are_counted_for_a_study_that_weighs_by_them_alone(ready: SiteConfig) -> None:
+    told = tiny()
+    assert within(ready, Clock()).run(told, weights_of(told.study))[0].patients is None
+    strategy = told.study.strategy.model_copy(update={"weigh_by": "patients"})
+    study = told.study.model_copy(update={"strategy": strategy})
+    asked = told.model_copy(update={"study": study, "study_id": "1" * 32})
+    assert within(ready, Clock()).run(asked, weights_of(study))[0].patients == 2
 
 
 def test_minutes_of_the_site_end_a_round(ready: SiteConfig) -> None:
