@@ -22,6 +22,8 @@ from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from feat_fed_client.polls import Polls
+
 MAX_ANSWER_BYTES = 8 * 1024**2
 """Of one call: objects travel in chunks of 5 MiB, and an envelope."""
 
@@ -77,6 +79,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     start_client_internal.get_fused_config_from_fab = unread_config  # type: ignore[attr-defined]
     fleet_http_connection.FleetHttpClient = BoundedFleetClient  # type: ignore[attr-defined]
+    start_client_internal.time = Polls()  # type: ignore[assignment,attr-defined]
     flower_supernode()
     # Where its main loop has ended, at an error that it does not try again, Flower 1.41 leaves the
     # process behind with a thread that answers on loopback and does nothing else.

@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from feat_fed.errors import ProtocolError
+from feat_fed.finite import all_finite
 
 BUCKET_BYTES = 32 * 1024**2
 _HEADER_BYTES_PER_PART = 512
@@ -118,7 +119,7 @@ def check_tensor(tensor: Tensor, name: str, shape: Sequence[int], dtype: torch.d
         raise ProtocolError(f"{name} has another shape than {tuple(shape)}", refusal="tensors")
     if tensor.dtype != dtype:
         raise ProtocolError(f"{name} has another dtype than {dtype}", refusal="tensors")
-    if dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+    if not all_finite(tensor):
         raise ProtocolError(f"{name} is not finite", refusal="not-finite")
 
 

@@ -30,6 +30,7 @@ from feat_fed.federate.buckets import (
     unpack_groups,
 )
 from feat_fed.federate.forms import VALUES, BFloat16, Float16, Form, Int8, TopK
+from feat_fed.finite import all_finite
 
 Direction = Literal["up", "down"]
 
@@ -202,7 +203,7 @@ def _target(
     target = tensor - base[name] if base is not None else tensor.clone()
     if residual is not None:
         target.add_(residual[name])
-    if not bool(torch.isfinite(target).all()):
+    if not all_finite(target):
         raise TrainingError(
             f"weight {name} moved so far that the difference is not finite; lower the learning rate"
         )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from feat_fed.diffusion import Schedule
 from feat_fed.errors import TrainingError
+from feat_fed.finite import all_finite
 from feat_fed.model import FEAT
 from feat_fed.train.batches import losses_of_batch
 from feat_fed.train.device import cpu_threads, on_device, resolve_device, threads_of
@@ -218,6 +219,6 @@ def _score(
 def _finite(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights; after a last step that ruined them, raise."""
     for name, tensor in weights.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not all_finite(tensor):
             raise TrainingError(f"weight {name} is not finite after the round; {MEND}")
     return dict(weights)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from feat_fed.errors import CheckpointError
+from feat_fed.finite import all_finite
 
 _KEYS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -56,6 +57,6 @@ def misfit(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -
         step, *moments = (state[f"{key}/{name}"] for key in _KEYS)
         if step.shape != () or any(each.shape != shapes[name] for each in moments):
             return f"a moment of {name} has another shape"
-        if not all(bool(each.isfinite().all()) for each in (step, *moments)):
+        if not all(all_finite(each) for each in (step, *moments)):
             return f"a moment of {name} is not finite"
     return ""

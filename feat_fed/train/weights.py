@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from feat_fed.errors import CheckpointError
+from feat_fed.finite import all_finite
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ def _check(name: str, tensor: Tensor, expected: Tensor) -> None:
         )
     if tensor.is_floating_point() != expected.is_floating_point():
         raise CheckpointError(f"weight {name} is {tensor.dtype}, the model needs {expected.dtype}")
-    if not bool(torch.isfinite(tensor).all()):
+    if not all_finite(tensor):
         raise CheckpointError(
             f"weight {name} is not finite; start again from an earlier checkpoint"
         )

@@ -25,7 +25,7 @@ from feat_fed_server.roster import Roster
 
 log = logging.getLogger(__name__)
 
-POLL_SEC = 0.25
+POLL_SEC = 0.1
 _SLOWEST_POLL_SEC = 1.0
 
 Accept = Callable[[Reply], Reply]

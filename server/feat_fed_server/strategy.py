@@ -22,6 +22,7 @@ from torch import Tensor
 
 from feat_fed.config import StrategyConfig
 from feat_fed.errors import FederationError
+from feat_fed.finite import all_finite
 from feat_fed.protocol import Report
 from feat_fed_server.flower_arrays import WEIGHT_KEY, reply_of, tensors_of
 from feat_fed_server.inbox import Inbox
@@ -162,5 +163,5 @@ def _change(
 def _require_finite(*all_tensors: Mapping[str, Tensor]) -> None:
     for tensors in all_tensors:
         for name, tensor in tensors.items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if not all_finite(tensor):
                 raise FederationError(f"the aggregate is not finite at {name}")

@@ -28,6 +28,7 @@ from feat_fed_server.gate import Gate, GatedServer
 from feat_fed_server.join_desk import JoinDesk
 from feat_fed_server.link_meter import LinkMeter
 from feat_fed_server.roster import FileRoster
+from feat_fed_server.whole_bodies import WholeBodies
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ async def serve(app: FastAPI, arguments: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT."""
     inside = uvicorn.Server(
         uvicorn.Config(
-            app,
+            WholeBodies(app),
             host=LOOPBACK,
             port=arguments.control_port,
             access_log=False,
@@ -71,7 +72,7 @@ def _door_config(
 ) -> uvicorn.Config:
     folder = arguments.federation and Path(arguments.federation).parent
     door = FleetDoor(
-        app,
+        WholeBodies(app),
         site_of=FileRoster(Path(arguments.roster)).name_of,
         desk=JoinDesk(Admissions(folder) if folder else None),
         gate=gate,
@@ -184,7 +185,10 @@ def main() -> None:
     flower.propagate = False  # it has a handler of its own
     # Our own question, each second of a run that may last for days.
     flower.addFilter(lambda record: "ListRuns" not in record.getMessage())
-    asyncio.run(serve(flower_app(arguments), arguments))
+    app = flower_app(arguments)
+    # Uvicorn's choice (uvloop, where it is installed) halves what TLS costs.
+    with asyncio.Runner(loop_factory=uvicorn.Config(app).get_loop_factory()) as runner:
+        runner.run(serve(app, arguments))
 
 
 if __name__ == "__main__":

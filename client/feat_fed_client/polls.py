@@ -1,0 +1,40 @@
+"""How often Flower's SuperNode looks whether there is something to do.
+
+Flower 1.41 sleeps 3 s whenever the server had no message, and half a second whenever the executor
+had no answer yet: most of what a round of a small model takes. Here a sleep is a part of what was
+waited so far, and Flower's own at the most: short rounds stay short, and who waits for hours asks
+no more often than Flower would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_SHARE = 1 / 20
+"""Of the time waited so far, that the next sleep takes."""
+_SHORTEST = 1 / 15
+"""Of Flower's sleep."""
+
+
+class Polls:
+    """Stands for the module ``time`` in Flower's main loop, which only sleeps by it."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._sec = 0.0
+        self._began_at = 0.0
+        self._woke_at = 0.0
+
+    def sleep(self, sec: float) -> None:
+        """Sleep ``sec`` seconds at most; others than last time are another wait's."""
+        now = self._clock()
+        if sec != self._sec or now > self._woke_at + sec:
+            self._sec, self._began_at = sec, now
+        self._sleep(min(sec, max(sec * _SHORTEST, (now - self._began_at) * _SHARE)))
+        self._woke_at = self._clock()
