@@ -14,6 +14,7 @@
     │   ├── DeviceError      the GPU was lost, or the driver under it
     │   └── StalledError     training has made no progress for too long
     ├── ProtocolError        a message from the other side breaks the protocol
+    │   └── MissingBaseError it builds on weights that this side does not have
     ├── FederationError      the study cannot go on
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
@@ -27,7 +28,26 @@ never travels. What may travel is :meth:`FeatFedError.shareable`.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+RefusalCode = Literal[
+    "form",
+    "name",
+    "study",
+    "round",
+    "task",
+    "steps",
+    "tensors",
+    "not-finite",
+    "zero",
+    "unchanged",
+    "replay",
+    "copy",
+    "moved",
+    "norm",
+    "share",
+]
+"""Why a message is turned away: all that its sender learns of it."""
 
 
 class FeatFedError(Exception):
@@ -116,9 +136,25 @@ class StalledError(TrainingError):
 
 
 class ProtocolError(FeatFedError):
-    """A message from the other side of the wire breaks the protocol."""
+    """A message from the other side of the wire breaks the protocol.
+
+    Parameters
+    ----------
+    refusal
+        What the sender is told; the message is for this side's log and report.
+    """
 
     code = "protocol"
+
+    def __init__(self, message: str, *, refusal: RefusalCode = "form") -> None:
+        super().__init__(message)
+        self.refusal: RefusalCode = refusal
+
+
+class MissingBaseError(ProtocolError):
+    """A message is a difference from weights that this side does not have; ask for them whole."""
+
+    code = "base"
 
 
 class FederationError(FeatFedError):

@@ -24,7 +24,7 @@ from pydantic import (
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.study import Name, StudyConfig
-from feat_fed.errors import ProtocolError
+from feat_fed.errors import ProtocolError, RefusalCode
 from feat_fed.versions import installed_versions
 
 PROTOCOL_VERSION: Literal[1] = 1
@@ -32,6 +32,8 @@ MAX_HEADER_BYTES = 64 * 1024
 
 StudyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+WeightsDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of weights: :func:`feat_fed.federate.digest_of`."""
 _VERSION = r"[0-9A-Za-z.+-]{1,32}"
 VersionText = Annotated[str, StringConstraints(pattern=f"^{_VERSION}$")]
 Task = Literal["train", "evaluate"]
@@ -47,6 +49,7 @@ FailureCode = Literal[
     "device",
     "stalled",
     "protocol",
+    "base",
     "internal",
 ]
 """Why a site could not do its part: the class of the error and nothing of its text."""
@@ -68,6 +71,7 @@ FAILURES: dict[FailureCode, str] = {
     "device": "a device of the site failed",
     "stalled": "training at the site made no progress and was ended",
     "protocol": "the site did not accept the server's message",
+    "base": "the site does not have the weights to which it was sent a difference",
     "internal": "an unexpected error at the site",
 }
 
@@ -83,6 +87,25 @@ SHORTENED: dict[EndedBy, str] = {
     "pause": "the site was paused",
 }
 """Why a round has fewer steps than were planned."""
+
+REFUSALS: dict[RefusalCode, str] = {
+    "form": "the message was not of the protocol's form",
+    "name": "the report carried another site's name",
+    "study": "the update was for another study",
+    "round": "the update was for another round",
+    "task": "the answer was to another task",
+    "steps": "the round does not allow this number of steps",
+    "tensors": "tensors were missing, unknown, or of another shape or type",
+    "not-finite": "a weight was not finite",
+    "zero": "all weights were zero",
+    "unchanged": "the weights were those that the round began with",
+    "replay": "the update was that of an earlier round",
+    "copy": "the update was another site's",
+    "moved": "a weight moved further than the round's steps can move it",
+    "norm": "the update was far larger than the others'",
+    "share": "the site would have had almost all of the weight in the mean",
+}
+"""Why the server does not take an update."""
 
 HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
@@ -136,6 +159,21 @@ class ProbeAnswer(StrictModel):
     versions: Versions
 
 
+class Verdict(StrictModel):
+    """What became of a site's last answer."""
+
+    round: int = Field(ge=1, le=100_000)
+    outcome: Literal["accepted", "late", "refused"]
+    code: RefusalCode | None = None
+    in_a_row: int = Field(0, ge=0, le=100_000, description="rounds with a refused update")
+
+    @model_validator(mode="after")
+    def _refusal_is_told(self) -> Self:
+        if (self.outcome == "refused") != (self.code is not None):
+            raise ValueError("a refusal, and nothing else, carries a code")
+        return self
+
+
 class Assignment(StrictModel):
     """Server to site: a task, with the global weights beside it."""
 
@@ -146,6 +184,25 @@ class Assignment(StrictModel):
     first_step: int = Field(ge=0, description="optimiser steps that the study has taken before")
     study: StudyConfig
     versions: Versions | None = Field(None, description="of the server")
+    answer_within_sec: float | None = Field(
+        None, gt=0, description="from the sending; a later answer is late"
+    )
+    verdict: Verdict | None = Field(None, description="on the site's last answer")
+    weights: WeightsDigest | None = Field(
+        None, description="that the task starts from; None: they came whole, and are not kept"
+    )
+    base: WeightsDigest | None = Field(
+        None,
+        description="of the weights from which a difference came, none if they are the same; None: "
+        "the weights came whole",
+    )
+    taken: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        description="the last round of which the server used this site's update, 0: none; None: "
+        "the server does not know the site by name yet",
+    )
 
     @field_validator("study")
     @classmethod
@@ -179,9 +236,12 @@ class Report(StrictModel):
         0, ge=0, le=10**9, description="not taken, because a loss or gradient was not finite"
     )
     ended_by: EndedBy = "steps"
-    train_loss: float | None = None
-    heldout_loss: float | None = None
+    train_loss: float | None = Field(None, ge=-1e12, le=1e12)
+    heldout_loss: float | None = Field(None, ge=-1e12, le=1e12)
     train_sec: float = Field(0.0, ge=0, le=10**7)
+    holds: WeightsDigest | None = Field(
+        None, description="of the server's weights that the site keeps, for differences"
+    )
     version: VersionText | None = Field(None, description="of feat-fed at the site")
 
     @model_validator(mode="after")
@@ -192,6 +252,19 @@ class Report(StrictModel):
         if self.outcome == "ok" and self.examples < 1:
             raise ValueError("a report of success carries at least one example")
         return self
+
+
+def verdict_text(verdict: Verdict, quarantine_after: int | None = None) -> str:
+    """Return what a person at the site is told of a verdict."""
+    if verdict.outcome != "refused" or verdict.code is None:
+        return "the server took it" if verdict.outcome == "accepted" else "it came too late"
+    told = f"the server refused it: {REFUSALS[verdict.code]}"
+    if verdict.in_a_row and quarantine_after is not None:
+        told += (
+            f" (refusal {verdict.in_a_row} of {quarantine_after} in a row, after which the server "
+            "asks this site no more)"
+        )
+    return told
 
 
 def parse_header(model: type[HeaderT], text: str) -> HeaderT:

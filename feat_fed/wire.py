@@ -23,7 +23,9 @@ from feat_fed.protocol import parse_header
 
 HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
-_WEIGHTS, _HEADER = "arrays", "config"
+ARRAYS = "arrays"
+"""The record of a message's weights."""
+_HEADER = "config"
 _JSON = "feat-fed"
 _STYPE = "feat-fed.safetensors"
 
@@ -75,8 +77,13 @@ def to_records(header: BaseModel, buckets: Sequence[bytes] = ()) -> RecordDict:
     """Make the content of a Flower message."""
     records = RecordDict({_HEADER: header_record(header)})
     if buckets:
-        records[_WEIGHTS] = weights_record(buckets)
+        records[ARRAYS] = weights_record(buckets)
     return records
+
+
+def with_header(content: RecordDict, header: BaseModel) -> RecordDict:
+    """Return the content of a message under another header; the weights are not copied."""
+    return RecordDict({**content, _HEADER: header_record(header)})
 
 
 def from_records(content: RecordDict, model: type[HeaderT]) -> tuple[HeaderT, list[bytes]]:
@@ -95,9 +102,9 @@ def from_records(content: RecordDict, model: type[HeaderT]) -> tuple[HeaderT, li
 
 
 def _buckets(content: RecordDict) -> list[bytes]:
-    if _WEIGHTS not in content:
+    if ARRAYS not in content:
         return []
-    arrays = content[_WEIGHTS]
+    arrays = content[ARRAYS]
     if not isinstance(arrays, ArrayRecord):
         raise ProtocolError("a message whose weights are no arrays")
     if any(each.stype != _STYPE for each in arrays.values()):

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from feat_fed.protocol import Report
-from feat_fed_server.inbox import Arrived, Inbox, update_norm
+from feat_fed_server.inbox import Arrived, Inbox
 from feat_fed_server.strategy import ServerStrategy
 
 Weights = dict[str, Tensor]
@@ -18,8 +19,15 @@ def filled_inbox(
     """Put updates into a folder."""
     inbox = Inbox(folder)
     for report, weights in updates:
-        norm = update_norm(weights, previous)
-        inbox.put(Arrived(report=report, norm=norm, bytes_up=0, base_round=report.round), weights)
+        moves = [weights[name].double() - each.double() for name, each in previous.items()]
+        floats = [
+            move
+            for move, each in zip(moves, previous.values(), strict=True)
+            if each.is_floating_point()
+        ]
+        norm = float(torch.stack([move.norm() for move in floats]).norm())
+        told = Arrived(report=report, norm=norm, bytes_up=0, base_round=report.round, digest="")
+        inbox.put(told, weights)
     return inbox
 
 

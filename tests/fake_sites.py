@@ -1,5 +1,6 @@
 """Sites that live in this process, behind a grid like Flower's."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,8 @@ from flwr.app import Error, Message, RecordDict
 from torch import Tensor
 
 from feat_fed.config import StudyConfig
-from feat_fed.federate import pack
+from feat_fed.federate import decode, digest_of, form_of, pack, whole_form
+from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment, Report
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import from_records, to_records
@@ -24,6 +26,7 @@ STUDY = StudyConfig.model_validate(
         "rounds": 2,
         "model": {"in_channels": 6, "hidden_size": 16, "num_trios": 1, "num_heads": 2},
         "clips": {"frames": 2, "size_px": 16},
+        "training": {"learning_rate": 1.0},
         "strategy": {"ema_decay": 0.5},
         "sites": {"minimum": 2, "wait_sec": 0.3, "settle_sec": 0.2, "round_sec": 0.5},
     }
@@ -41,15 +44,17 @@ def report(assignment: Assignment, site: str, **changes: Any) -> Report:
         "steps": assignment.study.training.local_steps if assignment.task == "train" else 0,
         "train_loss": 1.0,
         "heldout_loss": 0.5,
+        "holds": assignment.weights,
     }
     return Report.model_validate(fields | changes)
 
 
 def honest(site: str, shift: float, examples: int = 1) -> Answer:
-    """A site whose training adds ``shift`` to every weight."""
+    """A site whose training adds ``shift`` to every weight, and a trifle of its own."""
+    own = shift + 1e-6 * (ord(site[0]) - ord("a"))
 
     def answer(assignment: Assignment, weights: Weights) -> RecordDict:
-        moved = {name: each + shift for name, each in weights.items()}
+        moved = {name: each + own for name, each in weights.items()}
         told = report(assignment, site, examples=examples)
         return to_records(told, pack(moved) if assignment.task == "train" else ())
 
@@ -66,6 +71,8 @@ class FakeGrid:
         self.asked_of: list[str] = []
         self.node_of: dict[str, int] = {}
         self.activated_at = {name: "first" for name in sites}
+        self.held: dict[str, tuple[str | None, Weights]] = {}
+        self.bytes_to: Counter[str] = Counter()
 
     def get_nodes(self) -> list[Any]:
         return [
@@ -82,24 +89,43 @@ class FakeGrid:
             message.metadata.__dict__["_message_id"] = key
             self.node_of[key] = message.metadata.dst_node_id
             assignment, buckets = from_records(message.content, Assignment)
-            self.asked.append(assignment)
             name = list(self.sites)[message.metadata.dst_node_id - 1]
-            self.asked_of.append(name)
-            schema = {n: w for n, w in unpack_any(buckets).items()}
-            answer = self.sites[name](assignment, schema)
+            self.bytes_to[name] += sum(map(len, buckets))
+            weights = self.received(name, assignment, buckets)
+            if weights is None:
+                lacks = report(assignment, name, outcome="failed", code="base", examples=0)
+                answer: Any = to_records(lacks.model_copy(update={"holds": self.holds(name)}))
+            else:
+                self.asked.append(assignment)
+                self.asked_of.append(name)
+                answer = self.sites[name](assignment, weights)
             if answer is not None:
                 self.replies[key] = Message(answer, reply_to=message)
             ids.append(key)
         return ids
 
+    def holds(self, name: str) -> str | None:
+        return self.held.get(name, (None, {}))[0]
+
+    def received(self, name: str, told: Assignment, buckets: list[bytes]) -> Weights | None:
+        """Return the weights that came, as a site does; None where it lacks their base."""
+        transfer, schema = told.study.transfer, state_schema(told.study.model)
+        if told.base is None:
+            weights = decode(buckets, whole_form(transfer), schema)
+        elif told.base != self.holds(name):
+            return None
+        elif told.base == told.weights:
+            assert not buckets
+            weights = self.held[name][1]
+        else:
+            base = self.held[name][1]
+            weights = decode(buckets, form_of(transfer, "down"), schema, base=base)
+        assert digest_of(weights) == told.weights
+        self.held[name] = (told.weights, weights)
+        return weights
+
     def pull_messages(self, ids: Iterable[str]) -> list[Message]:
         return [self.replies.pop(each) for each in ids if each in self.replies]
-
-
-def unpack_any(buckets: list[bytes]) -> Weights:
-    from safetensors.torch import load
-
-    return {name: tensor for bucket in buckets for name, tensor in load(bucket).items()}
 
 
 def run(store: RunStore, sites: dict[str, Answer], *expected: str) -> FakeGrid:

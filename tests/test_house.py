@@ -14,7 +14,31 @@ HEAVY = ("torch", "flwr", "monai", "deepspeed", "ray", "pydicom", "diffusers", "
 
 PUBLIC = {
     "feat_fed": {"__version__"},
-    "feat_fed.federate": {"check_tensors", "pack", "unpack"},
+    "feat_fed.federate": {
+        "Encoded",
+        "decode",
+        "digest_of",
+        "encode",
+        "form_of",
+        "pack",
+        "read_reference",
+        "rebase",
+        "reference_digest",
+        "unpack",
+        "whole_form",
+        "wire_bytes",
+        "write_reference",
+    },
+    "feat_fed.audit": {
+        "FOLDER",
+        "AuditEvent",
+        "AuditLog",
+        "Head",
+        "Line",
+        "Verdict",
+        "lines",
+        "verify",
+    },
     "feat_fed.report": {
         "RoundRecord",
         "RunStore",

@@ -15,21 +15,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from torch import Tensor
 
 from feat_fed.config import SiteConfig, load_site
-from feat_fed.errors import DataError, FeatFedError
-from feat_fed.federate import pack, unpack
-from feat_fed.model import FEAT
-from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report
+from feat_fed.errors import DataError, FeatFedError, MissingBaseError
+from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report, verdict_text
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
-from feat_fed_client.history import note_report
+from feat_fed_client.exchanged import ExchangedWeights
+from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.known_study import remember_study
 from feat_fed_client.limits import TRAINING_SHARE, DeclinedError
+from feat_fed_client.round_files import tidy
 from feat_fed_client.session import SiteSession
 from feat_fed_client.supervision import Witness
 from feat_fed_client.traffic import Traffic
@@ -85,18 +83,29 @@ def answer(
     remember_study(site.store, assignment)
     traffic = Traffic(site.store, assignment)
     traffic.received(sum(map(len, buckets)), message_id=message.metadata.message_id)
-    # One that is sent again lives as long as the server waits for its answer.
-    given_sec = min(message.metadata.ttl, assignment.study.sites.round_sec)
+    if assignment.verdict:
+        hear_verdict(site.store, assignment)
+    # A message may live longer than the server waits, for answers that come late.
+    given_sec = min(
+        message.metadata.ttl, assignment.answer_within_sec or assignment.study.sites.round_sec
+    )
     train_until = arrived_at + TRAINING_SHARE * given_sec
     try:
+        tidy(site.store, study_id=assignment.study_id)
+        exchanged = ExchangedWeights(site.store, assignment)
+        # Also where the round is declined: asked again, it comes without weights.
+        weights = exchanged.receive(buckets)
         traffic.require(site.limits)
-        weights = unpack(buckets, _schema(assignment))
         session = SiteSession(site, witness=witness, train_until=train_until)
         report, trained = session.run(assignment, weights)
-        update = pack(trained)
+        report = report.model_copy(update={"holds": exchanged.held})
+        update = exchanged.encode(trained, weights) if trained else []
         traffic.sent(sum(map(len, update)))
         note_report(site.store, report)
         return Message(to_records(report, update), reply_to=message)
+    except MissingBaseError as error:
+        log.info("round %d: the weights have to come whole: %s", assignment.round, error)
+        return Message(to_records(_failed(assignment, site, "base")), reply_to=message)
     except DeclinedError as declined:
         log.info("round %d declined: %s", assignment.round, declined)
         report = _declined(assignment, site, declined)
@@ -117,15 +126,7 @@ def failure(message: Message, site: SiteConfig, code: FailureCode, reference: st
         If the message is no assignment.
     """
     assignment, _ = from_records(message.content, Assignment)
-    report = Report(
-        study_id=assignment.study_id,
-        round=assignment.round,
-        task=assignment.task,
-        site=site.name,
-        outcome="failed",
-        code=code,
-        reference=reference,
-    )
+    report = _failed(assignment, site, code, reference)
     note_report(site.store, report)
     return Message(to_records(report), reply_to=message)
 
@@ -134,9 +135,31 @@ class Unreadable(Exception):  # noqa: N818
     """The server's message cannot be answered; its text is a fixed phrase."""
 
 
-def _schema(assignment: Assignment) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        return dict(FEAT(assignment.study.model).state_dict())
+def hear_verdict(store: Path, assignment: Assignment) -> None:
+    """Keep and log what the server said of the site's last answer."""
+    verdict = assignment.verdict
+    if verdict is None or not note_verdict(store, assignment.study_id, verdict):
+        return
+    if verdict.outcome == "accepted":
+        log.info("round %d: the server took the update", verdict.round)
+    else:
+        told = verdict_text(verdict, assignment.study.screening.quarantine_after)
+        log.warning("round %d: %s", verdict.round, told)
+
+
+def _failed(
+    assignment: Assignment, site: SiteConfig, code: FailureCode, reference: str | None = None
+) -> Report:
+    return Report(
+        study_id=assignment.study_id,
+        round=assignment.round,
+        task=assignment.task,
+        site=site.name,
+        outcome="failed",
+        code=code,
+        reference=reference,
+        holds=ExchangedWeights(site.store, assignment).held,
+    )
 
 
 def _declined(assignment: Assignment, site: SiteConfig, declined: DeclinedError) -> Report:
@@ -148,6 +171,7 @@ def _declined(assignment: Assignment, site: SiteConfig, declined: DeclinedError)
         site=site.name,
         outcome="declined",
         code=declined.limit,
+        holds=ExchangedWeights(site.store, assignment).held,
     )
 
 

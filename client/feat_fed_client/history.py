@@ -1,4 +1,4 @@
-"""What came of a site's last rounds, in its store: the reports, as they were sent."""
+"""What came of a site's last rounds, in its store: the reports, and what the server said."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config.base import StrictModel
-from feat_fed.protocol import Report
+from feat_fed.protocol import Report, Verdict
 from feat_fed.report.live import SiteLive
 
 _FILE = "rounds.jsonl"
@@ -22,11 +22,29 @@ class PastRound(StrictModel):
 
     at: float = Field(default_factory=time.time, description="Unix time of the report")
     report: Report
+    verdict: Verdict | None = Field(None, description="of the server, told with its next message")
 
 
 def note_report(store: Path, report: Report) -> None:
     """Add a report; the oldest go. A disk that cannot take it is no reason to fail a round."""
-    rounds = [*past_rounds(store)[1 - _KEPT :], PastRound(report=report)]
+    _write(store, [*past_rounds(store)[1 - _KEPT :], PastRound(report=report)])
+
+
+def note_verdict(store: Path, study_id: str, verdict: Verdict) -> bool:
+    """Put the server's word beside the last report that it is on; return whether it is new."""
+    rounds = past_rounds(store)
+    for index in reversed(range(len(rounds))):
+        report = rounds[index].report
+        if (report.study_id, report.round, report.task) == (study_id, verdict.round, "train"):
+            if rounds[index].verdict == verdict:
+                return False
+            rounds[index] = rounds[index].model_copy(update={"verdict": verdict})
+            _write(store, rounds)
+            return True
+    return False
+
+
+def _write(store: Path, rounds: list[PastRound]) -> None:
     lines = "".join(each.model_dump_json(exclude_defaults=True) + "\n" for each in rounds)
     with contextlib.suppress(OSError):
         write_bytes_atomically(store / _FILE, lines.encode(), durable=False)

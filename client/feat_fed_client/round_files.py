@@ -1,11 +1,13 @@
-"""What a site's store holds of rounds: one that is under way, an update that waits, moments.
+"""What a site's store holds of rounds: one that is under way, an update that waits, and so on.
 
 ::
 
-    rounds/STUDY_ID/under-way.safetensors     feat_fed.train.mid_round
-    spool/STUDY_ID/round-0003.safetensors     feat_fed_client.spool
-    optimiser/STUDY_ID/after-0003.safetensors feat_fed_client.optimiser_store
-    training/round-1a2b3c4d/, worker-0.log    feat_fed.train.workers
+    rounds/STUDY_ID/under-way.safetensors      feat_fed.train.mid_round
+    spool/STUDY_ID/round-0003.safetensors      feat_fed_client.spool
+    optimiser/STUDY_ID/after-0003.safetensors  feat_fed_client.optimiser_store
+    received/STUDY_ID/reference.safetensors    feat_fed_client.exchanged
+    residual/STUDY_ID/after-0003.safetensors   feat_fed_client.residual_store
+    training/round-1a2b3c4d/, worker-0.log     feat_fed.train.workers
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ KEEP_DAYS = 30
 KEEP_STUDIES = 2
 """Other studies of which something is kept at all: a server may name as many as it likes."""
 
-_OF_STUDIES = ("rounds", "spool", "optimiser")
+_OF_STUDIES = ("rounds", "spool", "optimiser", "received", "residual")
 _LEARNT = (*_OF_STUDIES, "training")
 
 
@@ -48,7 +50,8 @@ def tidy(store: Path, *, study_id: str) -> None:
     """
     clear_exchanges(store / "training")
     remove_parts(store, LIVE_FILE)
-    remove_parts(store / "optimiser" / study_id)
+    for kind in ("optimiser", "received", "residual"):
+        remove_parts(store / kind / study_id)
     long_ago = time.time() - KEEP_DAYS * 86400
     for kind in _OF_STUDIES:
         others = [each for each in _folders(store / kind) if each.name != study_id]

@@ -34,6 +34,7 @@ _LOCK_PAUSE_SEC = 0.1
 _MAX_ENDS_IN_A_ROW = 5
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 _TROUBLE = "Connection attempt failed"
+_MESSAGE_LOST = re.compile(r"Failed to (?:receive|send) message")
 
 # glibc gives large blocks back to the kernel at once and takes a page fault for each page of
 # them in the next step: 40 to 135 ms of a 550 ms step. A round's child is short-lived anyway.
@@ -92,7 +93,7 @@ class SiteLauncher:
         self._was_ready = False
         self._idle_executors = 0
         self._look_at = 0.0
-        self._server_was_away = False
+        self._server_was_away = self._lost_a_message = False
 
     def run(self) -> None:
         """Connect and answer the server; returns only by an exception.
@@ -166,6 +167,10 @@ class SiteLauncher:
         The SuperNode itself waits for it without a word, and finds out late that it is back.
         """
         self._listen(node)
+        if self._lost_a_message:
+            # A handshake that took too long, say; the server asks again whoever connects anew.
+            self._once("a message was lost on the way; connecting anew, to be asked again")
+            return False
         if time.monotonic() < self._look_at or self._node_id is None:
             return True
         self._connection.note(self._node_id)
@@ -201,6 +206,7 @@ class SiteLauncher:
         for line in node.log.news():
             if told := _NODE_ID.search(line):
                 self._node_id = int(told[1])
+            self._lost_a_message |= bool(_MESSAGE_LOST.search(line))
             if _TROUBLE in line:
                 self._look_at, self._server_was_away = 0.0, True
 
@@ -259,7 +265,8 @@ class SiteLauncher:
 
     def _start_supernode(self, children: ChildGroup, port: int) -> Child:
         link, self._look_at = self._link, 0.0
-        self._node_id, self._server_was_away = None, False
+        self._node_id = None
+        self._server_was_away = self._lost_a_message = False
         return children.start(
             "the SuperNode",
             [

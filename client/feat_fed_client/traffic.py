@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
 from feat_fed.atomic import remove_parts, write_bytes_atomically
-from feat_fed.config import FEATConfig, LimitsConfig
+from feat_fed.config import LimitsConfig, StudyConfig
 from feat_fed.config.base import StrictModel
+from feat_fed.federate import form_of, whole_form, wire_bytes
 from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment, StudyId, Task
 from feat_fed_client.limits import DeclinedError
@@ -76,7 +76,7 @@ class Traffic:
 
     def require(self, limits: LimitsConfig) -> None:
         """Raise :class:`.limits.DeclinedError` if the answer would exceed what a round may move."""
-        up_bytes = round_bytes(self.assignment.study.model)[1]
+        up_bytes = round_bytes(self.assignment.study)[1]
         if self.assignment.task == "evaluate":
             up_bytes = 0
         moved_bytes = self.moved_bytes
@@ -124,10 +124,17 @@ def _read(store: Path) -> tuple[_Moved, ...]:
     return ()
 
 
-def round_bytes(model: FEATConfig) -> tuple[int, int]:
+def round_bytes(study: StudyConfig) -> tuple[int, int]:
     """Return the bytes of weights that a round brings to a site and takes from it.
 
-    Their headers, some hundredths of a per cent, are not counted.
+    Their headers, some hundredths of a per cent, are not counted. A site that has the weights
+    already, because it is asked again, gets none.
     """
-    size = sum(math.prod(spec.shape) * spec.dtype.itemsize for spec in state_schema(model).values())
-    return size, size
+    schema = state_schema(study.model)
+    down, up = (form_of(study.transfer, way) for way in ("down", "up"))
+    return wire_bytes(schema, down), wire_bytes(schema, up)
+
+
+def first_bytes(study: StudyConfig) -> int:
+    """Return the bytes that a round brings to a site that does not have the weights before."""
+    return wire_bytes(state_schema(study.model), whole_form(study.transfer))

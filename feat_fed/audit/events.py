@@ -210,6 +210,7 @@ class SiteChanged(StrictModel):
         "site-refused",
         "site-revoked",
         "site-quarantined",
+        "site-excluded",
         "site-readmitted",
         "site-connected",
         "site-left",

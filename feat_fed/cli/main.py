@@ -22,6 +22,7 @@ from feat_fed.cli import (
     site_control,
     status,
     study,
+    study_sites,
     train_local,
 )
 from feat_fed.cli.console import console, fail, say
@@ -54,6 +55,7 @@ app.command(rich_help_panel=_FIRST)(status.status)
 app.add_typer(audit.app, name="audit", rich_help_panel=_FIRST)
 app.add_typer(provision.app, name="provision", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(study.server)
+app.add_typer(study_sites.app, name="study", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(run.report)
 app.command(rich_help_panel=_SITE)(identity.join)
 app.command(rich_help_panel=_SITE)(identity.keygen)
@@ -71,6 +73,7 @@ app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 _EXTRAS = {
     "provision": "server",
     "server": "server",
+    "study": "server",
     "join": "client",
     "keygen": "client",
     "check": "client",

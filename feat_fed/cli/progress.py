@@ -185,7 +185,9 @@ def _awaited(live: StudyLive) -> str:
     if live.phase != "waiting":
         return ""
     declined = [f"{site} ({reason})" for site, reason in sorted(live.declined.items())]
-    return ", ".join([*live.missing, *declined])
+    kept_out = [f"{site} ({why})" for site, why in sorted(live.kept_out.items())]
+    told = ", ".join([*live.missing, *declined, *kept_out])
+    return f"{told}; let in with `feat-fed study readmit`" if kept_out else told
 
 
 def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
@@ -193,6 +195,8 @@ def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
         return "not here"
     if site in live.declined:
         return live.declined[site]
+    if site in live.kept_out:
+        return live.kept_out[site]
     if site in live.replied:
         return "replied"
     if local is None:

@@ -18,6 +18,7 @@ from feat_fed.cli.console import output
 from feat_fed.cli.site_screen import live_line, outcome_line
 from feat_fed.config import SiteConfig
 from feat_fed.metrics import Metric
+from feat_fed.protocol import verdict_text
 from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.report.units import format_bytes, format_count, format_duration
 from feat_fed_client.events import events_folder
@@ -112,7 +113,8 @@ def status_lines(status: SiteStatus) -> list[str]:
     ]
     lines += ["last rounds:"] if status.rounds else ["last rounds: none yet"]
     for past in status.rounds:
-        lines.append(f"  {_when(past.at)}  {outcome_line(past.report)}")
+        said = f"; {verdict_text(past.verdict)}" if past.verdict else ""
+        lines.append(f"  {_when(past.at)}  {outcome_line(past.report)}{said}")
     lines.append(f"store: {status.store}")
     for held in status.held:
         files = f"{format_count(held.num_files)} file{'' if held.num_files == 1 else 's'}"

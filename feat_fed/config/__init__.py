@@ -26,13 +26,14 @@ from feat_fed.config.site import (
     SiteConfig,
     SiteDataConfig,
 )
+from feat_fed.config.sites import ScreeningConfig, SitesConfig
 from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
 from feat_fed.config.study import (
     ClipConfig,
-    SitesConfig,
     StudyConfig,
     TrainingConfig,
 )
+from feat_fed.config.transfer import TransferConfig
 
 __all__ = [
     "CheckpointsConfig",
@@ -48,6 +49,7 @@ __all__ = [
     "MonaiKLConfig",
     "RulesConfig",
     "SamplerConfig",
+    "ScreeningConfig",
     "ServerLinkConfig",
     "SiteConfig",
     "SiteDataConfig",
@@ -55,6 +57,7 @@ __all__ = [
     "StrategyConfig",
     "StudyConfig",
     "TrainingConfig",
+    "TransferConfig",
     "built_in_studies",
     "dump_yaml",
     "load_federation",

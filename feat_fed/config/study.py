@@ -8,7 +8,9 @@ from pydantic import Field, StringConstraints, model_validator
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
+from feat_fed.config.sites import ScreeningConfig, SitesConfig
 from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
+from feat_fed.config.transfer import TransferConfig
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """A study's or a site's name: it becomes a folder and a label, so letters are few."""
@@ -84,17 +86,6 @@ class TrainingConfig(StrictModel):
     )
 
 
-class SitesConfig(StrictModel):
-    """Whom the study needs and how long it waits for them."""
-
-    minimum: int = Field(2, ge=1, description="sites without which no round starts")
-    wait_sec: float = Field(600, gt=0, description="for the minimum, before the study gives up")
-    settle_sec: float = Field(
-        20, ge=0, description="that the others get once the minimum is there, in each round"
-    )
-    round_sec: float = Field(3600, gt=0, description="a round's deadline; late replies are dropped")
-
-
 class StudyConfig(StrictModel):
     """A federated study, resolved."""
 
@@ -108,7 +99,9 @@ class StudyConfig(StrictModel):
     training: TrainingConfig = TrainingConfig()
     strategy: StrategyConfig = StrategyConfig()
     sites: SitesConfig = SitesConfig()
+    screening: ScreeningConfig = ScreeningConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    transfer: TransferConfig = TransferConfig()
     sampler: SamplerConfig = SamplerConfig()
 
     @model_validator(mode="after")

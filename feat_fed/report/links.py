@@ -12,6 +12,9 @@ from feat_fed.config.base import StrictModel
 
 LINKS_FILE = "links.json"
 
+_ENOUGH_BYTES = 100_000
+"""Of a leg, to know its speed."""
+
 
 class Link(StrictModel):
     """Traffic of messages' parts with one site; down is to the site."""
@@ -30,9 +33,17 @@ class Link(StrictModel):
             up_sec=max(0.0, self.up_sec - before.up_sec),
         )
 
+    def sec_for(self, *, down_bytes: int, up_bytes: int) -> float:
+        """Return how long so many bytes would take; 0 where too little was seen to tell."""
+        legs = (
+            (down_bytes, self.down_bytes, self.down_sec),
+            (up_bytes, self.up_bytes, self.up_sec),
+        )
+        return sum(size * sec / seen for size, seen, sec in legs if seen >= _ENOUGH_BYTES)
+
 
 class Links(StrictModel):
-    """All sites' traffic since the run began; written at most every few seconds."""
+    """All sites' traffic since the run began; while there is some, written every 0.2 s or so."""
 
     sites: dict[str, Link] = Field(default_factory=dict)
 

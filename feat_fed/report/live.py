@@ -48,6 +48,8 @@ class StudyLive(Live):
     replied: tuple[str, ...] = ()
     declined: dict[str, str] = Field(default_factory=dict)
     """Sites that will not take part for now, and why, while the server waits for them."""
+    kept_out: dict[str, str] = Field(default_factory=dict)
+    """Sites that are not asked, and why, while the study waits for the coordinator to change it."""
     deadline: float | None = None
     """Unix time by which the round or the waiting ends."""
 

@@ -11,10 +11,10 @@ from feat_fed.config.base import StrictModel
 from feat_fed.protocol import SHORTENED, EndedBy
 from feat_fed.report.links import Link
 
-SiteStatus = Literal["ok", "refused", "failed", "declined", "missing"]
+SiteStatus = Literal["ok", "refused", "failed", "declined", "missing", "late"]
 """``ok``: aggregated. ``refused``: the server turned the reply away. ``failed``: the site
 answered that it could not. ``declined``: the site's own limits forbid the round. ``missing``:
-no answer before the deadline."""
+no answer before the deadline. ``late``: its update to an earlier round came, and was dropped."""
 
 
 class SiteRound(StrictModel):
@@ -41,6 +41,9 @@ class SiteRound(StrictModel):
     version: str = Field("", description="of feat-fed at the site")
     bytes_down: int = Field(0, ge=0, description="weights sent to the site")
     bytes_up: int = Field(0, ge=0, description="weights received from the site")
+    answers_round: int | None = Field(
+        None, description="the earlier round that the update answers, where it came late"
+    )
     link: Link | None = Field(
         None, description="what went over the wire in the round, measured at the server's door"
     )
@@ -52,6 +55,8 @@ class SiteRound(StrictModel):
         if self.ended_by != "steps":
             of = f" of {self.planned_steps}" if self.planned_steps else ""
             parts.append(f"{self.steps}{of} steps: {SHORTENED[self.ended_by]}")
+        if self.answers_round is not None:
+            parts.append(f"came late, for round {self.answers_round}")
         if self.skipped_steps:
             parts.append(f"{self.skipped_steps} skipped: not finite")
         return "; ".join(parts)

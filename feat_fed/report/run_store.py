@@ -13,6 +13,7 @@
     logs/
     live.json           where the study stands at this moment
     roster.json         which public key is which site
+    sites.json          which sites the coordinator keeps out or has let in again
     links.json          what went over the wire so far, by site (Links)
     flower/             Flower's own files
     report.html
@@ -41,7 +42,7 @@ from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
 
-_MAY_CHANGE = ("rounds", "sites", "sampler", "checkpoints", "codec.weights")
+_MAY_CHANGE = ("rounds", "sites", "screening", "sampler", "checkpoints", "codec.weights")
 """Parts of a study that a resumed run may change: the weights so far stay comparable. Where the
 codec's weights lie is one, since the study names their SHA-256."""
 
@@ -151,6 +152,11 @@ class RunStore:
     def manifest(self, round_number: int) -> Path:
         """Name the file with which a round is done; it tells the others' digests."""
         return self.root / "checkpoints" / f"round-{round_number:04d}.json"
+
+    @property
+    def outgoing(self) -> Path:
+        """Name the folder of what the sites were sent."""
+        return self.root / "outgoing"
 
     def inbox(self, round_number: int) -> Path:
         """Name the folder of the updates that have arrived in a round."""

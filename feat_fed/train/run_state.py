@@ -156,7 +156,7 @@ def summarise(
 def _read(store: RunStore, number: int) -> GlobalState:
     """Read a round's files, each against its own digest and the manifest's."""
     model, optimiser = store.study.model, store.optimiser(number)
-    manifest = _read_manifest(store.manifest(number)) if store.manifest(number).exists() else None
+    manifest = read_manifest(store.manifest(number)) if store.manifest(number).exists() else None
     state = GlobalState(
         number,
         read_weights(store.checkpoint(number), kind="global", model=model).tensors,
@@ -180,7 +180,14 @@ def _read(store: RunStore, number: int) -> GlobalState:
     )
 
 
-def _read_manifest(path: Path) -> RoundManifest:
+def read_manifest(path: Path) -> RoundManifest:
+    """Return a round's manifest.
+
+    Raises
+    ------
+    CheckpointError
+        If it is damaged.
+    """
     try:
         return RoundManifest.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

@@ -239,20 +239,23 @@ class Admissions:
         ConfigError
             If a file is no public key, two sites have one key, or one was revoked.
         """
-        found: dict[bytes, str] = {}
-        revoked = {each.public_key for each in self.revoked()}
-        for name in names:
-            path = self.key_file(name)
-            if not path.is_file():
-                continue
-            pem, _ = read_site_key(path)
-            if pem in found:
-                raise ConfigError(
-                    f"{path} holds the same key as {found[pem]}.pub; each site needs its own"
-                )
-            if public_text(read_public_key(path.read_bytes())) in revoked:
-                raise ConfigError(f"{path} holds a key that was revoked; {name} needs a new one")
-            found[pem] = name
+        with self._locked():  # nobody is half-way revoked or replaced
+            found: dict[bytes, str] = {}
+            revoked = {each.public_key for each in self.revoked()}
+            for name in names:
+                path = self.key_file(name)
+                if not path.is_file():
+                    continue
+                pem, _ = read_site_key(path)
+                if pem in found:
+                    raise ConfigError(
+                        f"{path} holds the same key as {found[pem]}.pub; each site needs its own"
+                    )
+                if public_text(read_public_key(path.read_bytes())) in revoked:
+                    raise ConfigError(
+                        f"{path} holds a key that was revoked; {name} needs a new one"
+                    )
+                found[pem] = name
         return found
 
     def stamp(self) -> object:

@@ -7,14 +7,12 @@ done with it, and only what is here is aggregated: memory does not grow with the
 from __future__ import annotations
 
 import logging
-import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor
 
 from feat_fed.atomic import remove_parts, write_bytes_atomically
@@ -23,6 +21,7 @@ from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.protocol import Report
 from feat_fed.report.records import RoundRecord
 from feat_fed.tensor_file import read_tensors, verify_tensor_file, write_tensor_file
+from feat_fed.train.run_state import Standing as StandingTree
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +34,17 @@ class Arrived(StrictModel):
     schema_version: Literal[1] = 1
     report: Report
     norm: float = Field(ge=0)
-    """L2 norm of what the site changed, over all floats (:func:`update_norm`)."""
+    """L2 norm of what the site changed, over all floats."""
+    bytes_down: int = Field(0, ge=0)
     bytes_up: int = Field(ge=0)
     base_round: int = Field(ge=0)
     """The round that it answers."""
+    digest: str
+    """SHA-256 of the update as it travelled."""
+    answer_sec: float | None = None
+    """From asking to the answer."""
+    answered_at: float | None = None
+    """Unix time."""
 
 
 class _Closed(StrictModel):
@@ -47,6 +53,7 @@ class _Closed(StrictModel):
     schema_version: Literal[1] = 1
     sites: tuple[str, ...]
     record: RoundRecord
+    standing: dict[str, JsonValue]
 
 
 class Inbox:
@@ -109,23 +116,25 @@ class Inbox:
         self._arrived.pop(site, None)
         self._path(site).unlink(missing_ok=True)
 
-    def close(self, record: RoundRecord) -> None:
+    def close(self, record: RoundRecord, standing: StandingTree) -> None:
         """Note that nobody is asked any more; a round that is done again then aggregates the same.
+
+        ``standing`` is what the round has taught of the sites.
 
         Raises
         ------
         StorageError
             If it cannot be written.
         """
-        closed = _Closed(sites=tuple(sorted(self._arrived)), record=record)
+        closed = _Closed(sites=tuple(sorted(self._arrived)), record=record, standing=dict(standing))
         try:
             text = closed.model_dump_json()
             write_bytes_atomically(self._closed, text.encode(), durable=False)
         except OSError as error:
             raise StorageError(f"{self._closed} cannot be written: {error}") from error
 
-    def closed(self) -> RoundRecord | None:
-        """Return the record with which it was closed, if it was and all its updates are there."""
+    def closed(self) -> tuple[RoundRecord, StandingTree] | None:
+        """Return with what it was closed, if it was and all its updates are there."""
         try:
             closed = _Closed.model_validate_json(self._closed.read_bytes())
         except FileNotFoundError:
@@ -133,7 +142,9 @@ class Inbox:
         except (OSError, ValidationError):
             log.warning("%s is damaged; sites that sent no update are asked again", self._closed)
             return None
-        return closed.record if closed.sites == tuple(sorted(self._arrived)) else None
+        if closed.sites != tuple(sorted(self._arrived)):
+            return None
+        return closed.record, closed.standing
 
     def clear(self) -> None:
         """Remove the folder."""
@@ -164,14 +175,3 @@ def clear_other_inboxes(current: Path) -> None:
     for folder in current.parent.glob("round-*"):
         if folder != current:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def update_norm(weights: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> float:
-    """Return the L2 norm of ``weights - base`` over all floats, in float64."""
-    norms = [
-        # A number, not a tensor: small ones between large ones keep the heap from shrinking.
-        float(torch.linalg.vector_norm(weights[name].double() - tensor.double()))
-        for name, tensor in base.items()
-        if tensor.is_floating_point()
-    ]
-    return math.hypot(*norms)

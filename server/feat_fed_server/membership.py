@@ -145,8 +145,11 @@ class Membership:
         try:
             self._members = self._federation.members()
         except ConfigError as error:
-            self._tell(f"who may take part stays as it is: {error}")
-            return False
+            self._tell(f"nobody is admitted before this is mended: {error}")
+            # Whoever was revoked is out all the same.
+            key_file, before = self._federation.admissions.key_file, self._members
+            self._members = {key: it for key, it in before.items() if key_file(it).exists()}
+            return len(self._members) < len(before)
         return True
 
     def _pass_on(self, link: SuperLinkClient, before: Mapping[bytes, str]) -> None:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from feat_fed.config import TrainingConfig
-from feat_fed.errors import ProtocolError
-from feat_fed.federate import unpack
+from feat_fed.errors import ProtocolError, RefusalCode
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
 from feat_fed.wire import from_records
+from feat_fed_server.outgoing import Outgoing
 from feat_fed_server.roster import Roster
+from feat_fed_server.screening import digest_of, log_norm
+from feat_fed_server.standing import Answer
 
 NOT_APPROVED = (
     "the site has not approved this server's application bundle (`feat-fed site trust` there "
@@ -35,8 +37,25 @@ class Reply:
     weights: Mapping[str, Tensor] | None = None
     """Until they are in the round's inbox."""
     bytes_up: int = 0
-    sendings: int = 1
-    """Of the question to the site, weights and all, until this came of it."""
+    code: RefusalCode | None = None
+    """Of a refusal: what the site is told."""
+    digest: str | None = None
+    """Of the update as it travelled."""
+    norm: float | None = None
+    """L2 of the update, where it was measured."""
+    answer_sec: float | None = None
+    """From asking to the answer."""
+    answered_at: float | None = None
+    """Unix time."""
+    answers_round: int | None = None
+    """The earlier round that an update answers, where it came late."""
+    bytes_down: int = 0
+    """Of weights that were sent to the site until this came of it."""
+
+    @property
+    def lacks_base(self) -> bool:
+        """Whether the site was sent a difference from weights that it does not have."""
+        return self.status == "failed" and self.report is not None and self.report.code == "base"
 
     @property
     def may_change_soon(self) -> bool:
@@ -50,7 +69,7 @@ class Reply:
             site=self.site,
             status=self.status,
             reason=self.reason,
-            code=(self.report.code or "") if self.report else "",
+            code=self.code or (self.report.code if self.report else None) or "",
             examples=told.examples if told else 0,
             steps=told.steps if told else 0,
             planned_steps=planned_steps(training, num_clips=told.examples) if told else 0,
@@ -62,6 +81,27 @@ class Reply:
             version=(told.version or "") if told else "",
             bytes_down=bytes_down,
             bytes_up=self.bytes_up,
+            answers_round=self.answers_round,
+        )
+
+    def refused(self, error: ProtocolError) -> Reply:
+        """Return it as one that is turned away."""
+        return replace(self, status="refused", reason=str(error), code=error.refusal, weights=None)
+
+    def answer(self) -> Answer:
+        """Return what of it counts for the site's standing."""
+        report = self.report
+        measured = report is not None and self.norm is not None and self.status == "ok"
+        return Answer(
+            site=self.site,
+            status=self.status,
+            code=self.code,
+            digest=self.digest,
+            log_norm=log_norm(self.norm or 0.0, report.steps) if report and measured else None,
+            answer_sec=self.answer_sec,
+            train_sec=report.train_sec if report else 0.0,
+            answered_at=self.answered_at,
+            of_round=self.answers_round,
         )
 
 
@@ -77,7 +117,7 @@ def read_reply(
     *,
     assignment: Assignment,
     roster: Roster,
-    schema: Mapping[str, Tensor],
+    outgoing: Outgoing | None,
 ) -> Reply:
     """Read a Flower message; whatever it holds, the outcome is a :class:`Reply`.
 
@@ -85,8 +125,8 @@ def read_reply(
     ----------
     site
         Whom the message was asked of.
-    schema
-        Tensors with the names, shapes and dtypes of the global weights.
+    outgoing
+        What was sent with it; None: an update is not read.
     """
     if message.has_error():
         if message.error.code == ErrorCode.INVALID_FAB:
@@ -97,31 +137,36 @@ def read_reply(
         site = roster.check(node_id, report.site)
         _check_answers(report, assignment)
     except ProtocolError as error:
-        return Reply(site, "refused", str(error))
+        return Reply(site, "refused").refused(error)
     size = sum(len(bucket) for bucket in buckets)
     if report.outcome != "ok":
         return Reply(site, report.outcome, _why(report), report=report)
-    if assignment.task == "evaluate":
+    if assignment.task == "evaluate" or outgoing is None:
         return Reply(site, "ok", report=report, bytes_up=size)
     try:
-        weights = unpack(buckets, schema)
+        weights = outgoing.read_update(buckets)
     except ProtocolError as error:
-        return Reply(site, "refused", str(error), bytes_up=size)
-    return Reply(site, "ok", report=report, weights=weights, bytes_up=size)
+        return Reply(site, "refused", bytes_up=size).refused(error)
+    return Reply(
+        site, "ok", report=report, weights=weights, bytes_up=size, digest=digest_of(buckets)
+    )
 
 
 def _check_answers(report: Report, assignment: Assignment) -> None:
-    for field in ("study_id", "round", "task"):
+    fields: dict[str, RefusalCode] = {"study_id": "study", "round": "round", "task": "task"}
+    for field, code in fields.items():
         if getattr(report, field) != getattr(assignment, field):
-            raise ProtocolError(f"an answer to another {field.replace('_', ' ')}")
+            raise ProtocolError(f"an answer to another {field.replace('_', ' ')}", refusal=code)
     if report.outcome == "ok" and report.task == "train":
         most = assignment.study.training.local_steps
         done = report.steps + report.skipped_steps
         if report.steps < 1 or done > most:
-            raise ProtocolError(f"not between 1 and the round's {most} steps")
+            raise ProtocolError(f"not between 1 and the round's {most} steps", refusal="steps")
         planned = planned_steps(assignment.study.training, num_clips=report.examples)
         if report.ended_by == "steps" and done != planned:
-            raise ProtocolError(f"not all of the {planned} steps, and nothing that ended them")
+            raise ProtocolError(
+                f"not all of the {planned} steps, and nothing that ended them", refusal="steps"
+            )
         if assignment.study.strategy.weigh_by == "patients" and not report.patients:
             raise ProtocolError("no count of patients, by which the study weighs")
 

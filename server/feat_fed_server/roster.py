@@ -65,7 +65,7 @@ class KeyRoster:
         if name is None:
             raise ProtocolError("a site whose key has been taken out since")
         if claimed != name:
-            raise ProtocolError(f"{name} reports under another site's name")
+            raise ProtocolError(f"{name} reports under another site's name", refusal="name")
         return name
 
     def save(self, path: Path) -> None:

@@ -7,7 +7,6 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import cast
 
 from flwr.serverapp import Grid
@@ -20,12 +19,19 @@ from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
+from feat_fed.train.run_state import Standing as StandingTree
 from feat_fed_server.asking import Asking
 from feat_fed_server.audited_grid import AuditedGrid
-from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes, update_norm
+from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes
+from feat_fed_server.intake import Intake
+from feat_fed_server.outgoing import Outbox, last_taken
+from feat_fed_server.question import Question
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.run_audit import RunAudit
+from feat_fed_server.sampling import draw
+from feat_fed_server.site_desk import SiteDesk
+from feat_fed_server.standing import Standing
 from feat_fed_server.strategy import build_strategy
 from feat_fed_server.tally import Tally
 
@@ -65,6 +71,8 @@ class RoundLoop:
         audited = cast(Grid, AuditedGrid(grid, roster, self._audit))
         self._asking = Asking(audited, roster, store)
         self._links = Links.read(store.links)
+        self._outbox = Outbox(store.outgoing, self._study.transfer)
+        self._taken: dict[str, int] = {}
 
     def run(self) -> None:
         """Train until the study's last round, then score the final weights.
@@ -79,6 +87,8 @@ class RoundLoop:
         clear_other_inboxes(self._store.inbox(state.rounds_done + 1))
         rotate(self._store)
         summarise(self._store, state, "running")
+        done = (each for each in self._store.rounds() if each.round <= state.rounds_done)
+        self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
         self._audit.began(after_round=state.rounds_done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
@@ -93,20 +103,28 @@ class RoundLoop:
         number = state.rounds_done + 1
         self._audit.round_started(number)
         inbox = self._inbox(number)
-        record = inbox.closed()
-        if record is None:
-            record = self._gather(number, state.weights, inbox)
-            inbox.close(record)
+        closed = inbox.closed()
+        if closed is None:
+            closed = self._gather(number, state, inbox)
+            inbox.close(*closed)
+        record, standing = closed
         started = time.monotonic()
         self._asking.tell("aggregating", number)
         weights, optimiser = self._strategy.aggregate(number, inbox, state.weights, state.optimiser)
         new = state.after_round(
-            weights, ema_decay=self._study.strategy.ema_decay, optimiser=optimiser
+            weights,
+            ema_decay=self._study.strategy.ema_decay,
+            optimiser=optimiser,
+            standing=standing,
         )
         seconds = record.seconds + time.monotonic() - started
         self._store.append(self._measured(record.model_copy(update={"seconds": seconds})))
         save(self._store, new)
+        self._taken = last_taken(self._taken, [record])
         self._audit.round_done(record)
+        before, now = (Standing.of_state(each.standing) for each in (state, new))
+        for site in sorted({*now.quarantined()} - {*before.quarantined()}):
+            self._audit.site("site-quarantined", site, code=now.of(site).offences[-1].code)
         inbox.clear()
         rotate(self._store)
         return new
@@ -128,8 +146,10 @@ class RoundLoop:
                 inbox.discard(each.report.site)
         return inbox
 
-    def _gather(self, number: int, weights: Weights, inbox: Inbox) -> RoundRecord:
-        """Ask until enough updates are in the inbox.
+    def _gather(
+        self, number: int, state: GlobalState, inbox: Inbox
+    ) -> tuple[RoundRecord, StandingTree]:
+        """Ask until enough updates that are good among each other are in the inbox.
 
         A site that failed is asked again at once, a few times. One that declined for the time
         being is asked after a while, as long as the study waits for sites.
@@ -137,17 +157,32 @@ class RoundLoop:
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
         sites, give_up_at = self._study.sites, math.inf
         tally = Tally(self._roster.expected, needed=sites.minimum)
-        tally.add([_known(each) for each in inbox.arrived()], bytes_down=0)
+        tally.add([_known(each, number) for each in inbox.arrived()])
+        outgoing = self._outbox.prepare(state.weights, rounds_done=number - 1)
+        desk = self._desk(state)
+        intake = Intake(self._store, number, state.weights, inbox, desk.standing)
+        question = Question(self._assignment("train", number), outgoing, desk, self._taken)
         while True:
-            replies, bytes_down = self._asking.ask(
-                self._assignment("train", number),
-                weights,
+            replies = self._asking.ask(
+                question,
                 needed=tally.still_needed,
                 but=tally.settled,
                 replied=tally.good,
-                accept=lambda reply: _take_in(reply, inbox, weights),
+                draw=lambda there: draw(
+                    there,
+                    per_round=sites.per_round,
+                    seed=self._study.seed,
+                    round_number=number,
+                    done=tally.good,
+                    tried=tally.tried,
+                    still_needed=tally.still_needed,
+                ),
+                accept=intake.take,
+                accept_late=intake.take_late,
             )
-            tally.add(replies, bytes_down=bytes_down)
+            tally.add(replies)
+            if not tally.still_needed:
+                intake.compare(tally, self._strategy.weight_of)
             if not tally.still_needed:
                 break
             log.warning("round %d has %s", number, tally.told())
@@ -157,7 +192,8 @@ class RoundLoop:
                 raise FederationError(f"round {number} had {tally.told()}")
             if tally.declined and not tally.failed:
                 self._wait_for_declined(number, tally, give_up_at)
-        return RoundRecord(
+        tally.add_absent(self._asking.busy)
+        record = RoundRecord(
             round=number,
             started_at=started_at.isoformat(timespec="seconds"),
             seconds=time.monotonic() - started,
@@ -165,9 +201,24 @@ class RoundLoop:
             heldout_loss=_mean(tally.replies, "heldout_loss"),
             sites=tally.records(self._study.training),
         )
+        standing = desk.standing_now().after_round(
+            number,
+            [each.answer() for each in tally.replies],
+            screening=self._study.screening,
+        )
+        return record, standing.model_dump(mode="json")
+
+    def _desk(self, state: GlobalState) -> SiteDesk:
+        moved = {
+            each.site: (each.bytes_down, each.bytes_up)
+            for record in self._store.rounds()[-1:]
+            for each in record.sites
+        }
+        standing = Standing.of_state(state.standing)
+        return SiteDesk(self._store.root, self._study.sites, standing, moved)
 
     def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
-        """Let some time go by: whoever is asked again receives all weights again."""
+        """Let some time go by before sites that declined are asked again."""
         self._asking.tell("waiting", number, tally.good, until, tally.declined)
         pause_sec = max(_ASK_AGAIN_SEC, self._study.sites.wait_sec / _ASK_AGAIN_TIMES)
         time.sleep(max(0.0, min(pause_sec, until - time.time())))
@@ -175,7 +226,9 @@ class RoundLoop:
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""
         assignment = self._assignment("evaluate", state.rounds_done)
-        replies, _ = self._asking.ask(assignment, state.weights, needed=0)
+        outgoing = self._outbox.prepare(state.weights, rounds_done=state.rounds_done)
+        question = Question(assignment, outgoing, self._desk(state), self._taken)
+        replies = self._asking.ask(question, needed=0)
         return _mean(replies, "heldout_loss")
 
     def _assignment(self, task: Task, number: int) -> Assignment:
@@ -189,23 +242,22 @@ class RoundLoop:
         )
 
 
-def _take_in(reply: Reply, inbox: Inbox, base: Weights) -> Reply:
-    """Put an update into the inbox and return the reply without it."""
-    if reply.report is None or reply.weights is None:
-        return reply
-    arrived = Arrived(
-        report=reply.report,
-        norm=update_norm(reply.weights, base),
-        bytes_up=reply.bytes_up,
-        base_round=reply.report.round,
-    )
-    inbox.put(arrived, reply.weights)
-    return replace(reply, weights=None)
-
-
-def _known(arrived: Arrived) -> Reply:
+def _known(arrived: Arrived, number: int) -> Reply:
     """Return the reply of an update that was there when the server started."""
-    return Reply(arrived.report.site, "ok", report=arrived.report, bytes_up=arrived.bytes_up)
+    report = arrived.report
+    late = arrived.base_round if arrived.base_round != number else None
+    return Reply(
+        report.site,
+        "ok",
+        report=report,
+        bytes_down=arrived.bytes_down,
+        bytes_up=arrived.bytes_up,
+        digest=arrived.digest,
+        norm=arrived.norm,
+        answer_sec=arrived.answer_sec,
+        answered_at=arrived.answered_at,
+        answers_round=late,
+    )
 
 
 def _mean(replies: Sequence[Reply], field: str) -> float | None:

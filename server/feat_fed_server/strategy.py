@@ -68,7 +68,7 @@ class ServerStrategy:
         CheckpointError
             If an update cannot be read any more.
         """
-        weights = {each.report.site: self._weight(each.report) for each in inbox.arrived()}
+        weights = {each.report.site: self.weight_of(each.report) for each in inbox.arrived()}
         if self._config.kind == "krum":
             weights = self._chosen(weights, inbox, previous)
         new, new_state = dict(previous), dict[str, Tensor]()
@@ -88,7 +88,7 @@ class ServerStrategy:
         _require_finite(new, new_state)
         return new, new_state
 
-    def _weight(self, report: Report) -> int:
+    def weight_of(self, report: Report) -> int:
         """Return what a site weighs; replies in which that is not positive are refused before."""
         counts = {
             "clips": report.examples,

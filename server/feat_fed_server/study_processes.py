@@ -129,7 +129,8 @@ class StudyProcesses:
         state = self._life.look()
         if end is None and state is None:
             if self._link:
-                self._members.follow(self._link)
+                with self._faults(self._end_all):
+                    self._members.follow(self._link)
             return None
         said = self._store.summary().state
         if (state == "ended" or end) and said in ("complete", "failed"):

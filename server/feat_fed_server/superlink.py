@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 _GRACE_SEC = 2
 _KEEP_ALIVE_SEC = 15
-_HOUSEKEEPING_SEC = 2.0
+# The ServerApp reads the links a moment after a round's last reply has come.
+_HOUSEKEEPING_SEC = 0.2
 _LOOK_SEC = 0.05
 LOOPBACK = "127.0.0.1"
 

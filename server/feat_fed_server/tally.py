@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from feat_fed.config import TrainingConfig
+from feat_fed.errors import ProtocolError
 from feat_fed.report.records import SiteRound
 from feat_fed_server.replies import Reply
 
@@ -31,12 +32,24 @@ class Tally:
         self._asked = Counter[str]()
         self._bytes_down = Counter[str]()
 
-    def add(self, replies: Sequence[Reply], *, bytes_down: int) -> None:
-        """Take new replies in; each sending to one of these sites was of ``bytes_down``."""
+    def add(self, replies: Sequence[Reply]) -> None:
+        """Take new replies in."""
         for reply in replies:
-            self._replies[reply.site] = reply
+            before = self._replies.get(reply.site)
+            if before is None or before.status != "ok" or reply.status == "ok":
+                self._replies[reply.site] = reply
             self._asked[reply.site] += 1
-            self._bytes_down[reply.site] += bytes_down * reply.sendings
+            self._bytes_down[reply.site] += reply.bytes_down
+
+    def add_absent(self, busy: Mapping[str, int]) -> None:
+        """Note sites that were not asked, being at an earlier round."""
+        for site, number in busy.items():
+            reason = f"still at round {number}, so not asked"
+            self._replies.setdefault(site, Reply(site, "missing", reason))
+
+    def turn_away(self, site: str, error: ProtocolError) -> None:
+        """Note that an update is not good after all."""
+        self._replies[site] = self._replies[site].refused(error)
 
     @property
     def replies(self) -> list[Reply]:
@@ -61,6 +74,11 @@ class Tally:
             for each in self.replies
             if each.status not in ("ok", "declined") and self._asked[each.site] < MAX_ATTEMPTS
         )
+
+    @property
+    def tried(self) -> frozenset[str]:
+        """Sites that gave no good reply so far."""
+        return frozenset(each.site for each in self.replies if each.status != "ok")
 
     @property
     def declined(self) -> dict[str, str]:

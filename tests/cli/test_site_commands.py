@@ -13,9 +13,9 @@ from feat_fed.cli import site_screen
 from feat_fed.cli.main import run_app
 from feat_fed.cli.site_control import duration, next_time
 from feat_fed.cli.site_screen import SiteScreen, live_line, outcome_line
-from feat_fed.protocol import Report
+from feat_fed.protocol import Report, Verdict
 from feat_fed.report.live import SiteLive
-from feat_fed_client.history import note_report
+from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.hours import local_now
 from feat_fed_client.pause import pause_of
 
@@ -197,3 +197,19 @@ def test_without_a_terminal_lines_come_at_changes_and_once_a_minute(
             "round 1 done, 12 steps in 1 min 15 s, train loss 0.5000"
         ]
         assert after(100) == []
+
+
+def test_status_tells_what_the_server_said_of_an_update(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, verdict in (
+        (1, Verdict(round=1, outcome="accepted")),
+        (2, Verdict(round=2, outcome="refused", code="moved", in_a_row=1)),
+    ):
+        note_report(site.parent / "store", report(number))
+        note_verdict(site.parent / "store", "0" * 32, verdict)
+    assert command("status", site) == 0
+    told = capsys.readouterr().out
+    assert "round 1 done, 12 steps in 1 min 15 s, train loss 0.5000; the server took it" in told
+    assert "; the server refused it: a weight moved further than the round's steps" in told
+    assert status(site, capsys)["rounds"][1]["verdict"]["code"] == "moved"

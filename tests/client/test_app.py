@@ -6,6 +6,7 @@ import itertools
 import logging
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -24,12 +25,12 @@ from feat_fed.errors import (
 )
 from feat_fed.federate import pack
 from feat_fed.model import FEAT
-from feat_fed.protocol import FAILURES, Assignment, Report
+from feat_fed.protocol import FAILURES, Assignment, Report, Verdict
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import app as app_module
 from feat_fed_client import known_study
 from feat_fed_client.app import failure_code, make_app
-from feat_fed_client.history import past_rounds
+from feat_fed_client.history import note_report, past_rounds
 from feat_fed_client.known_study import recall_study
 
 MESSAGE_IDS = itertools.count()
@@ -59,8 +60,8 @@ def ask(site: SiteConfig, content: RecordDict) -> Message:
     return app(message, context)
 
 
-def assignment() -> RecordDict:
-    told = Assignment(study_id="a" * 32, round=3, task="train", first_step=0, study=STUDY)
+def assignment(**more: Any) -> RecordDict:
+    told = Assignment(study_id="a" * 32, round=3, task="train", first_step=0, study=STUDY, **more)
     return to_records(told, pack(FEAT(STUDY.model).state_dict()))
 
 
@@ -159,6 +160,40 @@ def test_training_may_last_as_long_as_the_server_waits_less_a_part_for_sending(
         message = Message(assignment(), dst_node_id=1, message_type="train", ttl=ttl_sec)
         app_module.answer(message, site, arrived_at=1000.0)
     assert until == pytest.approx([1000 + 0.9 * STUDY.sites.round_sec, 1090])
+
+
+def test_training_ends_before_an_answer_would_be_late(
+    site: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until: list[float] = []
+
+    class Session:
+        def __init__(self, *_: object, train_until: float, **__: object) -> None:
+            until.append(train_until)
+            raise DataError("enough")
+
+    monkeypatch.setattr(app_module, "SiteSession", Session)
+    content = assignment(answer_within_sec=200.0)
+    message = Message(content, dst_node_id=1, message_type="train", ttl=1e6)
+    app_module.answer(message, site, arrived_at=1000.0)
+    assert until == pytest.approx([1180])
+
+
+def test_what_the_server_said_of_the_last_update_is_kept_and_logged_once(
+    site: SiteConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = Report(study_id="a" * 32, round=2, task="train", site="h", outcome="ok", examples=1)
+    site.store.mkdir(exist_ok=True)
+    note_report(site.store, report)
+    verdict = Verdict(round=2, outcome="refused", code="norm", in_a_row=2)
+    for _ in range(2):
+        ask(site, assignment(verdict=verdict))
+    assert past_rounds(site.store)[0].verdict == verdict
+    told = [each.message for each in caplog.records if "refused it" in each.message]
+    assert told == [
+        "round 2: the server refused it: the update was far larger than the others' (refusal 2 of "
+        "3 in a row, after which the server asks this site no more)"
+    ]
 
 
 def test_a_missing_data_folder_is_a_failure_of_data(site: SiteConfig) -> None:

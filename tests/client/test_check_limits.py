@@ -41,6 +41,14 @@ def test_weights_against_what_a_round_may_move(site: SiteConfig) -> None:
     )
 
 
+def test_a_round_after_one_that_was_missed_is_larger(site: SiteConfig) -> None:
+    study = small_study(transfer={"up": "int8", "down": "int8"})
+    subject = Subject(site, study=study)
+    limit_gb = 1.3 * sum(subject.round_bytes) / 1e9
+    found = limits.traffic(Subject(changed(site, limits={"gb_per_round": limit_gb}), study=study))
+    assert (found.status, "those rounds" in found.found) == ("amber", True)
+
+
 def test_no_privacy_budget_is_made_up(site: SiteConfig) -> None:
     found = limits.privacy(Subject(site, study=small_study()))
     assert (found.status, found.numbers) == ("green", {})

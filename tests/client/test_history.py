@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from feat_fed.protocol import Report
+from feat_fed.protocol import Report, Verdict
 from feat_fed.report.live import SiteLive
 from feat_fed_client import history
-from feat_fed_client.history import note_idle, note_report, past_rounds
+from feat_fed_client.history import note_idle, note_report, note_verdict, past_rounds
 
 
 def report(number: int) -> Report:
@@ -58,3 +58,14 @@ def test_what_a_killed_client_was_doing_is_not_under_way(tmp_path: Path) -> None
     live = SiteLive.read(path)
     assert live is not None
     assert (live.phase, live.round, live.steps) == ("idle", 4, 0)
+
+
+def test_the_servers_verdict_is_put_beside_the_last_report_that_it_is_on(tmp_path: Path) -> None:
+    for number in (1, 2, 2):
+        note_report(tmp_path, report(number))
+    verdict = Verdict(round=2, outcome="refused", code="norm", in_a_row=1)
+    assert note_verdict(tmp_path, "0" * 32, verdict)
+    assert not note_verdict(tmp_path, "0" * 32, verdict)
+    assert not note_verdict(tmp_path, "1" * 32, verdict)
+    assert not note_verdict(tmp_path, "0" * 32, Verdict(round=9, outcome="late"))
+    assert [each.verdict for each in past_rounds(tmp_path)] == [None, None, verdict]

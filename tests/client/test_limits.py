@@ -10,13 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from feat_fed.config import HoursConfig, LimitsConfig, TrainingConfig, load_study
+from feat_fed.config import (
+    HoursConfig,
+    LimitsConfig,
+    TrainingConfig,
+    TransferConfig,
+    load_study,
+)
 from feat_fed.model import FEAT
 from feat_fed.protocol import Assignment, Task
 from feat_fed_client.hours import OpenHours, clock
 from feat_fed_client.limits import DeclinedError, SiteLimits
 from feat_fed_client.pause import PAUSE_FILE, Pause, begin_pause, end_pause, pause_of
-from feat_fed_client.traffic import Traffic, round_bytes
+from feat_fed_client.traffic import Traffic, first_bytes, round_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -173,10 +179,23 @@ def test_the_fewer_minutes_win(
     assert shortened.local_minutes == result
 
 
-def test_a_rounds_bytes_are_those_of_the_weights_both_ways() -> None:
-    model = load_study("demo").model
-    size = sum(each.nbytes for each in FEAT(model).state_dict().values())
-    assert round_bytes(model) == (size, size)
+@pytest.mark.parametrize(
+    ("up", "down", "shares"),
+    [
+        ("fp32", "fp32", (1, 1, 1)),
+        ("bf16", "fp16", (1, 0.5, 0.5)),
+        ("int8", "int8", (1, 0.26, 0.26)),
+        ("topk", "fp32", (1, 1, 0.015)),
+    ],
+)
+def test_a_rounds_bytes_are_those_of_the_studys_forms(
+    up: str, down: str, shares: tuple[float, float, float]
+) -> None:
+    transfer = TransferConfig.model_validate({"up": up, "down": down})
+    study = load_study("demo").model_copy(update={"transfer": transfer})
+    size = sum(each.nbytes for each in FEAT(study.model).state_dict().values())
+    got = [each / size for each in (first_bytes(study), *round_bytes(study))]
+    assert got == pytest.approx(shares, rel=0.05)
 
 
 def traffic(store: Path, number: int = 3, task: Task = "train") -> Traffic:
@@ -190,7 +209,7 @@ def allowed(size_bytes: int) -> LimitsConfig:
 
 
 def test_more_bytes_than_the_site_allows_are_declined_with_the_numbers(tmp_path: Path) -> None:
-    down, up = round_bytes(load_study("demo").model)
+    down, up = round_bytes(load_study("demo"))
     traffic(tmp_path).received(down, message_id="1")
     traffic(tmp_path).require(allowed(down + up))
     with pytest.raises(DeclinedError, match=r"0\.0\d+ GB so far and another 0\.0") as declined:
@@ -201,7 +220,7 @@ def test_more_bytes_than_the_site_allows_are_declined_with_the_numbers(tmp_path:
 
 
 def test_what_is_sent_again_counts_again_and_only_in_its_round(tmp_path: Path) -> None:
-    down, up = round_bytes(load_study("demo").model)
+    down, up = round_bytes(load_study("demo"))
     for message_id in ("1", "1", "2"):  # the work on the first was begun twice
         traffic(tmp_path).received(down, message_id=message_id)
     assert traffic(tmp_path).moved_bytes == 2 * down

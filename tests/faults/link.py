@@ -26,18 +26,22 @@ class Link:
         self._state: State = "open"
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._server: asyncio.Server | None = None
         self.bytes_per_sec: float | None = None
         self.bytes_until_cut: int | None = None
         """Hang up once, after so many more bytes towards the server."""
 
     def start(self) -> None:
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._thread.start()
         self._do(self._listen())
 
     def stop(self) -> None:
         self._do(self._close())
+        self._do(self._end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def set(self, state: State) -> None:
         self._state = state
@@ -55,6 +59,12 @@ class Link:
             self._server.close()
             self._server = None
         self._hang_up()
+
+    async def _end_tasks(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for each in others:
+            each.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def _hang_up(self) -> None:
         for each in self._writers:

@@ -37,7 +37,7 @@ _WORDS: dict[str, str] = {
     "superexec": "flower_superexec",
     "ServerApp": "flwr-serverapp",
     "SuperNode": "bounded_node",
-    "executor": "feat_fed_client",
+    "executor": "feat_fed_client 127",
 }
 _BELOW: dict[str, Role] = {"holder": "executor", "trainer": "holder", "worker": "trainer"}
 

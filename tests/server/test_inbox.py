@@ -7,7 +7,7 @@ from torch import Tensor
 from aggregating import filled_inbox
 from feat_fed.protocol import Report
 from feat_fed.report.records import RoundRecord
-from feat_fed_server.inbox import Inbox, clear_other_inboxes, update_norm
+from feat_fed_server.inbox import Inbox, clear_other_inboxes
 
 BASE = {"w": torch.zeros(3), "b": torch.ones(2), "n": torch.tensor([1])}
 RECORD = RoundRecord(
@@ -40,11 +40,6 @@ def test_what_was_put_is_there_for_another_process(folder: Path) -> None:
     assert torch.equal(again.read("b", ["w"])["w"], torch.full((3,), 3.0))
 
 
-def test_the_norm_of_giant_values_is_a_number() -> None:
-    giant = {"w": torch.full((3,), 3e38), "b": -BASE["b"], "n": BASE["n"]}
-    assert update_norm(giant, BASE) == pytest.approx(3e38 * 3**0.5)
-
-
 def flip_last(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -73,14 +68,14 @@ def test_a_damaged_or_foreign_file_is_removed_and_the_others_stay(
 def test_a_closed_inbox_tells_its_record_as_long_as_all_is_there(folder: Path) -> None:
     inbox = Inbox(folder)
     assert inbox.closed() is None
-    inbox.close(RECORD)
-    assert Inbox(folder).closed() == RECORD
+    inbox.close(RECORD, {"sites": {}})
+    assert Inbox(folder).closed() == (RECORD, {"sites": {}})
     flip_last(folder / "a.safetensors")
     assert Inbox(folder).closed() is None
 
 
 def test_a_damaged_note_of_closing_is_no_note(folder: Path) -> None:
-    Inbox(folder).close(RECORD)
+    Inbox(folder).close(RECORD, {"sites": {}})
     (folder / "closed.json").write_text("{")
     assert Inbox(folder).closed() is None
 

@@ -1,5 +1,6 @@
 """A server that is killed at any write of a study, and goes on, ends with the same bytes."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -75,9 +76,14 @@ def finished(root: Path) -> dict[str, str]:
     """
     assert not list((root / "inbox").iterdir())
     return {
-        each.name: each.read_text() if each.suffix == ".json" else verified_digest(each)
+        each.name: files_of(each) if each.suffix == ".json" else verified_digest(each)
         for each in sorted((root / "checkpoints").iterdir())
     }
+
+
+def files_of(manifest: Path) -> str:
+    """All of a manifest but the sites' standing, which holds times."""
+    return json.dumps({**json.loads(manifest.read_text()), "standing": None})
 
 
 def verified_digest(path: Path) -> str:

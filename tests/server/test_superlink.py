@@ -17,7 +17,7 @@ from feat_fed.config import ServerLinkConfig
 from feat_fed.errors import RefusedError
 from feat_fed.joining import JoinRequest, Token
 from feat_fed.processes import free_port
-from feat_fed.protocol import PENDING_KEY, REVOKED_KEY
+from feat_fed.protocol import PENDING_KEY, REVOKED_KEY, UNKNOWN_KEY
 from feat_fed.wire import flower_environment
 from feat_fed_client.join import deliver, prepare
 from feat_fed_client.probe import Answered, Prober
@@ -152,6 +152,24 @@ def test_a_hospital_joins_is_approved_replaces_its_key_and_is_revoked(study: Stu
     assert study.probe("a", "site-2.key").code == REVOKED_KEY
     assert study.told[-1] == "a: its key was taken out; it is turned away from now on"
     assert "Traceback" not in study.log.read_text()
+
+
+def test_who_is_revoked_is_out_whatever_else_is_broken(study: Study) -> None:
+    request = study.join("c")
+    study.approve("c", request)
+    study.follow()
+    assert study.probe("c").answer is not None
+    broken = study.root / "sites" / "b.pub"
+    broken.write_text("nonsense")
+    assert run_app(["provision", "revoke", str(study.federation), "c"]) == 0
+    study.follow()
+    assert study.told[-1] == "c: its key was taken out; it is turned away from now on"
+    assert "b.pub" in study.told[-2]
+    # What waits and what was revoked cannot be told apart before the file is mended.
+    assert study.probe("c").code == UNKNOWN_KEY
+    broken.unlink()
+    study.follow()
+    assert study.probe("c").code == REVOKED_KEY
 
 
 def test_a_token_of_another_server_and_one_that_was_used_are_refused(

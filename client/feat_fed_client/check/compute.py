@@ -185,7 +185,8 @@ def _transfer_sec(subject: Subject) -> float:
     if subject.offline or subject.quick or subject.site.server is None:
         return 0.0
     rates = (subject.way.down_bytes_per_sec, subject.way.up_bytes_per_sec)
-    return sum(subject.weights_bytes / each for each in rates if each)
+    pairs = zip(subject.round_bytes, rates, strict=True)
+    return sum(size_bytes / rate for size_bytes, rate in pairs if rate)
 
 
 def _longest_minutes(site: SiteConfig) -> float | None:

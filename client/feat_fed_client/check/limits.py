@@ -32,15 +32,28 @@ def hours(subject: Subject) -> Finding:
 
 def traffic(subject: Subject) -> Finding:
     """Compare a round's weights with what a round may move."""
-    limit, total_bytes = subject.site.limits.gb_per_round, 2 * subject.weights_bytes
+    limit, (down_bytes, up_bytes) = subject.site.limits.gb_per_round, subject.round_bytes
+    total_bytes, first_bytes = down_bytes + up_bytes, subject.first_bytes + up_bytes
     found = f"{format_bytes(total_bytes)} of weights a round, in and out"
-    numbers: dict[str, Number] = {"round_bytes": total_bytes, "gb_per_round": limit}
+    if first_bytes > total_bytes:
+        found += f"; {format_bytes(first_bytes)} in the first and after one that was missed"
+    numbers: dict[str, Number] = {
+        "round_bytes": total_bytes,
+        "first_round_bytes": first_bytes,
+        "gb_per_round": limit,
+    }
     if limit is None:
         return green(f"{found}; no limit is set", **numbers)
     if total_bytes > limit * 1e9:
         return red(
             f"{found}, and limits.gb_per_round is {limit:g}: every round would be declined",
             "raise limits.gb_per_round, or leave the study",
+            **numbers,
+        )
+    if first_bytes > limit * 1e9:
+        return amber(
+            f"{found}, and limits.gb_per_round is {limit:g}: those rounds would be declined",
+            "raise limits.gb_per_round, or let those rounds go",
             **numbers,
         )
     return green(f"{found}, of {limit:g} GB allowed", **numbers)

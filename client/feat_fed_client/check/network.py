@@ -148,10 +148,17 @@ def bandwidth(subject: Subject) -> Finding:
     found = f"{_mbit(down)} down, {_mbit(up)} up"
     if subject.study is None:
         return green(found, **numbers)
-    seconds = subject.weights_bytes / down + subject.weights_bytes / up
-    numbers |= {"weights_bytes": subject.weights_bytes, "transfer_sec": round(seconds, 1)}
-    each_way = f"{format_bytes(subject.weights_bytes)} each way"
-    found += f"; a round's weights ({each_way}) take {format_duration(seconds)}"
+    down_bytes, up_bytes = subject.round_bytes
+    seconds = down_bytes / down + up_bytes / up
+    numbers |= {
+        "down_bytes": down_bytes,
+        "up_bytes": up_bytes,
+        "transfer_sec": round(seconds, 1),
+    }
+    size = f"{format_bytes(down_bytes)} in, {format_bytes(up_bytes)} out"
+    if down_bytes == up_bytes:
+        size = f"{format_bytes(up_bytes)} each way"
+    found += f"; a round's weights ({size}) take {format_duration(seconds)}"
     share = seconds / subject.study.sites.round_sec
     if share >= 1:
         return red(

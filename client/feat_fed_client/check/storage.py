@@ -27,6 +27,8 @@ _CHECKPOINT_WEIGHTS = 3
 """A checkpoint inside a round: weights and AdamW's two moments."""
 _KEPT_STATES = 3
 """States of the optimiser: two that are kept and the one that is being written."""
+_RESIDUALS = 3
+"""The one that an update is made from, the one that it leaves, and the one being written."""
 _OTHERS = 0o077
 
 
@@ -120,6 +122,8 @@ def _needs(subject: Subject) -> dict[str, int]:
         # One is written beside the other before it takes its place.
         "checkpoint": 2 * _CHECKPOINT_WEIGHTS * weights_bytes if inside else 0,
         "spool": 2 * weights_bytes,
+        "received": 2 * weights_bytes,
+        "residual": _RESIDUALS * weights_bytes if study.transfer.up != "fp32" else 0,
         "optimiser": _KEPT_STATES * 2 * weights_bytes if kept else 0,
         "exchange": _exchange_weights(site, kept=kept) * weights_bytes,
     }

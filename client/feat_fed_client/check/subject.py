@@ -9,11 +9,13 @@ from pathlib import Path
 from feat_fed.codec import VideoCodec, build_codec
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.errors import ConfigError
+from feat_fed.federate import wire_bytes
+from feat_fed.model.state import state_schema
 from feat_fed.protocol import Versions
 from feat_fed_client.check.clips import KnownClips, read_known_clips
 from feat_fed_client.check.measure import StepTrial, Trouble, try_step
 from feat_fed_client.check.way import Way, measure_way
-from feat_fed_client.traffic import round_bytes
+from feat_fed_client.traffic import first_bytes, round_bytes
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,17 @@ class Subject:
     @property
     def weights_bytes(self) -> int:
         """Of the study's model, as float32."""
-        return round_bytes(self.study.model)[0] if self.study else 0
+        return wire_bytes(state_schema(self.study.model), None) if self.study else 0
+
+    @property
+    def round_bytes(self) -> tuple[int, int]:
+        """Of a round's weights, in the study's forms: to the site and from it."""
+        return round_bytes(self.study) if self.study else (0, 0)
+
+    @property
+    def first_bytes(self) -> int:
+        """Of a round's weights to a site that does not have those before, as in its first."""
+        return first_bytes(self.study) if self.study else 0
 
     @cached_property
     def clips(self) -> KnownClips | None:

@@ -1,0 +1,56 @@
+"""What all sites are asked in a round, and how each of them is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+
+from feat_fed.protocol import Assignment
+from feat_fed_server.outgoing import Outgoing, Parcel
+from feat_fed_server.replies import Reply
+from feat_fed_server.site_desk import SiteDesk
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task, with the weights that it starts from.
+
+    Parameters
+    ----------
+    outgoing
+        None: no update that answers it is of use any more.
+    desk
+        Says who may be asked, how long each has, and what it is told.
+    taken
+        The last round whose update was used, of each site that is known.
+    """
+
+    assignment: Assignment
+    outgoing: Outgoing | None
+    desk: SiteDesk
+    taken: Mapping[str, int]
+
+    def content(self, site: str, *, within_sec: float, lacks: int = 0) -> tuple[RecordDict, Parcel]:
+        """Return a message's content for a site that has so much time, and the weights in it."""
+        if self.outgoing is None:
+            raise ValueError("a question without weights is not asked")
+        parcel = self.outgoing.parcel(site, lacks=lacks)
+        personal = self.desk.personal(self.assignment, site, within_sec=within_sec)
+        return self.outgoing.content(personal, parcel, taken=self.taken.get(site)), parcel
+
+    def is_that_of(self, other: Question) -> bool:
+        """Whether both ask for the same task of the same round."""
+        one, two = self.assignment, other.assignment
+        return (one.round, one.task) == (two.round, two.task)
+
+    def note_sent(self, sites: Iterable[str]) -> None:
+        """Take it that these sites have the weights from now on."""
+        if self.outgoing is not None:
+            self.outgoing.outbox.note(dict.fromkeys(sites, self.outgoing.digest))
+
+    def note_reply(self, reply: Reply) -> None:
+        """Believe a site that says which weights it has."""
+        if reply.report is not None and self.outgoing is not None:
+            self.outgoing.outbox.note({reply.site: reply.report.holds})
