@@ -33,7 +33,9 @@ def module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("script", ["attention_twin", "feat_step", "loading", "training", "wkv"])
+@pytest.mark.parametrize(
+    "script", ["attention_twin", "encoding", "feat_step", "loading", "training", "wkv"]
+)
 def test_a_benchmark_runs_and_reports(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

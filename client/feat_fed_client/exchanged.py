@@ -26,7 +26,7 @@ from feat_fed.federate import (
     whole_form,
     write_reference,
 )
-from feat_fed.model.state import TensorSpec, state_schema
+from feat_fed.model.state import TensorSpec, mismatches, state_schema
 from feat_fed.protocol import Assignment
 from feat_fed_client.residual_store import ResidualStore
 
@@ -102,6 +102,9 @@ class ExchangedWeights:
         except CheckpointError as error:
             self._reference.unlink(missing_ok=True)
             raise MissingBaseError(str(error)) from None
+        if mismatches(held, self._schema):
+            raise MissingBaseError("the weights that are here are of another model")
+        held = {name: held[name] for name in self._schema}
         if base == told.weights:
             if buckets:
                 raise ProtocolError("weights came with a message that needs none")

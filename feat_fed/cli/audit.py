@@ -97,6 +97,9 @@ def _pairs(event: Mapping[str, Any]) -> Iterator[str]:
     for name, value in event.items():
         if isinstance(value, list):
             yield f"{name}={','.join(map(_short, value))}"
+        elif isinstance(value, dict):
+            pairs = (f"{_short(key)}:{_short(each)}" for key, each in value.items())
+            yield f"{name}={','.join(pairs)}"
         else:
             yield f"{name}={_short(value)}"
 

@@ -37,7 +37,9 @@ class SiteState(BaseModel):
     last_outcome: str | None
     last_reason: str
     waits_for: str
-    """Why the study goes on without it for now: its own limits, or a quarantine."""
+    """Why the study goes on without it for now: its own limits."""
+    standing: str | None
+    """``admitted``, ``quarantined`` or ``excluded``; None where nobody asked."""
     rounds_ok: int
     bytes_down: int
     bytes_up: int
@@ -91,14 +93,21 @@ def newest_run(runs: Path) -> Path:
     return max(found, key=lambda each: (each / "summary.json").stat().st_mtime)
 
 
-def run_status(store: RunStore) -> RunStatus:
-    """Find out where a run stands; changes nothing."""
+def run_status(store: RunStore, standing: Mapping[str, str] | None = None) -> RunStatus:
+    """Find out where a run stands; changes nothing.
+
+    Parameters
+    ----------
+    standing
+        Of each site with the coordinator, where that is of interest.
+    """
     summary, records = store.summary(), store.rounds()
     processes = _processes(store.root)
     live = StudyLive.read(store.live) if processes.round_loop or processes.server else None
     last = records[-1] if records else None
     known = live or StudyLive.read(store.live)
-    sites = _sites(records, known, alive=live is not None, seen=_seen(store.root))
+    seen = _seen(store.root)
+    sites = _sites(records, known, alive=live is not None, seen=seen, standing=standing or {})
     return RunStatus(
         run=store.root,
         study=summary.study,
@@ -172,12 +181,13 @@ def _sites(
     *,
     alive: bool,
     seen: Mapping[str, str],
+    standing: Mapping[str, str],
 ) -> list[SiteState]:
     connected = set(live.connected) if live and alive else set()
     told = {each.site: (record, each) for record in records for each in record.sites}
     good = {each.site: each for record in records for each in record.sites if each.status == "ok"}
     rounds_ok = Counter(e.site for r in records for e in r.sites if e.status == "ok")
-    names = {*told, *(live.connected + live.missing if live else ())}
+    names = {*told, *standing, *(live.connected + live.missing if live else ())}
     states = []
     for name in sorted(names):
         record, last = told.get(name, (None, None))
@@ -192,6 +202,7 @@ def _sites(
                 last_outcome=last.status if last else None,
                 last_reason=last.reason if last else "",
                 waits_for=live.declined.get(name, "") if live and alive else "",
+                standing=standing.get(name),
                 rounds_ok=rounds_ok[name],
                 bytes_down=sum(e.bytes_down for r in records for e in r.sites if e.site == name),
                 bytes_up=sum(e.bytes_up for r in records for e in r.sites if e.site == name),
@@ -249,6 +260,8 @@ def _site_line(site: SiteState, status: RunStatus) -> str:
     if site.last_outcome:
         why = f" ({site.last_reason})" if site.last_reason else ""
         parts.append(f"round {site.last_round} {site.last_outcome}{why}")
+    if site.standing not in (None, "admitted"):
+        parts.append(f"{site.standing} (`feat-fed study sites` says why)")
     if site.waits_for:
         parts.append(site.waits_for)
     elif site.site in status.replied:

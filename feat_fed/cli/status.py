@@ -31,9 +31,11 @@ def status(
         show_site(load_site(site_config), as_json=as_json)
         return
     from feat_fed.cli.run_status import newest_run, run_lines, run_status
+    from feat_fed.cli.study_lines import study_sites
     from feat_fed.report.run_store import RunStore
 
-    found = run_status(RunStore(run or newest_run(runs)))
+    store = RunStore(run or newest_run(runs))
+    found = run_status(store, {each.site: each.state for each in study_sites(store)})
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return

@@ -36,6 +36,27 @@ def site_totals(rounds: Sequence[RoundRecord]) -> tuple[SiteTotals, ...]:
     )
 
 
+@dataclass(frozen=True)
+class WeightsShare:
+    """What travelled, in units of whole and exact weights for each update and each question."""
+
+    down: float
+    up: float
+
+
+def weights_share(rounds: Sequence[RoundRecord]) -> WeightsShare | None:
+    """Return what a message's weights were of whole ones; None where that is not known."""
+    pairs = [(part, each.weights_bytes) for each in rounds for part in each.sites]
+    asked_bytes = sum(whole for _, whole in pairs)
+    answered_bytes = sum(whole for part, whole in pairs if part.bytes_up)
+    if not asked_bytes or not answered_bytes:
+        return None
+    return WeightsShare(
+        down=sum(part.bytes_down for part, _ in pairs) / asked_bytes,
+        up=sum(part.bytes_up for part, _ in pairs) / answered_bytes,
+    )
+
+
 def heldout_points(
     rounds: Sequence[RoundRecord], summary: RunSummary
 ) -> tuple[tuple[int, float], ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import dump_yaml
 from feat_fed.report import plots, units
-from feat_fed.report.facts import ended_at, heldout_points, site_totals
+from feat_fed.report.facts import ended_at, heldout_points, site_totals, weights_share
 from feat_fed.report.page import data_url, render
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.report.run_store import RunStore, SampleFiles
@@ -46,6 +46,7 @@ def _page(store: RunStore) -> dict[str, Any]:
         "totals": totals,
         "styles": plots.site_styles(each.site for each in totals),
         "heldout": heldout_points(rounds, summary),
+        "share": weights_share(rounds),
         "span": units.format_span(rounds[0].started_at, ended_at(rounds)) if rounds else "",
         "median_sec": median(each.seconds for each in rounds) if rounds else 0.0,
         "curves": _curves(rounds, summary),

@@ -39,7 +39,7 @@ class SiteRound(StrictModel):
     )
     train_sec: float = Field(0.0, ge=0)
     version: str = Field("", description="of feat-fed at the site")
-    bytes_down: int = Field(0, ge=0, description="weights sent to the site")
+    bytes_down: int = Field(0, ge=0, description="weights sent to the site, each time")
     bytes_up: int = Field(0, ge=0, description="weights received from the site")
     answers_round: int | None = Field(
         None, description="the earlier round that the update answers, where it came late"
@@ -72,6 +72,9 @@ class RoundRecord(StrictModel):
     heldout_loss: float | None = Field(
         description="of the global weights that the round started from: round 1 scores the "
         "untrained model, the run's summary the final one"
+    )
+    weights_bytes: int = Field(
+        0, ge=0, description="of the model's weights, whole and exact; 0: not known"
     )
     sites: tuple[SiteRound, ...]
 

@@ -230,7 +230,8 @@ class Asking:
         """Return the reply of a site whose key was taken out since: none will come."""
         if self._roster.has(asked.message.metadata.dst_node_id):
             return None
-        return Reply(asked.site, "refused", "its key was taken out in the middle of the round")
+        told = "its key was taken out in the middle of the round"
+        return Reply(asked.site, "refused", told, bytes_down=asked.bytes_down)
 
     def _pull(self, message_id: str, asked: Asked) -> Reply | None:
         """Return a site's reply if it is there; one that Flower cannot read is refused."""

@@ -102,6 +102,8 @@ class Intake:
                 base,
                 screening=self.store.study.screening,
                 training=self.store.study.training,
+                # What top-k has kept back in earlier rounds may come together.
+                rounds=self.number if self.store.study.transfer.up == "topk" else 1,
             )
             refused_again(digest, earlier=self.standing.sent_before(), now=others)
         except ProtocolError as error:

@@ -199,6 +199,7 @@ class RoundLoop:
             seconds=time.monotonic() - started,
             train_loss=_mean(tally.replies, "train_loss"),
             heldout_loss=_mean(tally.replies, "heldout_loss"),
+            weights_bytes=sum(each.nbytes for each in state.weights.values()),
             sites=tally.records(self._study.training),
         )
         standing = desk.standing_now().after_round(

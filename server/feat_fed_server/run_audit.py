@@ -28,7 +28,6 @@ from feat_fed.audit.events import (
 from feat_fed.protocol import Task
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
-from feat_fed.train.run_state import RoundManifest
 from feat_fed.wire import bundle
 
 _KINDS = {
@@ -170,6 +169,8 @@ class RunAudit:
         self.log.append(event_of_files)
 
     def _files(self, round_number: int) -> dict[str, str]:
+        from feat_fed.train.run_state import RoundManifest  # brings torch, which a launcher spares
+
         path = self._store.manifest(round_number)
         return RoundManifest.model_validate_json(path.read_bytes()).files
 

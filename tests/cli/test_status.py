@@ -23,6 +23,8 @@ from feat_fed.report import RoundRecord, RunStore, SiteRound
 from feat_fed.report.live import SiteLive, StudyLive
 from feat_fed.report.run_store import lock_run
 from feat_fed_client.history import note_report
+from feat_fed_server.roster import KeyRoster
+from feat_fed_server.site_orders import SiteOrders
 
 SEEN = 1_800_000_000.0
 
@@ -74,6 +76,8 @@ def status(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_a_run_that_goes_on(store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:
+    KeyRoster({name.encode(): name for name in "abc"}).save(store.roster)
+    SiteOrders().excluding("c").write(store.root)
     with lock_run(store.root), lock_run(store.root, "rounds"):
         told = status(capsys, "--run", store.root)
         found = json.loads(status(capsys, "--run", store.root, "--json"))
@@ -84,7 +88,7 @@ def test_a_run_that_goes_on(store: RunStore, capsys: pytest.CaptureFixture[str])
     assert "  a: connected, 7 clips, round 2 ok, replied" in told
     assert re.search(r"  b: not here, last seen 20.*\+00:00, feat-fed 0.1.0, 40 clips", told)
     assert "round 2 refused (a tensor is not finite)" in told
-    assert "  c: not here\n" in told
+    assert "  c: not here, excluded" in told
     assert "processes: server, round loop" in told
     assert (found["state"], found["round"], found["phase"]) == ("running", 3, "training")
     assert [each["connected"] for each in found["sites"]] == [True, False, False]

@@ -11,6 +11,7 @@ from feat_fed.errors import MissingBaseError, ProtocolError
 from feat_fed.federate import decode, digest_of, encode, form_of, pack
 from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment
+from feat_fed.tensor_file import read_digest
 from feat_fed_client.exchanged import ExchangedWeights
 from feat_fed_client.residual_store import ResidualStore
 from feat_fed_client.round_files import forget_rounds, tidy
@@ -99,6 +100,16 @@ def test_what_is_here_already_comes_without_weights(tmp_path: Path) -> None:
         again.receive(pack(first))
 
 
+def test_weights_of_another_model_under_the_same_name_are_no_base(tmp_path: Path) -> None:
+    first = weights(1)
+    holding(tmp_path, first)
+    model = STUDY.model.model_copy(update={"hidden_size": 32})
+    wider = STUDY.model_copy(update={"model": model})
+    exchanged = ExchangedWeights(tmp_path, told(after=first, base=first, study=wider))
+    with pytest.raises(MissingBaseError, match="another model"):
+        exchanged.receive([])
+
+
 @pytest.mark.parametrize("kept", ["nothing", "others", "damaged", "another study's"])
 def test_a_difference_from_what_is_not_here_is_asked_for_whole(kept: str, tmp_path: Path) -> None:
     first, second = weights(1), weights(2)
@@ -181,10 +192,10 @@ def test_a_round_that_is_asked_for_again_is_answered_with_the_same_bytes(tmp_pat
     start = weights(1)
     sent(tmp_path, 1, start, moved(start, 2), 0)
     first = sent(tmp_path, 2, start, moved(start, 3), 1)
-    left = (tmp_path / "residual" / ID / "after-0002.safetensors").read_bytes()
+    left = read_digest(tmp_path / "residual" / ID / "after-0002.safetensors")
     for _ in range(2):
         assert sent(tmp_path, 2, start, moved(start, 3), 1) == first
-    assert (tmp_path / "residual" / ID / "after-0002.safetensors").read_bytes() == left
+    assert read_digest(tmp_path / "residual" / ID / "after-0002.safetensors") == left
     assert kept(tmp_path) == ["after-0001.safetensors", "after-0002.safetensors"]
 
 

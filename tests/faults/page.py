@@ -14,16 +14,17 @@ _ORDER = [each.key for each in (*FAULTS, *WORKERS)]
 _HEAD = """# Faults
 
 What dies, is cut off, filled or damaged while a study runs, and what it costs. Made by
-`make faults` on {machine}: a coordinator and two hospitals as real processes on one machine, whose
-connections go through a proxy that can be cut, and a study of very small rounds. Each fault hits
-one of the next rounds in the phase that is named.
+`make faults` on {machine}: a coordinator and two hospitals as real processes on
+one machine, whose connections go through a proxy that can be cut, and a study of very small rounds.
+Each fault hits one of the next rounds in the phase that is named.
 
 - **rounds lost**: completed rounds that were done again.
 - **updates lost**: updates that a site had finished (they were in its spool) and trained again.
 - **seconds**: from the fault, or from the moment at which the link or the disk was there again,
   until the round that was hit was complete, with the training that it still needed.
 
-Undisturbed, such a round took {round_sec:.0f} s here, with {load} beside it.
+Undisturbed, such a round took {round_sec:.0f} s here, with {load} beside it. {told} of {known}
+faults have been run; `make faults ARGS=--missing` runs the others.
 
 """
 
@@ -34,7 +35,7 @@ Not in this table, for they are tests of their own, which `make test` runs: host
 infinite, missing, extra, misshapen, of another round or study, replayed) in
 `tests/server/test_rounds.py` and its neighbours; hostile requests, oversized bodies, strangers'
 keys and wrong clocks at the door in `tests/server/test_door.py`; bundles that a site has not
-approved in `tests/client/test_executor.py`; kills at the sites alone, with the study's bytes
+approved in `tests/client/test_executor.py`; a short version of this table, with the study's bytes
 compared, in `tests/system/test_faults.py`.
 """
 
@@ -83,6 +84,10 @@ def table(lines: Mapping[str, Line]) -> str:
 
 def page(results: Results) -> str:
     head = _HEAD.format(
-        machine=results.machine, round_sec=results.round_sec, load=results.load or "nothing"
+        machine=results.machine,
+        round_sec=results.round_sec,
+        load=results.load or "nothing",
+        told=len(results.lines),
+        known=len(_ORDER),
     )
     return head + table(results.lines) + "\n" + _TAIL.format(verdict=results.verdict)

@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from feat_fed.report import RoundRecord, RunSummary, units
-from feat_fed.report.facts import SiteTotals, ended_at, heldout_points, site_totals
+from feat_fed.report.facts import (
+    SiteTotals,
+    ended_at,
+    heldout_points,
+    site_totals,
+    weights_share,
+)
 
 Records = tuple[RoundRecord, ...]
 
@@ -27,6 +33,14 @@ def test_totals_by_site(records: Records) -> None:
         SiteTotals("north", 3, 3, 64, 124.5, 14_437_032, 14_437_032, 7.5, 12.0),
         SiteTotals("south", 3, 2, 64, 72.5, 14_437_032, 9_624_688, 5.0, 8.0),
     )
+
+
+def test_what_travels_is_told_in_units_of_whole_weights(records: Records) -> None:
+    assert weights_share(records) is None  # records of before that was noted
+    whole = 4 * 4_812_344
+    share = weights_share([each.model_copy(update={"weights_bytes": whole}) for each in records])
+    assert share is not None
+    assert (share.down, share.up) == (0.25, 0.25)
 
 
 def test_a_run_ends_when_its_last_round_does(records: Records) -> None:

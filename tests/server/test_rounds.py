@@ -40,6 +40,13 @@ def moved_by(store: RunStore, round_number: int) -> float:
     return float(moves.mean())
 
 
+@pytest.fixture
+def unhurried(tmp_path: Path) -> RunStore:
+    """A run whose rounds do not end before the sites have answered."""
+    sites = STUDY.sites.model_copy(update={"round_sec": 60})
+    return RunStore.create(tmp_path / "unhurried", STUDY.model_copy(update={"sites": sites}))
+
+
 def test_rounds_are_means_weighted_by_examples(store: RunStore) -> None:
     run(store, {"a": honest("a", 1.0, examples=3), "b": honest("b", 5.0, examples=1)})
     assert moved_by(store, 1) == pytest.approx(2.0, abs=1e-5)
@@ -360,28 +367,28 @@ GONE, DIED = Error(5, "Node Unavailable"), Error(8, "ClientApp crashed")
 
 @pytest.mark.parametrize("losses", [[GONE], [DIED], [GONE, DIED, GONE, DIED]])
 def test_a_site_that_lost_its_message_is_sent_it_again(
-    losses: list[Error], store: RunStore
+    losses: list[Error], unhurried: RunStore
 ) -> None:
     a = Unreliable("a", *losses)
-    grid = run(store, {"a": a, "b": honest("b", 3.0)})
-    assert moved_by(store, 2) == pytest.approx(4.0, abs=1e-5)
+    grid = run(unhurried, {"a": a, "b": honest("b", 3.0)})
+    assert moved_by(unhurried, 2) == pytest.approx(4.0, abs=1e-5)
     assert a.sendings == len(losses) + 3  # two rounds and the scoring
     asked = zip(grid.asked_of, grid.asked, strict=True)
     first, *again = [each for site, each in asked if (site, each.round) == ("a", 1)]
     # It has the weights that it was sent first.
     expected = {**first.model_dump(), "base": first.weights, "answer_within_sec": None}
     assert all({**each.model_dump(), "answer_within_sec": None} == expected for each in again)
-    down = {each.site: each.bytes_down for each in store.rounds()[0].sites}
+    down = {each.site: each.bytes_down for each in unhurried.rounds()[0].sites}
     assert down["a"] == down["b"] > 0
 
 
-def test_a_site_that_dies_of_its_message_is_left_out_at_last(store: RunStore) -> None:
+def test_a_site_that_dies_of_its_message_is_left_out_at_last(unhurried: RunStore) -> None:
     c = Unreliable("c", *[DIED] * 99)
-    run(store, {"a": honest("a", 1.0), "b": honest("b", 3.0), "c": c})
+    run(unhurried, {"a": honest("a", 1.0), "b": honest("b", 3.0), "c": c})
     assert c.sendings == 3 * MAX_SENDINGS
-    site = {each.site: each for each in store.rounds()[0].sites}["c"]
+    site = {each.site: each for each in unhurried.rounds()[0].sites}["c"]
     assert (site.status, site.reason) == ("failed", "Flower error 8: the site's process ended")
-    assert moved_by(store, 2) == pytest.approx(4.0, abs=1e-5)
+    assert moved_by(unhurried, 2) == pytest.approx(4.0, abs=1e-5)
 
 
 def test_a_site_that_reconnects_without_a_word_is_sent_its_message_again(store: RunStore) -> None:

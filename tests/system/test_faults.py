@@ -57,7 +57,7 @@ def test_a_study_goes_on_whatever_is_killed(tmp_path: Path) -> None:
     faults = {each.key: each for each in FAULTS}
     with Stage(tmp_path / "killed", made, rounds=100) as stage:
         stage.start()
-        stage.wait(lambda: stage.rounds_done() >= 1)
+        stage.wait(lambda: stage.rounds_done() >= 1, 300)
         for key in CHOSEN:
             outcome = suffer(stage, faults[key])
             assert (outcome.rounds_lost, outcome.updates_lost) == (0, 0), key

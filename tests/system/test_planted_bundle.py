@@ -47,6 +47,7 @@ sys.exit(run_app(sys.argv[3:]))
 """
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")
 def test_planted_code_does_not_run_and_everybody_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,7 +55,7 @@ def test_planted_code_does_not_run_and_everybody_is_told(
     make_folders(tmp_path / "made")
     consortium = Consortium(tmp_path / "consortium", tmp_path / "made", ("hospital-1",))
     study = yaml.safe_load(TINY.read_text())
-    study["sites"] |= {"minimum": 1, "wait_sec": 60}
+    study["sites"] |= {"minimum": 1, "wait_sec": 240}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
     content = planted_bundle()
@@ -68,7 +69,7 @@ def test_planted_code_does_not_run_and_everybody_is_told(
         *("--runs", consortium.root / "runs"),
     ]
     with consortium.client("hospital-1"):
-        told = subprocess.run(server, capture_output=True, text=True, timeout=120)
+        told = subprocess.run(server, capture_output=True, text=True, timeout=300)
     assert told.returncode == 1
     assert NOT_APPROVED in told.stderr
     assert not file.exists()
