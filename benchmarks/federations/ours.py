@@ -73,7 +73,7 @@ def _study(setting: Setting) -> dict[str, object]:
         "model": setting.payload.model.model_dump(),
         "codec": {"detail_channels": 0},
         "clips": {"frames": 1, "size_px": 16},
-        "training": {"local_steps": 1},
+        "training": {"local_steps": 1, "learning_rate": 0.01},
         "transfer": FORMS[setting.form],
         "sites": {"minimum": setting.sites, "round_sec": 3600},
         "sampler": {"steps": 2, "num_clips": 1},
