@@ -130,7 +130,7 @@ class RoundLoop:
     def _tidy(self, state: GlobalState) -> None:
         """Remove what no way on needs.
 
-        The last round's inbox stays: should its checkpoint be damaged, the same is aggregated again.
+        The last round's inbox stays: if its checkpoint is damaged, the same is aggregated again.
         """
         last, next_one = (self._store.inbox(state.rounds_done + each) for each in (0, 1))
         clear_inboxes(last.parent, keep=(last, next_one))
