@@ -42,10 +42,11 @@ _TIMEOUT_SEC = 20.0
 _NO_DATA = "/path/to/clips"
 
 _REFUSALS = {
-    UNKNOWN_TOKEN: "it gave out no such token, or has given out a newer one",
+    UNKNOWN_TOKEN: "it gave out no such token, has given out a newer one, or has revoked it: ask "
+    "the coordinator for a new one",
     USED_TOKEN: "the token was used already, with another key: tell the coordinator, for it may "
     "have been stolen",
-    EXPIRED_TOKEN: "the token has expired",
+    EXPIRED_TOKEN: "the token has expired: ask the coordinator for a new one",
     REVOKED_KEY: "this key was revoked: move the private key away and run `feat-fed join` with a "
     "new token",
     BAD_REQUEST: "it does not take the request: compare `feat-fed version` with the coordinator's",

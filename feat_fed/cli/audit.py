@@ -27,12 +27,17 @@ Where = Annotated[
 def show(
     where: Where,
     last: Annotated[int, typer.Option(min=1, help="How many lines, from the end.")] = 50,
-    kind: Annotated[str | None, typer.Option(help="Events of this kind alone.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Events of this kind alone, such as leaving.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The lines as they are.")] = False,
 ) -> None:
     """Print the last lines of a log."""
-    folder = log_folder(where)
-    chosen = [each for each in lines(folder) if kind in (None, each.event.get("kind"))]
+    found = list(lines(log_folder(where)))
+    kinds = {str(each.event.get("kind")) for each in found}
+    if kind is not None and kind not in kinds:
+        say(f"no line is of kind {kind}; there are: {', '.join(map(_short, sorted(kinds)))}")
+    chosen = [each for each in found if kind in (None, each.event.get("kind"))]
     for line in chosen[-last:]:
         if as_json:
             typer.echo(line.model_dump_json())

@@ -39,7 +39,9 @@ def demo(
             "out by patient). Unset: real files are generated."
         ),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(min=1)] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds; the study's own number if unset.")
+    ] = None,
     study: Annotated[
         str, typer.Option(help="A YAML file or the name of a built-in study.")
     ] = "demo",

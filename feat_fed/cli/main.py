@@ -25,9 +25,11 @@ from feat_fed.cli import (
     study_sites,
     train_local,
 )
+from feat_fed.cli.argument_help import keep_argument_help
 from feat_fed.cli.console import console, fail, say
 from feat_fed.errors import FeatFedError, MissingExtraError
 
+keep_argument_help()
 app = typer.Typer(
     name="feat-fed",
     help="Hospitals train one medical-video generator together; no video leaves a hospital.",

@@ -18,12 +18,15 @@ Run = Annotated[Path, typer.Option(help="A run's folder, such as runs/demo.")]
 
 def sample(
     run: Run,
-    n: Annotated[int, typer.Option("-n", "--num-clips", min=1, max=4096)] = 8,
+    n: Annotated[int, typer.Option("-n", "--num-clips", min=1, max=4096, help="How many.")] = 8,
     sampler: Annotated[
         Literal["ddpm", "ddim", "dpm-solver++", "unipc"] | None,
         typer.Option(help="The study's own if unset."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=2, max=1000)] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=2, max=1000, help="Of the sampler; the study's own if unset."),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Clip i has this seed + i; the study's if unset.")
     ] = None,

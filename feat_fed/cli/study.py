@@ -45,7 +45,7 @@ def server(
 ) -> None:
     """Coordinate a study: wait for its hospitals, train, write the report.
 
-    Stopped or killed, the same command goes on at the next round.
+    Stopped or killed, the same command goes on with the round that was under way.
     """
     config = resolve_study(study, rounds)
     if dry_run:

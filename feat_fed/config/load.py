@@ -119,6 +119,10 @@ def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
         return f"  {where}: unknown field{hint}"
     if error["type"] == "missing":
         return f"  {where}: this field is required"
+    if error["type"] == "model_type":
+        names = ", ".join(_fields(model, error["loc"]))
+        wrong = "is empty" if error["input"] is None else f"is {error['input']!r}"
+        return f"  {where} {wrong}: write its fields below it, indented ({names})"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"  {where}: {message}" if where else f"  {message}"

@@ -130,7 +130,7 @@ class CheckpointsConfig(StrictModel):
     keep_last: int = Field(
         3, ge=2, description="newest rounds; a damaged one is made up for by the one before"
     )
-    keep_every: int = Field(0, ge=0, description="each so-manieth round beside them; 0: none")
+    keep_every: int = Field(0, ge=0, description="every n-th round beside them; 0: none")
     keep_best: int = Field(
         1, ge=0, description="rounds with the lowest held-out loss beside them, as far as scored"
     )

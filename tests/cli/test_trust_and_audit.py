@@ -92,6 +92,8 @@ def test_a_log_is_shown_by_the_sites_file_by_the_store_and_by_itself(
     _, told, _ = command(capsys, "audit", "show", site, "--kind", "task-received", "--json")
     [line] = map(json.loads, told.splitlines())
     assert line["event"]["bundle_sha256"] == OTHER
+    status, told, note = command(capsys, "audit", "show", site, "--kind", "leavin")
+    assert (status, told) == (0, "") and "client-stopped, log-began, task-received" in note
     _, told, _ = command(capsys, "audit", "show", site, "--last", 1)
     assert "client-stopped" in told and "log-began" not in told
 

@@ -32,6 +32,14 @@ def test_an_unknown_key_is_named_with_the_one_that_was_meant(tmp_path: Path) -> 
         load_study(path)
 
 
+@pytest.mark.parametrize("section", ["transfer:", "transfer: int8", "transfer: [int8]"])
+def test_a_section_that_is_none_is_told_its_fields(section: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(f"name: x\n{section}\n")
+    with pytest.raises(ConfigError, match=r"transfer is .*below it, indented \(up, down, topk"):
+        load_study(path)
+
+
 def test_every_wrong_field_is_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("name: X!\nrounds: 0\ntraining: {batch_size: many}\n")
