@@ -47,8 +47,8 @@ _REFUSALS = {
     USED_TOKEN: "the token was used already, with another key: tell the coordinator, for it may "
     "have been stolen",
     EXPIRED_TOKEN: "the token has expired: ask the coordinator for a new one",
-    REVOKED_KEY: "this key was revoked: move the private key away and run `feat-fed join` with a "
-    "new token",
+    REVOKED_KEY: "this key was revoked: move the private key away and give the same command "
+    "again, which makes another",
     BAD_REQUEST: "it does not take the request: compare `feat-fed version` with the coordinator's",
     TOO_OFTEN: "too many requests came from this address: try again in a minute",
 }

@@ -84,6 +84,8 @@ def log_folder(where: Path) -> Path:
     """
     if where.is_file():
         folder = load_site(where).store / FOLDER
+    elif not where.exists():
+        raise AuditError(f"{where} does not exist; give a site's YAML file or a run's folder")
     else:
         folder = where / FOLDER if (where / FOLDER).is_dir() else where
     if not any(folder.glob("[0-9]*.jsonl")):

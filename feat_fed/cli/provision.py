@@ -219,10 +219,14 @@ def _valid(federation: Path, site: str) -> str:
     from feat_fed.config import load_federation
     from feat_fed_server.admissions import Admissions
 
-    if site in load_federation(federation).sites:
+    sites = load_federation(federation).sites
+    if site in sites:
         return site
     if "/" in site or not Admissions(federation.parent).key_file(site).exists():
-        raise ConfigError(f"{site} is not in {federation}, and there is no key of that name")
+        raise ConfigError(
+            f"{site} is not in {federation} (sites: {', '.join(sites)}), and there is no key of "
+            "that name"
+        )
     return site
 
 

@@ -89,7 +89,9 @@ def newest_run(runs: Path) -> Path:
     """
     found = [each.parent for each in runs.glob("*/summary.json")]
     if not found:
-        raise RunError(f"there is no run below {runs}; name one with --run, or their folder")
+        raise RunError(
+            f"there is no run below {runs}; name one with --run, or their folder with --runs"
+        )
     return max(found, key=lambda each: (each / "summary.json").stat().st_mtime)
 
 

@@ -66,6 +66,11 @@ def load_site(path: Path) -> SiteConfig:
 
 def load_federation(path: Path) -> FederationConfig:
     """Read the coordinator's list of sites."""
+    if not path.exists():
+        raise ConfigError(
+            f"{path} does not exist; write it, with `address: HOST:PORT` and `sites: [NAME, ...]`, "
+            "and run `feat-fed provision` on it, or name another"
+        )
     return validate(FederationConfig, read_yaml(path), str(path))
 
 

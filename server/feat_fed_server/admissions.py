@@ -112,14 +112,13 @@ class Admissions:
 
     def invite(self, site: str, *, address: str, ca_certificate: Path, days: float) -> Path:
         """Make a token for a site; an earlier one of its loses its worth."""
-        admitted = self.key_file(site)
         token = Token(
             site=site,
             address=address,
             ca_certificate=ca_certificate.read_text(),
             seed=secrets.token_hex(32),
             expires_at=_now() + dt.timedelta(days=days),
-            replaces=read_site_key(admitted)[1] if admitted.exists() else None,
+            replaces=self._last_key(site),
         )
         with self._locked():
             path = self.token_file(site)
@@ -273,6 +272,13 @@ class Admissions:
         content = _REVOKED.dump_json((*self.revoked(), entry), indent=1)
         write_bytes_atomically(self.keys / "revoked.json", content)
         path.unlink()
+
+    def _last_key(self, site: str) -> Fingerprint | None:
+        """Return the key that a site has, or had until it was taken out."""
+        if (path := self.key_file(site)).exists():
+            return read_site_key(path)[1]
+        taken_out = [each.public_key for each in self.revoked() if each.site == site]
+        return fingerprint(read_public_key(taken_out[-1].encode())) if taken_out else None
 
     def _is_revoked(self, public_key: str) -> bool:
         return any(each.public_key == public_key for each in self.revoked())

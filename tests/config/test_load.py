@@ -40,6 +40,11 @@ def test_a_section_that_is_none_is_told_its_fields(section: str, tmp_path: Path)
         load_study(path)
 
 
+def test_a_federation_that_is_not_there_is_told_with_what_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"federation.yaml does not exist; write it.*provision"):
+        load_federation(tmp_path / "federation.yaml")
+
+
 def test_every_wrong_field_is_told_at_once(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("name: X!\nrounds: 0\ntraining: {batch_size: many}\n")

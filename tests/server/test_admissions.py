@@ -194,6 +194,19 @@ def test_a_revoked_key_never_comes_back(admissions: Admissions, ca: Path) -> Non
         admissions.members(["a"])
 
 
+def test_a_token_after_a_revocation_asks_for_another_key(admissions: Admissions, ca: Path) -> None:
+    request = JoinRequest.make(invite(admissions, ca), new_key())
+    admissions.receive(sent(request))
+    admissions.approve(request, replace=False)
+    admissions.revoke("a")
+    token = invite(admissions, ca)
+    assert token.replaces == request.fingerprint
+    back = JoinRequest.make(token, new_key())
+    assert admissions.receive(sent(back)) == (back, "pending")
+    admissions.approve(back, replace=False)
+    assert list(admissions.members(["a"]).values()) == ["a"]
+
+
 def test_revoking_a_request_frees_nothing_but_a_new_token(admissions: Admissions, ca: Path) -> None:
     request = JoinRequest.make(invite(admissions, ca), new_key())
     admissions.receive(sent(request))
