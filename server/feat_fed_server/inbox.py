@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -170,8 +170,8 @@ class Inbox:
         self._arrived[arrived.report.site] = arrived
 
 
-def clear_other_inboxes(current: Path) -> None:
-    """Remove the folders of other rounds: a done one's, or a later one's after a step back."""
-    for folder in current.parent.glob("round-*"):
-        if folder != current:
+def clear_inboxes(root: Path, *, keep: Collection[Path] = ()) -> None:
+    """Remove the folders of rounds but some; also later rounds' after a step back."""
+    for folder in root.glob("round-*"):
+        if folder not in keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -22,7 +22,7 @@ from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed.train.run_state import Standing as StandingTree
 from feat_fed_server.asking import Asking
 from feat_fed_server.audited_grid import AuditedGrid
-from feat_fed_server.inbox import Arrived, Inbox, clear_other_inboxes
+from feat_fed_server.inbox import Arrived, Inbox, clear_inboxes
 from feat_fed_server.intake import Intake
 from feat_fed_server.outgoing import Outbox, last_taken
 from feat_fed_server.question import Question
@@ -83,9 +83,7 @@ class RoundLoop:
             If too few sites come, or a round cannot be completed.
         """
         state = restore(self._store)
-        # What a kill after a round's end has left.
-        clear_other_inboxes(self._store.inbox(state.rounds_done + 1))
-        rotate(self._store)
+        self._tidy(state)  # what a kill after a round's end has left
         summarise(self._store, state, "running")
         done = (each for each in self._store.rounds() if each.round <= state.rounds_done)
         self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
@@ -96,6 +94,7 @@ class RoundLoop:
             summarise(self._store, state, "running")
         final = self._score(state)
         summarise(self._store, state, "complete", final_heldout_loss=final)
+        clear_inboxes(self._store.inbox(1).parent)
         self._audit.ended("complete")
         self._asking.tell("done", state.rounds_done)
 
@@ -125,9 +124,17 @@ class RoundLoop:
         before, now = (Standing.of_state(each.standing) for each in (state, new))
         for site in sorted({*now.quarantined()} - {*before.quarantined()}):
             self._audit.site("site-quarantined", site, code=now.of(site).offences[-1].code)
-        inbox.clear()
-        rotate(self._store)
+        self._tidy(new)
         return new
+
+    def _tidy(self, state: GlobalState) -> None:
+        """Remove what no way on needs.
+
+        The last round's inbox stays: if its checkpoint is damaged, the same is aggregated again.
+        """
+        last, next_one = (self._store.inbox(state.rounds_done + each) for each in (0, 1))
+        clear_inboxes(last.parent, keep=(last, next_one))
+        rotate(self._store)
 
     def _measured(self, record: RoundRecord) -> RoundRecord:
         """Add what went over the wire since the last round."""

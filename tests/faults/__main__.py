@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from faults.cases import WORKERS, Fault, can, named, small_disk
+from faults.cases import FAULTS, WORKERS, Fault, can, named, small_disk
 from faults.matrix import suffer
 from faults.page import Line, Results, page, row, table
 from faults.reference import bytes_of, undisturbed
@@ -27,6 +27,9 @@ from feat_fed.train.run_state import restore
 from system.consortium import make_folders
 
 ROOT = Path(__file__).parents[2]
+MOST_SEC = 60.0
+"""For a study to recover."""
+
 ROUNDS = 1000
 """Of the study: more than there are faults."""
 
@@ -60,7 +63,7 @@ def main() -> int:
     results.write(arguments.results)
     arguments.page.write_text(page(results))
     sys.stdout.write(f"\n{table(results.lines)}\n\n{results.verdict}\n")
-    return int(any(is_bad(each) for each in results.lines.values()))
+    return int(any(is_bad(*each) for each in results.lines.items()))
 
 
 def run(
@@ -132,8 +135,11 @@ def compare(stage: Stage, root: Path, made: Path, results: Results, faults: int)
     )
 
 
-def is_bad(line: Line) -> bool:
-    return bool(line.error) or line.seconds > 60
+def is_bad(key: str, line: Line) -> bool:
+    """Whether something was lost that the fault itself has not destroyed, or a minute."""
+    destroyed = {each.key: each.may_repeat_updates for each in (*FAULTS, *WORKERS)}.get(key, 0)
+    lost = line.rounds_lost or line.updates_lost > destroyed
+    return bool(line.error or lost) or line.seconds > MOST_SEC
 
 
 if __name__ == "__main__":

@@ -40,7 +40,6 @@ class Fault:
     """``mount`` or ``faketime``, for a fault that cannot be had everywhere."""
     may_repeat_updates: int = 0
     """Finished updates that the fault itself destroys."""
-    may_repeat_rounds: int = 0
 
     @property
     def key(self) -> str:
@@ -248,13 +247,11 @@ def _faults() -> Iterator[Fault]:
         "newest checkpoint damaged",
         "sending",
         damage(newest_checkpoint, "server"),
-        may_repeat_rounds=1,
     )
     yield Fault(
         "a round's manifest damaged",
         "sending",
         damage(round_manifest, "server"),
-        may_repeat_rounds=1,
     )
     yield Fault("metrics.jsonl torn", "training", tear_metrics)
     yield Fault("update at the server damaged", "replying", damage(arrived, "server"))

@@ -18,7 +18,7 @@ class Outcome:
     """What a fault has cost."""
 
     rounds_lost: int
-    """Completed ones that were done again."""
+    """Completed ones for which sites were asked again."""
     updates_lost: int
     """Finished ones that were trained again."""
     seconds: float
@@ -59,16 +59,12 @@ def _reach(stage: Stage, fault: Fault) -> int:
 
 def _hit(stage: Stage, fault: Fault, number: int) -> Outcome:
     lost_before, done_before = stage.updates.lost, stage.rounds_done()
+    asked_before = len(stage.asked_rounds())
     since = fault.act(stage, number, fault.site)
     if fault.phase == "waiting":
         stage.start(SITES[1])
-    lowest = done_before
-
-    def is_over() -> bool:
-        nonlocal lowest
-        done = stage.rounds_done()
-        lowest = min(lowest, done)
-        return done >= number
-
-    stage.wait(is_over, PATIENCE_SEC)
-    return Outcome(done_before - lowest, stage.updates.lost - lost_before, time.time() - since)
+    stage.wait(lambda: stage.rounds_done() >= number, PATIENCE_SEC)
+    seconds = time.time() - since
+    asked = stage.asked_rounds()[asked_before:]
+    lost = {each for each in asked if each <= done_before}
+    return Outcome(len(lost), stage.updates.lost - lost_before, seconds)

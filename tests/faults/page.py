@@ -18,7 +18,7 @@ What dies, is cut off, filled or damaged while a study runs, and what it costs. 
 one machine, whose connections go through a proxy that can be cut, and a study of very small rounds.
 Each fault hits one of the next rounds in the phase that is named.
 
-- **rounds lost**: completed rounds that were done again.
+- **rounds lost**: completed rounds for which sites were asked again.
 - **updates lost**: updates that a site had finished (they were in its spool) and trained again.
 - **seconds**: from the fault, or from the moment at which the link or the disk was there again,
   until the round that was hit was complete, with the training that it still needed.

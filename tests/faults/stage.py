@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from faults.link import Link
+from feat_fed.audit import FOLDER, lines
 from feat_fed.processes import free_port
 from feat_fed.report.live import SiteLive, StudyLive
 from feat_fed.report.records import RunSummary
@@ -145,6 +146,12 @@ class Stage:
             summary = (self.run / "summary.json").read_bytes()
             return RunSummary.model_validate_json(summary).rounds_done
         return 0
+
+    def asked_rounds(self) -> list[int]:
+        """Rounds of which sites were asked for an update, in order, as the audit log has them."""
+        events = [each.event for each in lines(self.run / FOLDER)]
+        asked = [each for each in events if each["kind"] == "site-asked"]
+        return [int(each["round"]) for each in asked if each["task"] == "train"]
 
     def in_phase(self, phase: Phase, number: int, site: str) -> bool:
         """Whether round ``number`` is in a phase, as seen at the site where that is the place."""

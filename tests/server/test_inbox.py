@@ -7,7 +7,7 @@ from torch import Tensor
 from aggregating import filled_inbox
 from feat_fed.protocol import Report
 from feat_fed.report.records import RoundRecord
-from feat_fed_server.inbox import Inbox, clear_other_inboxes
+from feat_fed_server.inbox import Inbox, clear_inboxes
 
 BASE = {"w": torch.zeros(3), "b": torch.ones(2), "n": torch.tensor([1])}
 RECORD = RoundRecord(
@@ -94,5 +94,7 @@ def test_parts_of_a_killed_process_are_removed(folder: Path) -> None:
 def test_inboxes_of_other_rounds_are_removed(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         Inbox(tmp_path / f"round-{number:04d}")
-    clear_other_inboxes(tmp_path / "round-0002")
+    clear_inboxes(tmp_path, keep=[tmp_path / "round-0002"])
     assert [each.name for each in tmp_path.iterdir()] == ["round-0002"]
+    clear_inboxes(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -12,16 +12,18 @@ from flwr.app import Error, RecordDict
 from torch import Tensor
 
 from fake_sites import FakeGrid, report
-from feat_fed.config import StudyConfig
+from feat_fed.config import StudyConfig, TransferConfig
 from feat_fed.errors import MissingBaseError
 from feat_fed.federate import encode
 from feat_fed.protocol import Assignment
+from feat_fed.report.records import RoundRecord, SiteRound
 from feat_fed.report.run_store import RunStore
 from feat_fed.train import RoundHooks, derive_seed, train_round
 from feat_fed.train.run_state import restore
 from feat_fed.wire import to_records
 from feat_fed_client.exchanged import ExchangedWeights
 from feat_fed_server import asking as asking_module
+from feat_fed_server.outgoing import Outbox, last_taken
 from feat_fed_server.roster import KeyRoster
 from feat_fed_server.rounds import RoundLoop
 from golden.test_golden_run import GOLDEN, Waves, job_of
@@ -165,25 +167,19 @@ def each_round(store: RunStore, part: Any) -> int:
 
 
 def test_what_int8_rounds_on_the_way_down_does_not_add_up(tmp_path: Path) -> None:
-    """Sites that change next to nothing any more come to have the server's very weights."""
-
-    def calm(seed: int) -> Training:
-        def train(told: Assignment, weights: Weights) -> Weights:
-            moved = drift(seed)(told, weights)
-            share = 1.0 if told.round < 3 else 1e-6
-            return {
-                name: torch.lerp(each, moved[name], share) if each.is_floating_point() else each
-                for name, each in weights.items()
-            }
-
-        return train
-
-    sites = hospitals(tmp_path, a=calm(1), b=calm(2))
-    store = RunStore.create(tmp_path / "run", study(INT8, rounds=9))
-    run(store, sites)
-    server = restore(store).weights
-    errors = [distance(each, server) for each in sites["a"].received[3:]]
-    assert errors[-1] < 1e-3 * errors[0]
+    """Each difference contains what the one before has rounded."""
+    outbox = Outbox(tmp_path / "outgoing", TransferConfig(down="int8"))
+    generator = torch.Generator().manual_seed(1)
+    weights = {"w": torch.randn(20, 30, generator=generator)}
+    errors = []
+    for number in range(8):
+        if number < 4:
+            weights = {"w": weights["w"] + 1e-2 * torch.randn(20, 30, generator=generator)}
+        reference = dict(outbox.prepare(weights, rounds_done=number).reference)
+        errors.append(distance(reference, weights))
+    assert errors[0] == 0  # sent whole
+    assert errors[3] < 1.5 * errors[1]
+    assert errors[-1] < 1e-4 * errors[3]  # once the weights stand still
 
 
 def test_a_server_that_was_killed_sends_nothing_again_and_ends_with_the_same_bytes(
@@ -301,6 +297,23 @@ def test_what_a_refused_update_left_out_does_not_come_with_the_next(tmp_path: Pa
     assert told == {1: 0, 2: 1, 3: 1}
     others = {each.round: each.taken for each in sites["a"].told if each.task == "train"}
     assert others == {1: 0, 2: 1, 3: 2}
+
+
+def test_an_update_that_is_used_late_is_still_that_of_its_round() -> None:
+    def record(number: int, *parts: SiteRound) -> RoundRecord:
+        return RoundRecord(
+            round=number,
+            started_at="2026-01-31T12:00:00+00:00",
+            seconds=1,
+            train_loss=None,
+            heldout_loss=None,
+            sites=parts,
+        )
+
+    late = SiteRound(site="a", status="ok", answers_round=2)
+    dropped = SiteRound(site="b", status="late")
+    rounds = [record(3, late, dropped)]
+    assert last_taken({"a": 1, "b": 1, "c": 0}, rounds) == {"a": 2, "b": 1, "c": 0}
 
 
 @pytest.mark.parametrize(("transfer", "within"), [({}, 1e-4), (INT8, 5e-3)], ids=["fp32", "int8"])
