@@ -40,8 +40,14 @@ _PSS_SHARE = 2_000_000_000
 
 def main() -> None:
     """Run what was asked for, a row after the other; the report is written after each."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends what was started
-    chosen = _options()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which ends what was started
+    try:
+        _run(_options())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(chosen: argparse.Namespace) -> None:
     contenders = _contenders(chosen)
     report: dict[str, Any] = {**header("cpu"), "cpus": os.cpu_count(), "results": []}
     for payload in chosen.payloads:

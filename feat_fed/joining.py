@@ -94,7 +94,7 @@ class Token(StrictModel):
         broken = ConfigError("the join token is not whole: copy it again, or take the file")
         try:
             content = base64.urlsafe_b64decode(parts[1])
-        except (IndexError, binascii.Error):
+        except (IndexError, ValueError):  # also where a mail has put in letters beyond ASCII
             raise broken from None
         if len(parts) != 3 or parts[2] != _check_sum(content):
             raise broken

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import re
 import shutil
 from collections import deque
 from pathlib import Path
@@ -26,6 +27,7 @@ BACKUPS = 4
 _TAIL_LINES = 200
 _NEWS_LINES = 10_000
 _LONGEST_LINE_BYTES = 65_536
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m|\r$")
 
 
 def rotating_handler(path: Path) -> logging.Handler:
@@ -38,7 +40,7 @@ def rotating_handler(path: Path) -> logging.Handler:
 class ChildLog:
     """A file that a child process appends to; made before that child starts.
 
-    Lines that were there before are of no concern.
+    Lines that were there before are of no concern. Those that are told have no control characters.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +55,7 @@ class ChildLog:
     def tail(self, lines: int) -> str:
         """Return the last lines that the child wrote, also those that were rotated away."""
         self._read()
-        unfinished = self._unfinished.decode(errors="replace").splitlines()
+        unfinished = [_plain(self._unfinished)] if self._unfinished else []
         return "\n".join([*self._last, *unfinished][-lines:])
 
     def news(self) -> list[str]:
@@ -105,6 +107,12 @@ class ChildLog:
         *whole, self._unfinished = (self._unfinished + chunk).split(b"\n")
         self._unfinished = self._unfinished[-_LONGEST_LINE_BYTES:]
         for line in whole:
-            text = line.decode(errors="replace")
+            text = _plain(line)
             self._last.append(text)
             self._news.append(text)
+
+
+def _plain(line: bytes) -> str:
+    """Return a line for a terminal: whatever wrote it may have quoted what came over the wire."""
+    text = _COLOUR.sub("", line.decode(errors="replace"))
+    return "".join(each if each.isprintable() or each == "\t" else "?" for each in text)

@@ -159,6 +159,13 @@ def test_a_log_that_cannot_be_copied_stays_as_it_is(
     }
 
 
+def test_what_a_log_tells_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    log = log_file.ChildLog(tmp_path / "log")
+    log.path.write_bytes(b"\x1b[92mINFO\x1b[0m: said \x1b]0;title\x07 \xe2\x80\xae\n\x1b[2Jhalf")
+    assert log.tail(2) == "INFO: said ?]0;title? ?\n?[2Jhalf"
+    assert log.news() == ["INFO: said ?]0;title? ?"]
+
+
 def test_a_grandchild_that_lives_on_holds_nobody_up_and_still_has_its_log(tmp_path: Path) -> None:
     late = "import time; time.sleep(1); print('late words', flush=True); time.sleep(600)"
     script = (

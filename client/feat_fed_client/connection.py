@@ -20,13 +20,17 @@ from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pydantic import ValidationError
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig
 from feat_fed.config.base import StrictModel
+from feat_fed_client.bounded_calls import BoundedFleetClient
+
+_UNTOLD = (httpx.HTTPError, RuntimeError, ValueError, DecodeError)
+"""What comes of a call that a server answers not at all, or not as Flower does."""
 
 _FORGOTTEN = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN, httpx.codes.NOT_FOUND)
 
@@ -66,7 +70,7 @@ class Connection:
         try:
             with self._client() as client:
                 client.DeactivateNode(DeactivateNodeRequest(node_id=mark.node_id))
-        except (httpx.HTTPError, RuntimeError) as error:
+        except _UNTOLD as error:
             # It knows it already, is another server by now, or is away: nothing is held there.
             log.debug("no connection was given up: %s", type(error).__name__)
         self._path.unlink(missing_ok=True)
@@ -81,7 +85,7 @@ class Connection:
                 return not client.SendNodeHeartbeat(request).success
         except httpx.HTTPStatusError as error:
             return error.response.status_code in _FORGOTTEN
-        except (httpx.HTTPError, RuntimeError):
+        except _UNTOLD:
             return False
 
     @property
@@ -93,11 +97,11 @@ class Connection:
             return _Mark.model_validate_json(self._path.read_bytes())
         return None
 
-    def _client(self) -> FleetHttpClient:
+    def _client(self) -> BoundedFleetClient:
         key = serialization.load_ssh_private_key(self.link.private_key.read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise TypeError("a site's key is an elliptic-curve key")
-        return FleetHttpClient.from_server_address(
+        return BoundedFleetClient.from_server_address(
             self.link.address,
             insecure=False,
             root_certificates=self.link.ca_certificate.read_bytes(),

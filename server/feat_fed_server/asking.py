@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from feat_fed.config import StudyConfig
-from feat_fed.errors import FederationError, ProtocolError
+from feat_fed.errors import FeatFedError, FederationError, ProtocolError
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.asked import MOST_LACKS, Asked, activations, is_lost
@@ -34,6 +34,13 @@ AcceptLate = Callable[[Reply, Mapping[str, Tensor] | None], Reply]
 """The same with an answer to an earlier round, and the weights that the round began with."""
 Draw = Callable[[Collection[str]], Collection[str]]
 """Chooses whom to ask among the sites that are there."""
+
+
+def too_late(reply: Reply, base: Mapping[str, Tensor] | None) -> Reply:
+    """Let go of an answer to an earlier round, which is no answer to what is asked now."""
+    if reply.status != "ok":
+        return reply
+    return replace(reply, status="late", reason="it came too late", weights=None)
 
 
 class Asking:
@@ -68,7 +75,7 @@ class Asking:
         replied: Collection[str] = (),
         draw: Draw = sorted,
         accept: Accept = lambda reply: reply,
-        accept_late: AcceptLate = lambda reply, base: reply,
+        accept_late: AcceptLate = too_late,
     ) -> list[Reply]:
         """Ask the sites that are drawn; collect their replies until their time is up.
 
@@ -238,8 +245,8 @@ class Asking:
         site, node_id = asked.site, asked.message.metadata.dst_node_id
         try:
             messages = list(self._grid.pull_messages([message_id]))
-        except httpx.HTTPError:
-            raise  # our own SuperLink is gone
+        except (httpx.HTTPError, FeatFedError):
+            raise  # our own SuperLink is gone, or our audit log: nothing that the site did
         except Exception as broken:
             log.warning("%s: a reply that Flower cannot read: %s", site, type(broken).__name__)
             error = ProtocolError("a reply that is no message of Flower's")

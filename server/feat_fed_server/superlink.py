@@ -17,6 +17,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+from flwr.server.superlink.linkstate import linkstate_factory
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -28,6 +29,7 @@ from feat_fed_server.gate import Gate, GatedServer
 from feat_fed_server.join_desk import JoinDesk
 from feat_fed_server.link_meter import LinkMeter
 from feat_fed_server.roster import FileRoster
+from feat_fed_server.whole_answers import WholeAnswers
 from feat_fed_server.whole_bodies import WholeBodies
 
 log = logging.getLogger(__name__)
@@ -163,6 +165,7 @@ def flower_app(arguments: argparse.Namespace) -> FastAPI:
         isolation=ISOLATION_MODE_PROCESS,
         runtime_dependency_install=False,
     )
+    linkstate_factory.InMemoryLinkState = WholeAnswers  # type: ignore[attr-defined]
     return create_app(config, SuperLinkLifespan)
 
 

@@ -6,19 +6,21 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
 from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal
+from flwr.supernode.fleet_http_client import FleetHttpClient
 
-from feat_fed_client.bounded_node import (
-    MAX_ANSWER_BYTES,
-    BoundedFleetClient,
-    TooLargeError,
-    unread_config,
-)
+from feat_fed.config import ServerLinkConfig
+from feat_fed_client.bounded_calls import MAX_ANSWER_BYTES, BoundedFleetClient, TooLargeError
+from feat_fed_client.bounded_node import unread_config
+from feat_fed_client.connection import Connection
+from feat_fed_client.keys import make_site_key
 
 
 class Hostile(BaseHTTPRequestHandler):
@@ -88,6 +90,43 @@ def test_a_compressed_answer_is_not_unpacked(server: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(Hostile, "headers_out", {"content-encoding": "gzip"})
     with pytest.raises(TooLargeError):
         ask(server)
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding"),
+    [
+        (bytes(MAX_ANSWER_BYTES + 1), "identity"),
+        (gzip.compress(bytes(100_000_000), 1), "gzip"),
+        (b"no message of Flower's", "identity"),
+    ],
+)
+def test_a_client_that_asks_after_its_place_survives_what_is_answered(
+    server: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    encoding: str,
+) -> None:
+    monkeypatch.setattr(Hostile, "content", content)
+    monkeypatch.setattr(Hostile, "headers_out", {"content-encoding": encoding})
+    make_site_key(tmp_path / "site.key")
+    (tmp_path / "ca.crt").touch()
+    link = ServerLinkConfig(
+        address=server, ca_certificate=tmp_path / "ca.crt", private_key=tmp_path / "site.key"
+    )
+    with_tls = BoundedFleetClient.from_server_address
+
+    def without_tls(address: str, **named: Any) -> FleetHttpClient:
+        changed = {"insecure": True, "root_certificates": None}
+        return with_tls(address, **named | changed)
+
+    monkeypatch.setattr(FleetHttpClient, "from_server_address", without_tls)
+    monkeypatch.setattr(BoundedFleetClient, "from_server_address", without_tls)
+    connection = Connection(tmp_path, link)
+    connection.note(7)
+    connection.give_up()
+    assert connection.is_forgotten(7) is False
+    assert len(Hostile.asked) == 2
 
 
 def test_a_bundle_is_not_opened_before_it_is_approved() -> None:

@@ -222,7 +222,13 @@ def test_a_token_survives_a_mail_and_a_part_of_it_is_told(ca: Path, admissions: 
     wrapped = "\n".join(line[first : first + 76] for first in range(0, len(line), 76))
     assert Token.parse(f"  {wrapped}\r\n") == token
     touched = line[:60] + ("B" if line[60] != "B" else "C") + line[61:]
-    for broken in (line[:-1], line[: len(line) // 2], touched, line + ".x"):
+    for broken in (
+        line[:-1],
+        line[: len(line) // 2],
+        touched,
+        line + ".x",
+        f"{line[:60]}—{line[60:]}",
+    ):
         with pytest.raises(ConfigError, match="not whole"):
             Token.parse(broken)
     with pytest.raises(ConfigError, match="no join token"):

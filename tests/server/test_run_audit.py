@@ -15,6 +15,8 @@ from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import RoundManifest
 from feat_fed_server import asking as asking_module
 from feat_fed_server import rounds as rounds_module
+from feat_fed_server.run_audit import RunAudit
+from feat_fed_server.standing import standing_of
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +103,19 @@ def test_a_study_without_an_audit_log_asks_nobody(
     with pytest.raises(StorageError):
         run(store, {"a": honest("a", 1.0), "b": honest("b", 2.0)})
     assert not store.rounds()
+
+
+def test_an_answer_that_cannot_be_noted_is_no_fault_of_the_site(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(RunAudit, "received", full)
+        run(store, {"a": honest("a", 1.0), "b": honest("b", 2.0)})
+    run(RunStore(store.root), {"a": honest("a", 1.0), "b": honest("b", 2.0)})
+    assert not any(standing_of(store).of(site).offences for site in "ab")
 
 
 def test_a_study_that_ends_early_leaves_its_log_open(store: RunStore) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
-from fake_sites import STUDY, Answer, FakeGrid, honest, report, run, trained_at
+from fake_sites import STUDY, Answer, FakeGrid, Weights, honest, report, run, trained_at
 from feat_fed.config import StudyConfig
 from feat_fed.errors import FederationError
+from feat_fed.federate import pack
 from feat_fed.model import read_weights
+from feat_fed.protocol import Assignment
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import to_records
@@ -125,6 +127,33 @@ def test_a_late_update_moves_the_next_round_by_what_it_had_moved(tmp_path: Path)
     assert second["c"].shortfall == "came late, for round 1"
     assert moved(store, 1) == pytest.approx(1.5, abs=1e-4)
     assert moved(store, 2) == pytest.approx(1.5 + (1 + 2 + 4) / 3, abs=1e-4)
+
+
+def test_a_late_update_does_not_count_in_the_score_of_the_final_weights(tmp_path: Path) -> None:
+    store = RunStore.create(tmp_path / "scored", study(1, round_sec=0.5, settle_sec=0.0))
+    sites = {"a": honest("a", 1.0), "b": honest("b", 2.0), "c": scores("c", 9.0)}
+    grid = SlowGrid(sites, site="c", rounds=[1])
+    push = grid.push_messages
+
+    def released_for_the_score(messages: Iterable[Message]) -> list[str]:
+        pushed = list(messages)
+        grid.released = any(each.metadata.message_type == "evaluate" for each in pushed)
+        return push(pushed)
+
+    grid.push_messages = released_for_the_score  # type: ignore[method-assign]
+    loop(grid, store)
+    assert store.summary().final_heldout_loss == pytest.approx(0.5)
+
+
+def scores(site: str, loss: float) -> Answer:
+    """A site whose held-out loss is another than the others'."""
+
+    def answer(assignment: Assignment, weights: Weights) -> RecordDict:
+        moved = {name: each + 1.0 for name, each in weights.items()}
+        told = report(assignment, site, heldout_loss=loss)
+        return to_records(told, pack(moved) if assignment.task == "train" else ())
+
+    return answer
 
 
 def moved(store: RunStore, number: int) -> float:

@@ -1,0 +1,48 @@
+"""Calls of Flower's Fleet API, with bounds on what a server can answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+from flwr.supernode.fleet_http_client import FleetHttpClient
+
+MAX_ANSWER_BYTES = 8 * 1024**2
+"""Of one call: objects travel in chunks of 5 MiB, and an envelope."""
+
+
+class TooLargeError(ValueError):
+    """An answer of the server is larger than any that it has to give."""
+
+
+class BoundedFleetClient(FleetHttpClient):
+    """Calls of the Fleet API whose answers come from the study's server alone and are bounded."""
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        super().__init__(*arguments, **named)  # type: ignore[arg-type]
+        self._client.follow_redirects = False
+        self._client.headers["accept-encoding"] = "identity"
+        self._client.event_hooks = {"response": [_bound]}
+
+
+class _Bounded(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        size = 0
+        for chunk in self._stream:
+            size += len(chunk)
+            if size > MAX_ANSWER_BYTES:
+                raise TooLargeError(f"an answer of the server over {MAX_ANSWER_BYTES} bytes")
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _bound(response: httpx.Response) -> None:
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise TooLargeError("a compressed answer of the server, which was not asked for")
+    if isinstance(response.stream, httpx.SyncByteStream):
+        response.stream = _Bounded(response.stream)
