@@ -253,7 +253,8 @@ def _site_line(site: SiteState, status: RunStatus) -> str:
     if site.connected:
         here = "connected"
     else:
-        here = f"not here, last seen {site.last_seen}" if site.last_seen else "not here"
+        seen = f"last seen {site.last_seen}" if site.last_seen else "never seen"
+        here = seen if status.phase is None else f"not here, {seen}"  # None: nobody looks
     parts = [f"{site.site}: {here}"]
     if site.version:
         parts.append(f"feat-fed {site.version}")

@@ -88,7 +88,7 @@ def test_a_run_that_goes_on(store: RunStore, capsys: pytest.CaptureFixture[str])
     assert "  a: connected, 7 clips, round 2 ok, replied" in told
     assert re.search(r"  b: not here, last seen 20.*\+00:00, feat-fed 0.1.0, 40 clips", told)
     assert "round 2 refused (a tensor is not finite)" in told
-    assert "  c: not here, excluded" in told
+    assert "  c: not here, never seen, excluded" in told
     assert "processes: server, round loop" in told
     assert (found["state"], found["round"], found["phase"]) == ("running", 3, "training")
     assert [each["connected"] for each in found["sites"]] == [True, False, False]
@@ -98,7 +98,7 @@ def test_a_run_whose_server_was_killed(store: RunStore, capsys: pytest.CaptureFi
     told = status(capsys, "--run", store.root)
     assert "): interrupted" in told
     assert "now:" not in told
-    assert "a: not here" in told
+    assert "not here" not in told and re.search(r"  b: last seen 20", told)
     assert "processes: none" in told
 
 
