@@ -10,7 +10,7 @@ import yaml
 from feat_fed.cli.main import run_app
 from feat_fed.report import RunStore
 from system.consortium import NAMES, Consortium, feat_fed, make_folders
-from system.study_runs import TINY, nobody_left, started, wait_until
+from system.study_runs import TINY, nobody_left, started
 
 pytestmark = pytest.mark.slow
 
@@ -43,55 +43,6 @@ def test_three_clients_and_a_server_in_any_order_finish_a_study(consortium: Cons
     assert len(store.rounds()) == 2
     assert {site.site for site in store.rounds()[-1].sites} == set(NAMES)
     assert store.report.exists()
-
-
-def test_a_killed_server_goes_on_by_the_same_command(consortium: Consortium) -> None:
-    run = consortium.root / "runs" / "tiny"
-    with consortium.client("hospital-1") as one, consortium.client("hospital-2") as two:
-        with consortium.server() as server:
-            server.wait_for("round 1/3")
-            family = server.family()
-            server.process.kill()
-            server.process.wait()
-            nobody_left(family)
-        with consortium.server() as again:
-            assert again.end(240) == 0, again.text() + one.text() + two.text()
-            assert "going on with" in again.text()
-            assert "round 1/3" not in again.text()
-    assert [record.round for record in RunStore(run).rounds()] == [1, 2, 3]
-
-
-def test_a_killed_training_process_is_started_again_where_it_was(
-    consortium: Consortium, tmp_path: Path
-) -> None:
-    """The server learns nothing of it: its round has a good reply of each site."""
-    study = yaml.safe_load(TINY.read_text())
-    study["training"]["local_steps"] = 400
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study | {"rounds": 1}))
-    data = [str(consortium.root / "data" / "hospital-1")]
-    consortium.write("hospital-1", paths=data, checkpoint_minutes=0.01)
-    store = consortium.root / "hospital-1" / "store"
-
-    def kept() -> bool:
-        return any(store.glob("rounds/*/under-way.safetensors"))
-
-    with (
-        consortium.client("hospital-1") as client,
-        consortium.client("hospital-2"),
-        consortium.server("--study", path) as server,
-    ):
-        wait_until(kept, 120, server)
-        executor = next(p for p in client.family() if "feat_fed_client" in p.cmdline())
-        # Executor, who holds the message, who trains; the last may have helpers of its own.
-        next(trainer for holder in executor.children() for trainer in holder.children()).kill()
-        assert server.end(240) == 0, server.text()
-    log = (store / "logs" / "executor.log").read_text()
-    assert "who trained has died: signal 9" in log
-    assert "round 1 goes on after" in log
-    [record] = RunStore(consortium.root / "runs" / "tiny").rounds()
-    assert [site.status for site in record.sites] == ["ok", "ok"]
-    assert not kept()
 
 
 def test_a_second_client_with_one_store_is_refused(consortium: Consortium) -> None:
