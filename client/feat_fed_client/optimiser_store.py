@@ -12,7 +12,6 @@ that is older than itself.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from feat_fed.config import FEATConfig
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError
 from feat_fed.model.state import fingerprint, state_schema
+from feat_fed.numbered import NumberedFiles
 from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 from feat_fed.train.optimiser_state import misfit
 
@@ -59,10 +59,10 @@ class OptimiserStore:
 
         A file that is damaged or of another model is passed over with a word in the log.
         """
-        rounds = [each for each in self._rounds() if each < before]
+        rounds = [each for each in self._files.numbers() if each < before]
         if not rounds:
             return None
-        path = self._path(max(rounds))
+        path = self._files.path(max(rounds))
         try:
             return self._checked(path, max(rounds))
         except CheckpointError as error:
@@ -78,21 +78,13 @@ class OptimiserStore:
             If it cannot be written.
         """
         header = _Header(study_id=self.study_id, round=after, fingerprint=fingerprint(self.model))
-        write_tensor_file(self._path(after), state, header)
-        earlier = max((each for each in self._rounds() if each < after), default=after)
-        for number in self._rounds():
-            if number not in (earlier, after):
-                self._path(number).unlink(missing_ok=True)
+        write_tensor_file(self._files.path(after), state, header)
+        earlier = max((each for each in self._files.numbers() if each < after), default=after)
+        self._files.remove(but=(earlier, after))
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"after-{number:04d}.safetensors"
-
-    def _rounds(self) -> list[int]:
-        names = (re.fullmatch(r"after-(\d+)\.safetensors", each.name) for each in self._files())
-        return [int(match[1]) for match in names if match]
-
-    def _files(self) -> list[Path]:
-        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+    @property
+    def _files(self) -> NumberedFiles:
+        return NumberedFiles(self.folder, "after")
 
     def _checked(self, path: Path, number: int) -> dict[str, Tensor]:
         """Return a file's state, or raise CheckpointError."""

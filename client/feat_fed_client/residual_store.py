@@ -13,7 +13,6 @@ for again is encoded from the residual from which it was encoded before.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from feat_fed.config import FEATConfig
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.model.state import TensorSpec, fingerprint, mismatches, state_schema
+from feat_fed.numbered import NumberedFiles
 from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 
 log = logging.getLogger(__name__)
@@ -65,20 +65,21 @@ class ResidualStore:
             The last round whose update the server used; None where nobody knows, and the last
             one that was encoded is taken for it.
         """
-        rounds = [each for each in self._rounds() if each < before]
+        rounds = [each for each in self._files.numbers() if each < before]
         if taken is None:
             return max(rounds, default=None)
         return taken if taken in rounds else None
 
     def read(self, number: int) -> dict[str, Tensor] | None:
         """Return a round's residual; a damaged or foreign one is passed over with a word."""
+        path = self._files.path(number)
         try:
-            header, residual = read_tensor_file(self._path(number), _Header)
+            header, residual = read_tensor_file(path, _Header)
             if (header.study_id, header.round) != (self.study_id, number):
-                raise CheckpointError(f"{self._path(number)} is of another study or round")
+                raise CheckpointError(f"{path} is of another study or round")
             of_model = header.fingerprint == fingerprint(self.model)
             if not of_model or mismatches(residual, self._schema()):
-                raise CheckpointError(f"{self._path(number)} is of another model")
+                raise CheckpointError(f"{path} is of another model")
         except CheckpointError as error:
             log.warning("what earlier updates left out is lost: %s", error)
             return None
@@ -87,13 +88,12 @@ class ResidualStore:
     def write(self, residual: Mapping[str, Tensor], *, after: int, current: int | None) -> None:
         """Keep a round's residual, the one that it was made from, and no other."""
         header = _Header(study_id=self.study_id, round=after, fingerprint=fingerprint(self.model))
-        for number in self._rounds():
-            if number not in (after, current):
-                self._path(number).unlink(missing_ok=True)
+        path = self._files.path(after)
+        self._files.remove(but=(after, current))
         try:
-            write_tensor_file(self._path(after), residual, header)
+            write_tensor_file(path, residual, header)
         except StorageError as error:
-            self._path(after).unlink(missing_ok=True)  # of an earlier try, with other weights
+            path.unlink(missing_ok=True)  # of an earlier try, with other weights
             log.error("WHAT THIS UPDATE LEAVES OUT IS LOST, free some disk: %s", error)
 
     def _schema(self) -> dict[str, TensorSpec]:
@@ -101,12 +101,6 @@ class ResidualStore:
         schema = state_schema(self.model)
         return {name: each for name, each in schema.items() if each.dtype == torch.float32}
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"after-{number:04d}.safetensors"
-
-    def _rounds(self) -> list[int]:
-        names = (re.fullmatch(r"after-(\d+)\.safetensors", each.name) for each in self._files())
-        return [int(match[1]) for match in names if match]
-
-    def _files(self) -> list[Path]:
-        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+    @property
+    def _files(self) -> NumberedFiles:
+        return NumberedFiles(self.folder, "after")

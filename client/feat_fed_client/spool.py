@@ -14,7 +14,6 @@ were sent before, and is not trained again.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 from feat_fed.atomic import remove_parts
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
+from feat_fed.numbered import NumberedFiles
 from feat_fed.protocol import Assignment, Report
 from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 
@@ -55,15 +55,13 @@ class Spool:
         """Remove what this assignment proves that the server has, and what a kill left half."""
         remove_parts(self.folder)
         written = assignment.round - (assignment.task == "train")
-        for number, path in self._files().items():
-            if number <= written:
-                path.unlink(missing_ok=True)
+        self._files.remove(but=tuple(each for each in self._files.numbers() if each > written))
 
     def find(self, job: str) -> tuple[Report, dict[str, Tensor]] | None:
         """Return the update of this very job, if there is one that is whole."""
-        for path in self._files().values():
+        for number in self._files.numbers():
             try:
-                header, weights = read_tensor_file(path, _Header)
+                header, weights = read_tensor_file(self._files.path(number), _Header)
             except CheckpointError as error:
                 log.warning("the round is trained again: %s", error)
                 continue
@@ -81,21 +79,15 @@ class Spool:
         job
             :func:`feat_fed.train.mid_round.job_digest` of what was asked.
         """
-        path = self.folder / f"round-{report.round:04d}.safetensors"
-        for each in self._files().values():
-            if each != path:
-                each.unlink(missing_ok=True)
+        self._files.remove(but=(report.round,))
         try:
-            write_tensor_file(path, weights, _Header(job=job, report=report))
+            header = _Header(job=job, report=report)
+            write_tensor_file(self._files.path(report.round), weights, header)
         except StorageError as error:
             log.error("THE UPDATE IS SENT WITHOUT A COPY HERE, free some disk: %s", error)
             return False
         return True
 
-    def _files(self) -> dict[int, Path]:
-        """Return the updates by round."""
-        names = {each: re.fullmatch(r"round-(\d+)\.safetensors", each.name) for each in self._all()}
-        return {int(match[1]): path for path, match in names.items() if match}
-
-    def _all(self) -> list[Path]:
-        return list(self.folder.iterdir()) if self.folder.is_dir() else []
+    @property
+    def _files(self) -> NumberedFiles:
+        return NumberedFiles(self.folder, "round")

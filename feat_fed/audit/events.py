@@ -201,20 +201,21 @@ class StudyEnded(StrictModel):
     rounds_done: Round
 
 
+SiteChange = Literal[
+    "site-registered",
+    "site-revoked",
+    "site-quarantined",
+    "site-excluded",
+    "site-readmitted",
+    "site-connected",
+    "site-left",
+]
+
+
 class SiteChanged(StrictModel):
     """A change of who takes part."""
 
-    kind: Literal[
-        "site-registered",
-        "site-admitted",
-        "site-refused",
-        "site-revoked",
-        "site-quarantined",
-        "site-excluded",
-        "site-readmitted",
-        "site-connected",
-        "site-left",
-    ]
+    kind: SiteChange
     site: Name
     key_sha256: Sha256 | None = None
     code: Code | None = None

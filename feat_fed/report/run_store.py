@@ -37,6 +37,7 @@ from pydantic import ValidationError
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
+from feat_fed.lock import is_held
 from feat_fed.report.links import LINKS_FILE
 from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
@@ -119,7 +120,7 @@ class RunStore:
 
     @classmethod
     def resume(cls, root: Path, study: StudyConfig) -> Self:
-        """Open a run of ``study``; only its rounds, sites and sampler may have changed.
+        """Open a run of ``study``; only what :data:`_MAY_CHANGE` names may have changed.
 
         Raises
         ------
@@ -264,15 +265,8 @@ def lock_run(root: Path, part: str = "run", *, wait_sec: float = 0.0) -> Iterato
 
 
 def is_locked(root: Path, part: str = "run") -> bool:
-    """Whether a process holds a run; who wants it in this very instant must try again."""
-    try:
-        with _lock_file(root, part).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # nobody has held it yet
-        return False
-    return False
+    """Whether a process holds a run by :func:`lock_run`."""
+    return is_held(_lock_file(root, part))
 
 
 def _lock_file(root: Path, part: str) -> Path:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from feat_fed.audit.events import SiteChange
 from feat_fed.config import load_federation
 from feat_fed.errors import ChildError, ConfigError
 from feat_fed_server.admissions import Admissions
 from feat_fed_server.roster import KeyRoster
-from feat_fed_server.run_audit import Change, RunAudit
+from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.superlink_client import SuperLinkClient
 
 _LOOK_SEC = 1.0
@@ -170,7 +171,7 @@ class Membership:
                 "server is stopped and started again"
             )
 
-    def _note(self, kind: Change, sites: Mapping[bytes, str]) -> None:
+    def _note(self, kind: SiteChange, sites: Mapping[bytes, str]) -> None:
         for key, name in sites.items():
             if self._audit:
                 self._audit.site(kind, name, key=key)

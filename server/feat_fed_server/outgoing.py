@@ -15,7 +15,6 @@ update which a site has finished meanwhile still answers.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,6 +40,7 @@ from feat_fed.federate import (
     whole_form,
     write_reference,
 )
+from feat_fed.numbered import NumberedFiles
 from feat_fed.protocol import Assignment, WeightsDigest
 from feat_fed.report.records import RoundRecord
 from feat_fed.wire import ARRAYS, to_records, weights_record
@@ -85,6 +85,7 @@ class Outbox:
     def __init__(self, folder: Path, transfer: TransferConfig) -> None:
         self.transfer = transfer
         self._folder = folder
+        self._references = NumberedFiles(folder, "reference")
         self._last: dict[str, str] = {}
         remove_parts(folder)
         try:
@@ -132,10 +133,10 @@ class Outbox:
 
     def _newest(self, *, below: int) -> tuple[str, dict[str, Tensor]] | None:
         """Return the last reference of fewer rounds, and its digest."""
-        numbers = [number for number in self._numbers() if number < below]
+        numbers = [number for number in self._references.numbers() if number < below]
         if not numbers:
             return None
-        path = self._path(max(numbers))
+        path = self._references.path(max(numbers))
         try:
             return reference_digest(path) or "", read_reference(path)
         except CheckpointError as error:
@@ -144,22 +145,15 @@ class Outbox:
 
     def _keep(self, reference: Mapping[str, Tensor], number: int, *, base: str | None) -> str:
         """Write a reference, of which the next difference is taken; return its digest."""
-        for each in self._numbers():
-            if base is None or reference_digest(self._path(each)) != base:
-                self._path(each).unlink(missing_ok=True)
+        files = self._references
+        digests = {each: reference_digest(files.path(each)) for each in files.numbers()}
+        kept = [each for each, digest in digests.items() if base is not None and digest == base]
+        files.remove(but=tuple(kept))
         try:
-            return write_reference(self._path(number), reference, durable=False)
+            return write_reference(files.path(number), reference, durable=False)
         except StorageError as error:
             log.error("THE NEXT ROUND'S WEIGHTS ARE SENT WHOLE, free some disk: %s", error)
             return digest_of(reference)
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"reference-{number:04d}.safetensors"
-
-    def _numbers(self) -> list[int]:
-        names = (each.name for each in self._folder.glob("reference-*.safetensors"))
-        matches = (re.fullmatch(r"reference-(\d+)\.safetensors", name) for name in names)
-        return [int(match[1]) for match in matches if match]
 
 
 @dataclass

@@ -21,6 +21,7 @@ from feat_fed.audit.events import (
     RoundStarted,
     ServerStarted,
     SiteAsked,
+    SiteChange,
     SiteChanged,
     StudyBegan,
     StudyEnded,
@@ -40,18 +41,6 @@ _KINDS = {
 }
 
 Process = Literal["superlink", "executor", "serverapp"]
-
-Change = Literal[
-    "site-registered",
-    "site-admitted",
-    "site-refused",
-    "site-revoked",
-    "site-quarantined",
-    "site-excluded",
-    "site-readmitted",
-    "site-connected",
-    "site-left",
-]
 
 
 @dataclass(frozen=True)
@@ -92,7 +81,7 @@ class RunAudit:
             self.site("site-registered", site, key=key)
 
     def site(
-        self, kind: Change, site: str, *, key: bytes | None = None, code: str | None = None
+        self, kind: SiteChange, site: str, *, key: bytes | None = None, code: str | None = None
     ) -> None:
         """Note a change of who takes part; ``key`` is a public key (PEM)."""
         digest = key_fingerprint(key) if key is not None else None

@@ -232,7 +232,7 @@ def test_no_log_is_an_error(tmp_path: Path) -> None:
     [
         {"kind": "client-stopped", "cause": "patient 4711"},
         {"kind": "round-started", "round": 1, "text": "x"},
-        {"kind": "site-refused", "site": "a", "code": "Müller, 1970"},
+        {"kind": "site-revoked", "site": "a", "code": "Müller, 1970"},
         {"kind": "anything"},
     ],
 )
