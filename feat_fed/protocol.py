@@ -54,7 +54,7 @@ FailureCode = Literal[
 ]
 """Why a site could not do its part: the class of the error and nothing of its text."""
 
-DeclineCode = Literal["paused", "hours", "traffic"]
+DeclineCode = Literal["paused", "hours", "traffic", "privacy", "protection"]
 """Which of the site's own limits a round does not fit."""
 
 EndedBy = Literal["steps", "minutes", "hours", "pause"]
@@ -79,6 +79,8 @@ DECLINES: dict[DeclineCode, str] = {
     "paused": "the site is paused",
     "hours": "the site does not train at this time of day",
     "traffic": "the round's weights are more than the site sends and receives in a round",
+    "privacy": "the round would spend more of the site's privacy budget than is left",
+    "protection": "the study lacks a protection of patients that the site demands",
 }
 
 SHORTENED: dict[EndedBy, str] = {

@@ -16,6 +16,13 @@ from feat_fed.config.model import (
     MonaiKLConfig,
     SamplerConfig,
 )
+from feat_fed.config.privacy import (
+    CentralPrivacyConfig,
+    PatientPrivacyConfig,
+    PrivacyConfig,
+    SecureAggregationConfig,
+    SitePrivacyConfig,
+)
 from feat_fed.config.site import (
     ComputeConfig,
     HoursConfig,
@@ -36,6 +43,7 @@ from feat_fed.config.study import (
 from feat_fed.config.transfer import TransferConfig
 
 __all__ = [
+    "CentralPrivacyConfig",
     "CheckpointsConfig",
     "ClipConfig",
     "CodecConfig",
@@ -47,12 +55,16 @@ __all__ = [
     "LatentsConfig",
     "LimitsConfig",
     "MonaiKLConfig",
+    "PatientPrivacyConfig",
+    "PrivacyConfig",
     "RulesConfig",
     "SamplerConfig",
     "ScreeningConfig",
+    "SecureAggregationConfig",
     "ServerLinkConfig",
     "SiteConfig",
     "SiteDataConfig",
+    "SitePrivacyConfig",
     "SitesConfig",
     "StrategyConfig",
     "StudyConfig",

@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
+from feat_fed.config.privacy import PrivacyConfig
 from feat_fed.config.sites import ScreeningConfig, SitesConfig
 from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
 from feat_fed.config.transfer import TransferConfig
@@ -102,6 +103,7 @@ class StudyConfig(StrictModel):
     screening: ScreeningConfig = ScreeningConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     transfer: TransferConfig = TransferConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     sampler: SamplerConfig = SamplerConfig()
 
     @model_validator(mode="after")
@@ -125,6 +127,40 @@ class StudyConfig(StrictModel):
         if misfit:
             raise ValueError(misfit)
         return self
+
+    @model_validator(mode="after")
+    def _privacy_fits(self) -> Self:
+        """Refuse what would make a claim of privacy wrong, or a mechanism meaningless."""
+        for protection in sorted(self.privacy.protections):
+            mechanism = protection.replace("-", "_")
+            self._require(mechanism, "strategy.weigh_by", self.strategy.weigh_by, "equal")
+        if self.privacy.patient:
+            # An epoch is as long as the site has clips: its steps would tell their number.
+            self._require("patient", "training.local_epochs", self.training.local_epochs, None)
+        if self.privacy.central or self.privacy.secure_aggregation:
+            name = "central" if self.privacy.central else "secure_aggregation"
+            self._require(name, "sites.late_replies", self.sites.late_replies, "drop")
+            if self.strategy.kind not in ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"):
+                raise ValueError(
+                    f"privacy.{name} is of the mean of updates, but strategy.kind is "
+                    f"{self.strategy.kind}; set strategy.kind: fedavg, or an optimiser over it"
+                )
+        if self.privacy.secure_aggregation:
+            self._require("secure_aggregation", "transfer.up", self.transfer.up, "fp32")
+            if self.sites.minimum < 3:
+                raise ValueError(
+                    f"privacy.secure_aggregation needs three sites, of two each could subtract its "
+                    f"own update; sites.minimum is {self.sites.minimum}: raise it"
+                )
+        return self
+
+    def _require(self, mechanism: str, field: str, value: object, wanted: object) -> None:
+        if value != wanted:
+            shown = "null" if wanted is None else wanted
+            raise ValueError(
+                f"{field} is {value}, which does not go with privacy.{mechanism}; set "
+                f"{field}: {shown}"
+            )
 
     def without_paths(self) -> StudyConfig:
         """Return the study as it may leave the coordinator's machine."""

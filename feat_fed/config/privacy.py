@@ -1,0 +1,189 @@
+"""Privacy: the mechanisms of a study, and what a site demands of it.
+
+All distances are L2 over the floats of a model. Standard deviations of noise are given as
+multiples of the bound that they hide (the noise multiplier), as in Abadi et al., arXiv 1607.00133.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from feat_fed.config.base import StrictModel
+
+Told = Literal["losses", "counts", "times"]
+Protection = Literal["patient", "central", "secure-aggregation"]
+
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of a public key (SubjectPublicKeyInfo, DER)."""
+
+
+class PatientPrivacyConfig(StrictModel):
+    """Patient-level DP-SGD at every site (Abadi et al., arXiv 1607.00133, Algorithm 1).
+
+    In each step every patient takes part by chance, by itself (Poisson sampling). The gradients of
+    a patient's clips are averaged and clipped as one, so the unit of privacy is the patient.
+    """
+
+    epsilon: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="that the whole study may spend of each patient; the noise is found from it "
+        "before the study begins. Or give noise_multiplier",
+    )
+    delta: float = Field(
+        1e-5, gt=0, lt=0.1, description="that goes with epsilon; well below 1 / patients of a site"
+    )
+    noise_multiplier: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="standard deviation of a step's noise in clip_norm; null: found from epsilon",
+    )
+    clip_norm: float = Field(1.0, gt=0, description="longest gradient of a patient in a step")
+    sample_rate: float = Field(
+        0.1, gt=0, le=1, description="chance of each patient of a site to take part in a step"
+    )
+    clips_per_patient: int = Field(
+        1, ge=1, le=1024, description="windows of a patient's clips that a step draws and averages"
+    )
+    draws: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="timesteps and noises that are drawn for each window and averaged (noise "
+        "multiplicity, Dockhorn et al., arXiv 2210.09929): a better gradient for the same privacy",
+    )
+
+    @model_validator(mode="after")
+    def _noise_is_known(self) -> Self:
+        if self.epsilon is None and self.noise_multiplier is None:
+            raise ValueError("neither epsilon nor noise_multiplier is set; set one of them")
+        return self
+
+
+class CentralPrivacyConfig(StrictModel):
+    """Clipped updates and noise on their mean at the server (DP-FedAvg, arXiv 1710.06963).
+
+    It hides a hospital's part in a round from whoever gets the global weights, and not from the
+    server. `adaptive` moves the bound to a quantile of the updates' norms (Andrew et al., arXiv
+    1905.03871).
+    """
+
+    epsilon: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="that the whole study may spend of each hospital; the noise is found from it "
+        "before the study begins. Or give noise_multiplier",
+    )
+    delta: float = Field(1e-5, gt=0, lt=0.1, description="that goes with epsilon")
+    noise_multiplier: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="standard deviation of the noise on the sum of updates in clip_norm; null: "
+        "found from epsilon",
+    )
+    clipping: Literal["fixed", "adaptive"] = "fixed"
+    clip_norm: float = Field(
+        1.0, gt=0, description="longest update of a site; where clipping is adaptive, at first"
+    )
+    target_quantile: float = Field(
+        0.5, gt=0, lt=1, description="share of updates that adaptive clipping leaves as they are"
+    )
+    clip_learning_rate: float = Field(
+        0.2, gt=0, le=1, description="of adaptive clipping, for the bound's logarithm"
+    )
+    count_noise: float | None = Field(
+        None,
+        gt=0,
+        description="standard deviation of the noise on the count of updates within the bound; "
+        "null: a twentieth of sites.minimum, at least 1",
+    )
+
+    @model_validator(mode="after")
+    def _noise_is_known(self) -> Self:
+        if self.epsilon is None and self.noise_multiplier is None:
+            raise ValueError("neither epsilon nor noise_multiplier is set; set one of them")
+        return self
+
+
+class SecureAggregationConfig(StrictModel):
+    """SecAgg+ (Bell et al., arXiv 2012.05433; Bonawitz et al., arXiv 1611.04482).
+
+    The server gets the sum of the sites' updates and no single one.
+    """
+
+    neighbours: int | None = Field(
+        None,
+        ge=2,
+        description="sites with which each site shares masks and keys, an even number; null: all",
+    )
+    threshold: int | None = Field(
+        None,
+        ge=2,
+        description="sites among a site's neighbours and itself that must stay until the end of "
+        "the round, of so many shares its secrets are put together again; null: two thirds",
+    )
+    largest_value: float | None = Field(
+        None,
+        gt=0,
+        description="that a weight may move in a round; what goes beyond is cut off. null: "
+        "central.clip_norm, or else screening.max_move * learning_rate * local_steps",
+    )
+
+
+class PrivacyConfig(StrictModel):
+    """The mechanisms of a study, alone or together."""
+
+    patient: PatientPrivacyConfig | None = Field(
+        None, description="noise at the sites, before anything leaves them"
+    )
+    central: CentralPrivacyConfig | None = Field(None, description="noise at the server")
+    secure_aggregation: SecureAggregationConfig | None = Field(
+        None, description="the server sees sums only"
+    )
+
+    @property
+    def protections(self) -> frozenset[Protection]:
+        """Which mechanisms are on."""
+        on: dict[Protection, object] = {
+            "patient": self.patient,
+            "central": self.central,
+            "secure-aggregation": self.secure_aggregation,
+        }
+        return frozenset(name for name, each in on.items() if each is not None)
+
+
+class SitePrivacyConfig(StrictModel):
+    """What a hospital demands before anything leaves it; no study can lift it."""
+
+    require: tuple[Protection, ...] = Field(
+        (), description="mechanisms without which the site takes no part in a study"
+    )
+    max_epsilon: float | None = Field(
+        None,
+        gt=0,
+        description="that all studies together may spend of a patient here, by DP-SGD at this "
+        "site; a round that would exceed it is declined. null: no limit, which is still accounted",
+    )
+    delta: float = Field(1e-5, gt=0, lt=0.1, description="that goes with max_epsilon")
+    tell: tuple[Told, ...] = Field(
+        (),
+        description="what reports of a study with DP-SGD say of this site's patients, exactly and "
+        "outside of the accounting: losses, counts (clips, patients), times (of training)",
+    )
+    patients_only_here: bool = Field(
+        False,
+        description="that no patient of this site is at another site of the study: what is proven "
+        "of the hospital then holds of each patient",
+    )
+    peers: dict[str, Fingerprint] = Field(
+        {},
+        description="SHA-256 of the public keys of other sites of a study with secure aggregation, "
+        "as `feat-fed fingerprint` shows them there; one that is not listed is believed when it "
+        "first comes and must stay the same",
+    )

@@ -1,0 +1,1 @@
+"""Differential privacy: what a mechanism spends, and what a site remembers of it."""

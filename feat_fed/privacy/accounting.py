@@ -1,0 +1,126 @@
+"""Epsilon of a history of noisy steps, by Opacus's accountants.
+
+The mechanism is the Poisson-subsampled Gaussian one (Abadi et al., arXiv 1607.00133), under the
+adjacency that makes one unit's records vanish and leaves the number of units as it is (zero-out,
+Kairouz et al., arXiv 2103.00039). Renyi differential privacy (Mironov et al., arXiv 1908.10530)
+bounds epsilon from above and is what is enforced; the numerical bound by privacy loss random
+variables (Gopi et al., arXiv 2106.02848) is closer and is shown beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from feat_fed.errors import ConfigError
+
+LEAST_NOISE = 0.1
+"""Noise multiplier below which epsilon of any use cannot be promised, nor well computed."""
+
+_MOST_NOISE = 1e4
+_TOLERANCE = 1e-4
+"""Of the noise multiplier's logarithm."""
+
+_LARGEST_BY_PRV = 100.0
+"""Epsilon beyond which nothing is promised, and the numerics are of no use."""
+
+_LARGER_ORDERS = (80.0, 96.0, 128.0, 192.0, 256.0, 384.0, 512.0, 1024.0)
+"""Of Renyi divergence, beside Opacus's, which end at 63: little is spent at large ones."""
+
+
+@dataclass(frozen=True)
+class NoisySteps:
+    """Steps of one kind.
+
+    Parameters
+    ----------
+    noise_multiplier
+        Standard deviation of the noise over the bound that it hides.
+    sample_rate
+        Chance of each unit to take part in a step; 1: all do.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+
+
+def rdp_epsilon(history: Iterable[NoisySteps], *, delta: float) -> float:
+    """Return the epsilon that all these steps together spend, bounded by RDP; 0 of none."""
+    from opacus.accountants import RDPAccountant
+
+    merged = _merged(history)
+    if not merged:
+        return 0.0
+    accountant = RDPAccountant()
+    accountant.history = merged
+    orders = [*RDPAccountant.DEFAULT_ALPHAS, *_LARGER_ORDERS]
+    with _orders_at_the_end():
+        return float(accountant.get_epsilon(delta, alphas=orders))
+
+
+def prv_epsilon(history: Sequence[NoisySteps], *, delta: float) -> float | None:
+    """Return the closer bound by PRV; None where its numerics do not reach."""
+    import numpy as np
+    from opacus.accountants import PRVAccountant
+
+    bound = rdp_epsilon(history, delta=delta)
+    if bound == 0.0 or bound > _LARGEST_BY_PRV:
+        return None if bound else 0.0
+    accountant = PRVAccountant()
+    accountant.history = _merged(history)
+    # A finer grid takes memory without end.
+    error = min(max(0.01, bound / 1000), bound / 50)
+    try:
+        with _orders_at_the_end(), np.errstate(all="ignore"):
+            epsilon = float(accountant.get_epsilon(delta, eps_error=error))
+    except (ArithmeticError, RuntimeError, ValueError, MemoryError):
+        return None
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def noise_for(*, epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
+    """Return about the least noise multiplier with which so many steps spend at most ``epsilon``.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    from scipy.optimize import bisect
+
+    def excess(logarithm: float) -> float:
+        history = [NoisySteps(math.exp(logarithm), sample_rate, steps)]
+        return rdp_epsilon(history, delta=delta) - epsilon
+
+    least, most = math.log(LEAST_NOISE), math.log(_MOST_NOISE)
+    if excess(most) > 0:
+        raise ConfigError(
+            f"no noise makes {steps} steps at a sample rate of {sample_rate:g} spend an epsilon of "
+            f"only {epsilon:g} at delta {delta:g}; raise epsilon or delta, or take fewer steps"
+        )
+    if excess(least) <= 0:
+        return LEAST_NOISE
+    found = math.exp(float(bisect(excess, least, most, xtol=_TOLERANCE)) + _TOLERANCE)
+    digits = 3 - math.floor(math.log10(found))
+    return math.ceil(found * 10**digits) / 10**digits  # a number that can be written down
+
+
+def _merged(history: Iterable[NoisySteps]) -> list[tuple[float, float, int]]:
+    """Return the steps of each kind together, as Opacus writes them."""
+    counts = Counter[tuple[float, float]]()
+    for each in history:
+        counts[each.noise_multiplier, each.sample_rate] += each.steps
+    return [(noise, rate, steps) for (noise, rate), steps in sorted(counts.items()) if steps]
+
+
+@contextmanager
+def _orders_at_the_end() -> Iterator[None]:
+    """Let a bound pass that the first or the last order gives: it holds, and could be closer."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Optimal order is the")
+        yield
