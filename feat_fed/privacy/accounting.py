@@ -107,7 +107,7 @@ def noise_for(*, epsilon: float, delta: float, sample_rate: float, steps: int) -
         return LEAST_NOISE
     found = math.exp(float(bisect(excess, least, most, xtol=_TOLERANCE)) + _TOLERANCE)
     digits = 3 - math.floor(math.log10(found))
-    return math.ceil(found * 10**digits) / 10**digits  # a number that can be written down
+    return float(math.ceil(found * 10**digits) / 10**digits)  # a number that can be written down
 
 
 def _merged(history: Iterable[NoisySteps]) -> list[tuple[float, float, int]]:
