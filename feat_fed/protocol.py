@@ -28,7 +28,7 @@ from feat_fed.errors import ProtocolError, RefusalCode
 from feat_fed.versions import installed_versions
 
 PROTOCOL_VERSION: Literal[1] = 1
-MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 256 * 1024
 
 StudyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
@@ -36,7 +36,14 @@ WeightsDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 of weights: :func:`feat_fed.federate.digest_of`."""
 _VERSION = r"[0-9A-Za-z.+-]{1,32}"
 VersionText = Annotated[str, StringConstraints(pattern=f"^{_VERSION}$")]
-Task = Literal["train", "evaluate"]
+Attempt = Annotated[int, Field(ge=1, le=1000)]
+"""At a round with secure aggregation: one that begins again with new keys is another."""
+Enclosed = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=MAX_HEADER_BYTES)
+]
+"""Base64 of a message of :mod:`feat_fed.secagg`, which its task and direction tell."""
+Task = Literal["train", "evaluate", "keys", "shares", "unmask"]
+"""The last three are secure aggregation's; they move no weights."""
 Outcome = Literal["ok", "failed", "declined"]
 
 FailureCode = Literal[
@@ -50,6 +57,7 @@ FailureCode = Literal[
     "stalled",
     "protocol",
     "base",
+    "agreement",
     "internal",
 ]
 """Why a site could not do its part: the class of the error and nothing of its text."""
@@ -72,6 +80,7 @@ FAILURES: dict[FailureCode, str] = {
     "stalled": "training at the site made no progress and was ended",
     "protocol": "the site did not accept the server's message",
     "base": "the site does not have the weights to which it was sent a difference",
+    "agreement": "the site found keys or sites of the secure aggregation not in order",
     "internal": "an unexpected error at the site",
 }
 
@@ -106,6 +115,7 @@ REFUSALS: dict[RefusalCode, str] = {
     "moved": "a weight moved further than the round's steps can move it",
     "norm": "the update was far larger than the others'",
     "share": "the site would have had almost all of the weight in the mean",
+    "agreement": "its part in the secure aggregation was not in order",
 }
 """Why the server does not take an update."""
 
@@ -205,6 +215,10 @@ class Assignment(StrictModel):
         description="the last round of which the server used this site's update, 0: none; None: "
         "the server does not know the site by name yet",
     )
+    attempt: Attempt | None = Field(
+        None, description="whose keys mask the update; None: it is not masked"
+    )
+    enclosed: Enclosed | None = None
 
     @field_validator("study")
     @classmethod
@@ -245,13 +259,16 @@ class Report(StrictModel):
         None, description="of the server's weights that the site keeps, for differences"
     )
     version: VersionText | None = Field(None, description="of feat-fed at the site")
+    attempt: Attempt | None = Field(None, description="that of the assignment")
+    enclosed: Enclosed | None = None
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:
         codes = {"ok": {None}, "failed": FAILURES.keys(), "declined": DECLINES.keys()}
         if self.code not in codes[self.outcome]:
             raise ValueError("a report of no success carries a code of its kind")
-        if self.outcome == "ok" and self.examples < 1:
+        moves_weights = self.task in ("train", "evaluate")
+        if self.outcome == "ok" and moves_weights and self.examples < 1:
             raise ValueError("a report of success carries at least one example")
         return self
 

@@ -15,8 +15,8 @@ from feat_fed.config.base import StrictModel
 Told = Literal["losses", "counts", "times"]
 Protection = Literal["patient", "central", "secure-aggregation"]
 
-Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""SHA-256 of a public key (SubjectPublicKeyInfo, DER)."""
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{4}( [0-9a-f]{4}){7}$")]
+"""Of a public key, as people compare it: :func:`feat_fed.joining.fingerprint`."""
 
 
 class PatientPrivacyConfig(StrictModel):
@@ -134,6 +134,12 @@ class SecureAggregationConfig(StrictModel):
         description="that a weight may move in a round; what goes beyond is cut off. null: "
         "central.clip_norm, or else screening.max_move * learning_rate * local_steps",
     )
+    stage_sec: float = Field(
+        300,
+        gt=0,
+        description="longest that a round waits for answers in each of its short stages: keys, "
+        "shares, unmasking",
+    )
 
 
 class PrivacyConfig(StrictModel):
@@ -183,7 +189,7 @@ class SitePrivacyConfig(StrictModel):
     )
     peers: dict[str, Fingerprint] = Field(
         {},
-        description="SHA-256 of the public keys of other sites of a study with secure aggregation, "
-        "as `feat-fed fingerprint` shows them there; one that is not listed is believed when it "
-        "first comes and must stay the same",
+        description="fingerprints of the keys of other sites of a study with secure aggregation, "
+        "as `feat-fed join` shows them there and `feat-fed provision list` to the coordinator; one "
+        "that is not listed is believed when it first comes and must stay the same",
     )

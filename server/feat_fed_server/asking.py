@@ -14,8 +14,10 @@ from torch import Tensor
 
 from feat_fed.config import StudyConfig
 from feat_fed.errors import FeatFedError, FederationError, ProtocolError
+from feat_fed.protocol import Task
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
+from feat_fed.wire import message_type
 from feat_fed_server.asked import MOST_LACKS, Asked, activations, is_lost
 from feat_fed_server.late_answers import LateAnswers
 from feat_fed_server.outgoing import Parcel
@@ -27,6 +29,14 @@ log = logging.getLogger(__name__)
 
 POLL_SEC = 0.1
 _SLOWEST_POLL_SEC = 1.0
+
+_PHASES: dict[Task, str] = {
+    "train": "training",
+    "evaluate": "scoring",
+    "keys": "agreeing",
+    "shares": "agreeing",
+    "unmask": "unmasking",
+}
 
 Accept = Callable[[Reply], Reply]
 """Takes a good reply in, weights and all; returns it without them, or refused."""
@@ -155,7 +165,7 @@ class Asking:
         waiting = self._send(question, sites)
         deadline = max(each.until for each in waiting)
         replies: list[Reply] = []
-        phase = "training" if question.assignment.task == "train" else "scoring"
+        phase = _PHASES[question.assignment.task]
 
         def tell() -> None:
             answered = {*replied, *(each.site for each in replies)}
@@ -182,7 +192,7 @@ class Asking:
 
     def _send(self, question: Question, sites: Collection[str]) -> list[Asked]:
         asked, parcels = list[Asked](), list[Parcel]()
-        waits = {site: question.desk.wait_sec(site) for site in sites}
+        waits = {site: question.wait_sec(site) for site in sites}
         going_on = list[Asked]()
         for site, wait_sec in waits.items():
             if (before := self._late.again(site, question)) is not None:
@@ -194,7 +204,7 @@ class Asking:
             message = Message(
                 content,
                 dst_node_id=node,
-                message_type=question.assignment.task,
+                message_type=message_type(question.assignment.task),
                 group_id=str(question.assignment.round),
                 ttl=question.desk.message_lives_sec(waits),
             )

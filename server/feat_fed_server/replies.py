@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feat_fed.config import TrainingConfig
 from feat_fed.errors import ProtocolError, RefusalCode
+from feat_fed.masked import unpack_masked
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
@@ -141,10 +142,13 @@ def read_reply(
     size = sum(len(bucket) for bucket in buckets)
     if report.outcome != "ok":
         return Reply(site, report.outcome, _why(report), report=report)
-    if assignment.task == "evaluate" or outgoing is None:
+    if assignment.task != "train" or outgoing is None:
         return Reply(site, "ok", report=report, bytes_up=size)
     try:
-        weights = outgoing.read_update(buckets)
+        if assignment.attempt is None:
+            weights = outgoing.read_update(buckets)
+        else:
+            weights = unpack_masked(buckets, outgoing.weights)
     except ProtocolError as error:
         return Reply(site, "refused", bytes_up=size).refused(error)
     return Reply(
@@ -153,7 +157,12 @@ def read_reply(
 
 
 def _check_answers(report: Report, assignment: Assignment) -> None:
-    fields: dict[str, RefusalCode] = {"study_id": "study", "round": "round", "task": "task"}
+    fields: dict[str, RefusalCode] = {
+        "study_id": "study",
+        "round": "round",
+        "task": "task",
+        "attempt": "agreement",
+    }
     for field, code in fields.items():
         if getattr(report, field) != getattr(assignment, field):
             raise ProtocolError(f"an answer to another {field.replace('_', ' ')}", refusal=code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import math
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -20,6 +19,7 @@ from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed.train.run_state import Standing as StandingTree
+from feat_fed_server.again import Again
 from feat_fed_server.asking import Asking
 from feat_fed_server.audited_grid import AuditedGrid
 from feat_fed_server.inbox import Arrived, Inbox, clear_inboxes
@@ -36,10 +36,6 @@ from feat_fed_server.strategy import build_strategy
 from feat_fed_server.tally import Tally
 
 log = logging.getLogger(__name__)
-
-_ASK_AGAIN_SEC = 30.0
-_ASK_AGAIN_TIMES = 20
-"""At most, of a site that declined, within the study's ``sites.wait_sec``."""
 
 Weights = dict[str, Tensor]
 
@@ -156,13 +152,9 @@ class RoundLoop:
     def _gather(
         self, number: int, state: GlobalState, inbox: Inbox
     ) -> tuple[RoundRecord, StandingTree]:
-        """Ask until enough updates that are good among each other are in the inbox.
-
-        A site that failed is asked again at once, a few times. One that declined for the time
-        being is asked after a while, as long as the study waits for sites.
-        """
+        """Ask until enough updates that are good among each other are in the inbox."""
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
-        sites, give_up_at = self._study.sites, math.inf
+        sites, again = self._study.sites, Again(self._asking, self._study.sites, number)
         tally = Tally(self._roster.expected, needed=sites.minimum)
         tally.add([_known(each, number) for each in inbox.arrived()])
         outgoing = self._outbox.prepare(state.weights, rounds_done=number - 1)
@@ -192,13 +184,7 @@ class RoundLoop:
                 intake.compare(tally, self._strategy.weight_of)
             if not tally.still_needed:
                 break
-            log.warning("round %d has %s", number, tally.told())
-            if tally.declined:
-                give_up_at = min(give_up_at, time.time() + sites.wait_sec)
-            if tally.hopeless or (not tally.failed and time.time() >= give_up_at):
-                raise FederationError(f"round {number} had {tally.told()}")
-            if tally.declined and not tally.failed:
-                self._wait_for_declined(number, tally, give_up_at)
+            again.wait(tally)
         tally.add_absent(self._asking.busy)
         record = RoundRecord(
             round=number,
@@ -224,12 +210,6 @@ class RoundLoop:
         }
         standing = Standing.of_state(state.standing)
         return SiteDesk(self._store.root, self._study.sites, standing, moved)
-
-    def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
-        """Let some time go by before sites that declined are asked again."""
-        self._asking.tell("waiting", number, tally.good, until, tally.declined)
-        pause_sec = max(_ASK_AGAIN_SEC, self._study.sites.wait_sec / _ASK_AGAIN_TIMES)
-        time.sleep(max(0.0, min(pause_sec, until - time.time())))
 
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""

@@ -1,0 +1,178 @@
+"""An update as masked integers: what travels and what is summed with secure aggregation.
+
+What a site's training has changed is put on a grid, tensor by tensor in name order, and masked at
+the tensor's place in the masks' streams. Floats alone: integers and booleans are the server's own.
+Whole numbers that only their sum may tell (counters) go before the first tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feat_fed.config import StudyConfig
+from feat_fed.errors import ConfigError
+from feat_fed.federate import pack_groups, unpack
+from feat_fed.federate.buckets import Described
+from feat_fed.model.state import TensorSpec
+from feat_fed.secagg import Grid, Masks, Ring, counters_from_ring, counters_to_ring, places
+
+COUNTERS = "counters/"
+"""The name of their tensor; no tensor of a model has it."""
+
+Update = Mapping[str, Tensor]
+
+
+def largest_move(study: StudyConfig, clip_norm: float | None = None) -> float:
+    """Return how far a weight may move in a round before it is cut off.
+
+    Parameters
+    ----------
+    clip_norm
+        To which sites clip their updates in this round; None: that of the study, if any.
+
+    Raises
+    ------
+    ConfigError
+        If the study does not say.
+    """
+    privacy = study.privacy
+    if privacy.secure_aggregation and privacy.secure_aggregation.largest_value is not None:
+        return privacy.secure_aggregation.largest_value
+    if clip_norm is None and privacy.central is not None:
+        clip_norm = privacy.central.clip_norm
+    if clip_norm is not None:
+        return clip_norm
+    if study.screening.max_move is None:
+        raise ConfigError(
+            "privacy.secure_aggregation.largest_value and screening.max_move are both null; say "
+            "how far a weight may move in a round, such as largest_value: 0.1"
+        )
+    training = study.training
+    return study.screening.max_move * training.learning_rate * training.local_steps
+
+
+def mask_update(
+    trained: Mapping[str, Tensor],
+    received: Mapping[str, Tensor],
+    *,
+    grid: Grid,
+    masks: Masks,
+    counters: Sequence[int] = (),
+) -> list[bytes]:
+    """Return a site's update in buckets that say nothing without the other sites'.
+
+    Raises
+    ------
+    TrainingError
+        If a weight is not finite.
+    """
+    starts = places(_sizes(received), counters=len(counters))
+
+    def groups() -> Iterator[Mapping[str, Tensor]]:
+        if counters:
+            ring = counters_to_ring(counters)
+            masks.apply(ring, 0)
+            yield {COUNTERS: _signed(ring)}
+        for name, start in starts.items():
+            moved = trained[name].to(torch.float32) - received[name].to(torch.float32)
+            ring = grid.to_ring(moved)
+            masks.apply(ring, start)
+            yield {name: _signed(ring)}
+
+    return list(pack_groups(groups()))
+
+
+def unpack_masked(
+    buckets: Sequence[bytes], weights: Mapping[str, Described], *, counters: int = 0
+) -> dict[str, Tensor]:
+    """Read what :func:`mask_update` made and came over the wire, still masked; int32.
+
+    Parameters
+    ----------
+    weights
+        The model's.
+    counters
+        How many there must be.
+
+    Raises
+    ------
+    ProtocolError
+        If it is of another form.
+    """
+    schema = {
+        name: TensorSpec(tuple(each.shape), torch.int32)
+        for name, each in weights.items()
+        if each.dtype.is_floating_point
+    }
+    if counters:
+        schema[COUNTERS] = TensorSpec((counters,), torch.int32)
+    return unpack(buckets, schema)
+
+
+def sum_of(
+    updates: Iterable[Update],
+    names: Sequence[str],
+    *,
+    weights: Mapping[str, Tensor],
+    grid: Grid,
+    masks: Masks,
+    counters: int = 0,
+) -> dict[str, Tensor]:
+    """Return the sum of sites' updates for some tensors, in float64.
+
+    Parameters
+    ----------
+    updates
+        Of every site whose update is in the sum, with the named tensors; still masked.
+    weights
+        The model's.
+    masks
+        What is left on the sum.
+    """
+    starts = places(_sizes(weights), counters=counters)
+    totals = _totals(updates, names)
+    for name, total in totals.items():
+        masks.apply(total, starts[name])
+    return {name: torch.from_numpy(grid.sum_from_ring(total)) for name, total in totals.items()}
+
+
+def counted(updates: Iterable[Update], *, masks: Masks, sites: int) -> list[int]:
+    """Return the sums of sites' counters, each of which a site raises by one at most.
+
+    Raises
+    ------
+    ProtocolError
+        If a site has counted otherwise.
+    """
+    [total] = _totals(updates, [COUNTERS]).values()
+    masks.apply(total, 0)
+    return counters_from_ring(total, most=sites)
+
+
+def _totals(updates: Iterable[Update], names: Sequence[str]) -> dict[str, Ring]:
+    """Return the sums modulo 2^32."""
+    totals = dict[str, Ring]()
+    for update in updates:
+        for name in names:
+            ring = update[name].contiguous().numpy().view(np.uint32)
+            if name in totals:
+                np.add(totals[name], ring, out=totals[name])
+            else:
+                totals[name] = ring.copy()
+    return totals
+
+
+def _sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
+    return {
+        name: math.prod(each.shape) for name, each in weights.items() if each.is_floating_point()
+    }
+
+
+def _signed(ring: Ring) -> Tensor:
+    """View as what safetensors and torch know everywhere."""
+    return torch.from_numpy(ring.view(np.int32))
