@@ -16,6 +16,7 @@
     ├── ProtocolError        a message from the other side breaks the protocol
     │   └── MissingBaseError it builds on weights that this side does not have
     ├── FederationError      the study cannot go on
+    │   ├── DropoutError     too few sites are left in a round with secure aggregation
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
     ├── RunError             a run's folder cannot be used
@@ -165,6 +166,12 @@ class FederationError(FeatFedError):
     def shareable(self) -> str:
         """Return the message itself."""
         return str(self)
+
+
+class DropoutError(FederationError):
+    """Too few sites are left for the sum of a round to be found; the round may be asked again."""
+
+    code = "dropouts"
 
 
 class RefusedError(FederationError):
