@@ -17,6 +17,7 @@
     │   ├── MissingBaseError it builds on weights that this side does not have
     │   └── AgreementError   keys, shares or sites of a secure aggregation are not in order
     ├── FederationError      the study cannot go on
+    │   ├── DropoutError     too few sites are left in a round with secure aggregation
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
     ├── RunError             a run's folder cannot be used
@@ -176,6 +177,12 @@ class FederationError(FeatFedError):
     def shareable(self) -> str:
         """Return the message itself."""
         return str(self)
+
+
+class DropoutError(FederationError):
+    """Too few sites are left for the sum of a round to be found; the round may be asked again."""
+
+    code = "dropouts"
 
 
 class RefusedError(FederationError):

@@ -120,6 +120,7 @@ class SecureAggregationConfig(StrictModel):
     neighbours: int | None = Field(
         None,
         ge=2,
+        multiple_of=2,
         description="sites with which each site shares masks and keys, an even number; null: all",
     )
     threshold: int | None = Field(

@@ -1,0 +1,73 @@
+"""Masks: streams of pseudo-random integers modulo 2^32 that are added to values and cancel out.
+
+The generator is AES-256 in counter mode under the seed, its counter at the block of the first
+value wanted, so that any stretch of a stream can be had by itself and weights can be masked
+bucket by bucket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from feat_fed.secagg.quantise import Ring
+
+SEED_BYTES = 32
+
+_PER_BLOCK = 4
+"""Values of 32 bits in a block of AES."""
+_CHUNK = 64 * 1024
+"""Values that are masked at once: with their key stream they stay in a core's cache."""
+_ZEROS = bytes(4 * (_CHUNK + _PER_BLOCK))
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Streams to add to values and to subtract from them, one of each seed."""
+
+    added: tuple[bytes, ...] = field(repr=False)
+    subtracted: tuple[bytes, ...] = field(repr=False)
+
+    def apply(self, values: Ring, first: int) -> None:
+        """Add and subtract the streams, in place.
+
+        Parameters
+        ----------
+        values
+            Contiguous; of any shape.
+        first
+            Place of the first value in the streams (:func:`places`).
+        """
+        flat = values.reshape(-1)
+        if not np.shares_memory(flat, values) and values.size:
+            raise ValueError("values that are not contiguous cannot be masked in place")
+        lead = first % _PER_BLOCK
+        nonce = (first // _PER_BLOCK).to_bytes(16, "big")
+        streams = [
+            (Cipher(algorithms.AES(seed), modes.CTR(nonce)).encryptor(), combine)
+            for seeds, combine in ((self.added, np.add), (self.subtracted, np.subtract))
+            for seed in seeds
+        ]
+        drawn = np.empty(_CHUNK + _PER_BLOCK, dtype="<u4")
+        start = 0
+        while start < flat.size:
+            # The first chunk brings the places to the beginning of a block.
+            stop = min(start + _CHUNK - (lead if not start else 0), flat.size)
+            chunk, skip = flat[start:stop], lead if not start else 0
+            stretch = drawn[: skip + chunk.size]
+            for stream, combine in streams:
+                stream.update_into(_ZEROS[: stretch.nbytes], stretch.view(np.uint8).data)
+                combine(chunk, stretch[skip:], out=chunk)
+            start = stop
+
+
+def places(sizes: Mapping[str, int], *, counters: int = 0) -> dict[str, int]:
+    """Return where each tensor's values begin in the streams, in name order after the counters."""
+    starts, start = {}, counters
+    for name in sorted(sizes):
+        starts[name] = start
+        start += sizes[name]
+    return starts
