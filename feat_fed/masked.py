@@ -7,8 +7,10 @@ Whole numbers that only their sum may tell (counters) go before the first tensor
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,15 +18,22 @@ from torch import Tensor
 
 from feat_fed.config import StudyConfig
 from feat_fed.errors import ConfigError
-from feat_fed.federate import pack_groups, unpack
-from feat_fed.federate.buckets import Described
+from feat_fed.federate import unpack
+from feat_fed.federate.buckets import Described, pack_groups
 from feat_fed.model.state import TensorSpec
-from feat_fed.secagg import Grid, Masks, Ring, counters_from_ring, counters_to_ring, places
+from feat_fed.secagg import Grid, Masks, counters_from_ring, counters_to_ring, places
+from feat_fed.secagg.quantise import Ring
 
 COUNTERS = "counters/"
 """The name of their tensor; no tensor of a model has it."""
 
 Update = Mapping[str, Tensor]
+
+
+def num_counters(study: StudyConfig) -> int:
+    """Return how many counters go with an update: whether it was within an adaptive bound."""
+    central = study.privacy.central
+    return 1 if central is not None and central.clipping == "adaptive" else 0
 
 
 def largest_move(study: StudyConfig, clip_norm: float | None = None) -> float:
@@ -56,41 +65,52 @@ def largest_move(study: StudyConfig, clip_norm: float | None = None) -> float:
     return study.screening.max_move * training.learning_rate * training.local_steps
 
 
-def mask_update(
-    trained: Mapping[str, Tensor],
-    received: Mapping[str, Tensor],
-    *,
-    grid: Grid,
-    masks: Masks,
-    counters: Sequence[int] = (),
-) -> list[bytes]:
-    """Return a site's update in buckets that say nothing without the other sites'.
+@dataclass(frozen=True)
+class OwnUpdate:
+    """What a site's training has changed, on the grid and not masked yet.
 
     Raises
     ------
     TrainingError
-        If a weight is not finite.
+        By each method, if a weight is not finite.
     """
-    starts = places(_sizes(received), counters=len(counters))
 
-    def groups() -> Iterator[Mapping[str, Tensor]]:
-        if counters:
-            ring = counters_to_ring(counters)
-            masks.apply(ring, 0)
-            yield {COUNTERS: _signed(ring)}
-        for name, start in starts.items():
-            moved = trained[name].to(torch.float32) - received[name].to(torch.float32)
-            ring = grid.to_ring(moved)
-            masks.apply(ring, start)
-            yield {name: _signed(ring)}
+    trained: Mapping[str, Tensor]
+    received: Mapping[str, Tensor]
+    grid: Grid
+    counters: Sequence[int] = ()
 
-    return list(pack_groups(groups()))
+    def digest(self) -> str:
+        """Return the SHA-256 of all its integers."""
+        sha = hashlib.sha256()
+        for name, ring, _ in self._rings():
+            sha.update(f"{name} {ring.size}\n".encode())
+            sha.update(ring.data)
+        return sha.hexdigest()
+
+    def masked(self, masks: Masks) -> list[bytes]:
+        """Return it in buckets that say nothing without the other sites'."""
+
+        def groups() -> Iterator[Mapping[str, Tensor]]:
+            for name, ring, start in self._rings():
+                masks.apply(ring, start)
+                yield {name: _signed(ring)}
+
+        return pack_groups(groups())
+
+    def _rings(self) -> Iterator[tuple[str, Ring, int]]:
+        """Yield each tensor's name, integers and place; a tensor at a time is in memory."""
+        if self.counters:
+            yield COUNTERS, counters_to_ring(self.counters), 0
+        for name, start in places(_sizes(self.received), counters=len(self.counters)).items():
+            moved = self.trained[name].to(torch.float32) - self.received[name].to(torch.float32)
+            yield name, self.grid.to_ring(moved), start
 
 
 def unpack_masked(
     buckets: Sequence[bytes], weights: Mapping[str, Described], *, counters: int = 0
 ) -> dict[str, Tensor]:
-    """Read what :func:`mask_update` made and came over the wire, still masked; int32.
+    """Read what :class:`OwnUpdate` made and came over the wire, still masked; int32.
 
     Parameters
     ----------

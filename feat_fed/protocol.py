@@ -8,6 +8,7 @@ into which a text from inside a hospital could be put.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -226,6 +227,11 @@ class Assignment(StrictModel):
         # Of either side's making: the server's paths stay there, and a site opens none of them.
         return study.without_paths()
 
+    @property
+    def moves_weights(self) -> bool:
+        """Whether the task starts from weights."""
+        return self.task in ("train", "evaluate")
+
 
 class Report(StrictModel):
     """Site to server: what came of it, with the site's weights beside it after training."""
@@ -306,6 +312,26 @@ def parse_header(model: type[HeaderT], text: str) -> HeaderT:
             f"a header that is no {model.__name__} of protocol {PROTOCOL_VERSION}"
             f" (wrong: {', '.join(fields) or 'its form'})"
         ) from None
+
+
+def enclose(message: BaseModel) -> str:
+    """Return a message as a header carries it beside its own fields."""
+    return base64.b64encode(message.model_dump_json().encode()).decode()
+
+
+def opened(text: str | None, model: type[HeaderT]) -> HeaderT:
+    """Return a message that came inside a header.
+
+    Raises
+    ------
+    ProtocolError
+        If there is none, or it breaks the schema.
+    """
+    try:
+        return model.model_validate_json(base64.b64decode(text or "", validate=True))
+    except ValueError:  # pydantic's errors are some, too
+        error = ProtocolError(f"a header that encloses no {model.__name__}", refusal="agreement")
+        raise error from None
 
 
 def refusal_code(content: bytes) -> int | None:

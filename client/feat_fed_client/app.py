@@ -28,6 +28,7 @@ from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.known_study import remember_study
 from feat_fed_client.limits import TRAINING_SHARE, DeclinedError
 from feat_fed_client.round_files import tidy
+from feat_fed_client.secure import SecurePart
 from feat_fed_client.session import SiteSession
 from feat_fed_client.supervision import Witness
 from feat_fed_client.traffic import Traffic
@@ -62,6 +63,12 @@ def make_app(
     def evaluate(message: Message, context: Context) -> Message:
         return answer(message, site_of(context), witness=witness)
 
+    for stage in ("keys", "shares", "unmask"):
+
+        @app.query(stage)
+        def agree(message: Message, context: Context) -> Message:
+            return answer(message, site_of(context), witness=witness)
+
     return app
 
 
@@ -82,7 +89,8 @@ def answer(
         raise Unreadable(FAILURES["protocol"]) from error
     remember_study(site.store, assignment)
     traffic = Traffic(site.store, assignment)
-    traffic.received(sum(map(len, buckets)), message_id=message.metadata.message_id)
+    if assignment.moves_weights:
+        traffic.received(sum(map(len, buckets)), message_id=message.metadata.message_id)
     if assignment.verdict:
         hear_verdict(site.store, assignment)
     # A message may live longer than the server waits, for answers that come late.
@@ -91,6 +99,9 @@ def answer(
     )
     train_until = arrived_at + TRAINING_SHARE * given_sec
     try:
+        secure = SecurePart.of(site, assignment)
+        if secure is not None and assignment.task != "train":
+            return Message(to_records(secure.answer()), reply_to=message)
         tidy(site.store, study_id=assignment.study_id)
         exchanged = ExchangedWeights(site.store, assignment)
         # Also where the round is declined: asked again, it comes without weights.
@@ -99,7 +110,10 @@ def answer(
         session = SiteSession(site, witness=witness, train_until=train_until)
         report, trained = session.run(assignment, weights)
         report = report.model_copy(update={"holds": exchanged.held})
-        update = exchanged.encode(trained, weights) if trained else []
+        if secure is not None:
+            report, update = secure.masked(report, trained, weights)
+        else:
+            update = exchanged.encode(trained, weights) if trained else []
         traffic.sent(sum(map(len, update)))
         note_report(site.store, report)
         return Message(to_records(report, update), reply_to=message)
@@ -159,6 +173,7 @@ def _failed(
         code=code,
         reference=reference,
         holds=ExchangedWeights(site.store, assignment).held,
+        attempt=assignment.attempt,
     )
 
 
@@ -172,6 +187,7 @@ def _declined(assignment: Assignment, site: SiteConfig, declined: DeclinedError)
         outcome="declined",
         code=declined.limit,
         holds=ExchangedWeights(site.store, assignment).held,
+        attempt=assignment.attempt,
     )
 
 

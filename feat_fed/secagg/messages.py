@@ -8,16 +8,14 @@ are counted as in Figure 4 of Bonawitz et al. (CCS 2017, ePrint 2017/281).
 from __future__ import annotations
 
 import base64
-import hashlib
 from typing import Annotated, Self
 
-from cryptography.hazmat.primitives import serialization
 from pydantic import Field, StringConstraints, model_validator
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.privacy import Fingerprint
 from feat_fed.config.study import Name
-from feat_fed.joining import PublicKey, read_public_key
+from feat_fed.joining import PublicKey, fingerprint, read_public_key
 from feat_fed.protocol import StudyId
 
 MARK = "feat-fed-secagg-1"
@@ -73,10 +71,8 @@ class KeyOffer(StrictModel):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """SHA-256 of the site's own public key, as ``site.privacy.peers`` lists it."""
-        key = read_public_key(self.identity.encode())
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+        """Of the site's own public key, as people compare it and ``site.privacy.peers`` lists it."""
+        return fingerprint(read_public_key(self.identity.encode()))
 
 
 class Roster(StrictModel):
