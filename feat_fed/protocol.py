@@ -205,6 +205,9 @@ class Assignment(StrictModel):
         description="the last round of which the server used this site's update, 0: none; None: "
         "the server does not know the site by name yet",
     )
+    clip_norm: float | None = Field(
+        None, gt=0, description="longest update in this round, where the study has central privacy"
+    )
 
     @field_validator("study")
     @classmethod
@@ -245,6 +248,12 @@ class Report(StrictModel):
         None, description="of the server's weights that the site keeps, for differences"
     )
     version: VersionText | None = Field(None, description="of feat-fed at the site")
+    within_clip_norm: bool | None = Field(
+        None, description="whether the update was no longer than clip_norm before it was clipped"
+    )
+    patients_only_here: bool = Field(
+        False, description="the site vouches that its patients are at no other site of the study"
+    )
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:
