@@ -220,6 +220,9 @@ class Assignment(StrictModel):
         None, description="whose keys mask the update; None: it is not masked"
     )
     enclosed: Enclosed | None = None
+    clip_norm: float | None = Field(
+        None, gt=0, description="longest update in this round, where the study has central privacy"
+    )
 
     @field_validator("study")
     @classmethod
@@ -267,6 +270,12 @@ class Report(StrictModel):
     version: VersionText | None = Field(None, description="of feat-fed at the site")
     attempt: Attempt | None = Field(None, description="that of the assignment")
     enclosed: Enclosed | None = None
+    within_clip_norm: bool | None = Field(
+        None, description="whether the update was no longer than clip_norm before it was clipped"
+    )
+    patients_only_here: bool = Field(
+        False, description="the site vouches that its patients are at no other site of the study"
+    )
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:

@@ -23,6 +23,7 @@ from feat_fed.errors import DataError, FeatFedError, MissingBaseError
 from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report, verdict_text
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
+from feat_fed_client.clipped import clip_own
 from feat_fed_client.exchanged import ExchangedWeights
 from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.known_study import remember_study
@@ -109,6 +110,7 @@ def answer(
         traffic.require(site.limits)
         session = SiteSession(site, witness=witness, train_until=train_until)
         report, trained = session.run(assignment, weights)
+        report, trained = clip_own(assignment, site, report, trained, weights)
         report = report.model_copy(update={"holds": exchanged.held})
         if secure is not None:
             report, update = secure.masked(report, trained, weights)

@@ -85,7 +85,8 @@ class CentralPrivacyConfig(StrictModel):
         gt=0,
         le=1000,
         description="standard deviation of the noise on the sum of updates in clip_norm; null: "
-        "found from epsilon",
+        "found from epsilon. Adaptive clipping spends a part on its count, and the noise on the "
+        "sum is larger by that",
     )
     clipping: Literal["fixed", "adaptive"] = "fixed"
     clip_norm: float = Field(
@@ -101,13 +102,23 @@ class CentralPrivacyConfig(StrictModel):
         None,
         gt=0,
         description="standard deviation of the noise on the count of updates within the bound; "
-        "null: a twentieth of sites.minimum, at least 1",
+        "null: a twentieth of sites.minimum, at least 1 and noise_multiplier",
     )
 
     @model_validator(mode="after")
     def _noise_is_known(self) -> Self:
         if self.epsilon is None and self.noise_multiplier is None:
             raise ValueError("neither epsilon nor noise_multiplier is set; set one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _count_spends_less_than_all(self) -> Self:
+        z, count = self.noise_multiplier, self.count_noise
+        if self.clipping == "adaptive" and z is not None and count is not None and z >= 2 * count:
+            raise ValueError(
+                f"count_noise is {count:g}, with which the count alone spends more than "
+                f"noise_multiplier {z:g} allows; raise it above {z / 2:g}, or leave it out"
+            )
         return self
 
 
@@ -185,8 +196,8 @@ class SitePrivacyConfig(StrictModel):
     )
     patients_only_here: bool = Field(
         False,
-        description="that no patient of this site is at another site of the study: what is proven "
-        "of the hospital then holds of each patient",
+        description="that no patient of this site is at another site of the study: an epsilon of "
+        "each patient then follows from central privacy, too",
     )
     peers: dict[str, Fingerprint] = Field(
         {},

@@ -205,20 +205,24 @@ class RunStore:
             raise RunError(f"{path} cannot be written: {error}") from error
 
     def rounds(self) -> tuple[RoundRecord, ...]:
-        """Return the rounds in order, each by its last record.
+        """Return the rounds in order, each by its last record."""
+        records = {each.round: each for each in self.records()}
+        return tuple(records[number] for number in sorted(records))
+
+    def records(self) -> tuple[RoundRecord, ...]:
+        """Return every record, as they were appended; a round that was done again has several.
 
         A line without its end is what a crash left of an append; it is passed over.
         """
         path = self.root / "metrics.jsonl"
         *whole, _torn = _read_bytes(path).split(b"\n")
-        records: dict[int, RoundRecord] = {}
+        records = []
         for number, line in enumerate(whole, start=1):
             try:
-                record = RoundRecord.model_validate_json(line)
+                records.append(RoundRecord.model_validate_json(line))
             except ValidationError as error:
                 raise RunError(f"{path}, line {number}, is not a round: {_first(error)}") from None
-            records[record.round] = record
-        return tuple(records[number] for number in sorted(records))
+        return tuple(records)
 
     def write_summary(self, summary: RunSummary) -> None:
         """Replace the run's summary."""

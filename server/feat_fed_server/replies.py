@@ -83,6 +83,7 @@ class Reply:
             bytes_down=bytes_down,
             bytes_up=self.bytes_up,
             answers_round=self.answers_round,
+            patients_only_here=told.patients_only_here if told else False,
         )
 
     def refused(self, error: ProtocolError) -> Reply:

@@ -14,7 +14,7 @@ from torch import Tensor
 from feat_fed.errors import FederationError
 from feat_fed.protocol import Assignment, Task, Versions
 from feat_fed.report.links import Link, Links
-from feat_fed.report.records import RoundRecord
+from feat_fed.report.records import CentralSpending, RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
@@ -22,7 +22,9 @@ from feat_fed.train.run_state import Standing as StandingTree
 from feat_fed_server.again import Again
 from feat_fed_server.asking import Asking
 from feat_fed_server.audited_grid import AuditedGrid
-from feat_fed_server.inbox import Arrived, Inbox, clear_inboxes
+from feat_fed_server.central import CentralStrategy, PrivateRound
+from feat_fed_server.central_account import central_spending, require_budget
+from feat_fed_server.inbox import Arrived, ClosedNote, Inbox, clear_inboxes
 from feat_fed_server.intake import Intake
 from feat_fed_server.outgoing import Outbox, last_taken
 from feat_fed_server.question import Question
@@ -30,6 +32,7 @@ from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.sampling import draw
+from feat_fed_server.seeded_noise import new_seed
 from feat_fed_server.site_desk import SiteDesk
 from feat_fed_server.standing import Standing
 from feat_fed_server.strategy import build_strategy
@@ -63,6 +66,7 @@ class RoundLoop:
         self._study_id = store.summary().study_id
         self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
+        self._central = CentralStrategy.of(self._study, self._strategy)
         self._audit = RunAudit(store)
         audited = cast(Grid, AuditedGrid(grid, roster, self._audit))
         self._asking = Asking(audited, roster, store)
@@ -80,16 +84,16 @@ class RoundLoop:
         """
         state = restore(self._store)
         self._tidy(state)  # what a kill after a round's end has left
-        summarise(self._store, state, "running")
+        summarise(self._store, state, "running", central=self._spent())
         done = (each for each in self._store.rounds() if each.round <= state.rounds_done)
         self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
         self._audit.began(after_round=state.rounds_done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
-            summarise(self._store, state, "running")
+            summarise(self._store, state, "running", central=self._spent())
         final = self._score(state)
-        summarise(self._store, state, "complete", final_heldout_loss=final)
+        summarise(self._store, state, "complete", final_heldout_loss=final, central=self._spent())
         clear_inboxes(self._store.inbox(1).parent)
         self._audit.ended("complete")
         self._asking.tell("done", state.rounds_done)
@@ -100,20 +104,23 @@ class RoundLoop:
         inbox = self._inbox(number)
         closed = inbox.closed()
         if closed is None:
-            closed = self._gather(number, state, inbox)
-            inbox.close(*closed)
-        record, standing = closed
-        started = time.monotonic()
+            if (central := self._study.privacy.central) is not None:
+                require_budget(self._store.records(), config=central)
+            record, standing = self._gather(number, state, inbox)
+            closed = inbox.close(record, standing, new_seed() if self._central else None)
+        record, started = closed.record, time.monotonic()
         self._asking.tell("aggregating", number)
-        weights, optimiser = self._strategy.aggregate(number, inbox, state.weights, state.optimiser)
+        weights, optimiser, private = self._aggregated(number, inbox, closed, state)
         new = state.after_round(
             weights,
             ema_decay=self._study.strategy.ema_decay,
             optimiser=optimiser,
-            standing=standing,
+            standing=closed.standing,
+            clip_norm=private.clip_norm if private else None,
         )
         seconds = record.seconds + time.monotonic() - started
-        self._store.append(self._measured(record.model_copy(update={"seconds": seconds})))
+        noted = {"seconds": seconds, "central": private.record if private else None}
+        self._store.append(self._measured(record.model_copy(update=noted)))
         save(self._store, new)
         self._taken = last_taken(self._taken, [record])
         self._audit.round_done(record)
@@ -122,6 +129,30 @@ class RoundLoop:
             self._audit.site("site-quarantined", site, code=now.of(site).offences[-1].code)
         self._tidy(new)
         return new
+
+    def _aggregated(
+        self, number: int, inbox: Inbox, closed: ClosedNote, state: GlobalState
+    ) -> tuple[Weights, Weights, PrivateRound | None]:
+        """Return the next weights, the server optimiser's state, and what was private of it."""
+        if self._central is None:
+            both = self._strategy.aggregate(number, inbox, state.weights, state.optimiser)
+            return *both, None
+        private = self._central.aggregate(
+            number,
+            inbox,
+            state.weights,
+            state.optimiser,
+            clip_norm=self._central.clip_norm(state.clip_norm),
+            seed=closed.noise_seed or new_seed(),
+        )
+        return private.weights, private.optimiser, private
+
+    def _spent(self) -> CentralSpending | None:
+        """Return what central privacy has spent so far, where the study has it."""
+        central = self._study.privacy.central
+        if central is None:
+            return None
+        return central_spending(self._store.records(), delta=central.delta)
 
     def _tidy(self, state: GlobalState) -> None:
         """Remove what no way on needs.
@@ -159,8 +190,12 @@ class RoundLoop:
         tally.add([_known(each, number) for each in inbox.arrived()])
         outgoing = self._outbox.prepare(state.weights, rounds_done=number - 1)
         desk = self._desk(state)
+        assignment = self._assignment("train", number)
+        if self._central is not None:
+            clip_norm = self._central.clip_norm(state.clip_norm)
+            assignment = assignment.model_copy(update={"clip_norm": clip_norm})
         intake = Intake(self._store, number, state.weights, inbox, desk.standing)
-        question = Question(self._assignment("train", number), outgoing, desk, self._taken)
+        question = Question(assignment, outgoing, desk, self._taken)
         while True:
             replies = self._asking.ask(
                 question,
