@@ -115,11 +115,13 @@ class SecurePart:
         if (roster := aggregation.state.roster) is None:
             raise AgreementError("an update is asked for before the roster of sites came")
         study = self._told.study
-        grid = Grid(largest_move(study), sites=len(roster.offers))
-        update = OwnUpdate(trained, received, grid, [0] * num_counters(study))
+        largest = largest_move(study, self._told.clip_norm)
+        counters = [int(bool(report.within_clip_norm))] * num_counters(study)
+        update = OwnUpdate(trained, received, Grid(largest, sites=len(roster.offers)), counters)
         masks = aggregation.masks(deliveries, values=update.digest())
         self._keep(aggregation)
-        return report.model_copy(update={"attempt": self._told.attempt}), update.masked(masks)
+        told = {"attempt": self._told.attempt, "within_clip_norm": None}
+        return report.model_copy(update=told), update.masked(masks)
 
     def _keys(self) -> BaseModel:
         SiteLimits.of(self._site).require_open()

@@ -71,7 +71,7 @@ class KeyOffer(StrictModel):
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Of the site's own public key, as people compare it and ``site.privacy.peers`` lists it."""
+        """Of the site's own public key, as ``site.privacy.peers`` lists it."""
         return fingerprint(read_public_key(self.identity.encode()))
 
 

@@ -237,7 +237,7 @@ class SiteSecAgg:
             )
         for sender, sealed in deliveries.sealed.items():
             self._opened(sender, sealed)
-        added, subtracted = [to_bytes(self.state.seed)], []
+        added, subtracted = [to_bytes(self.state.seed)], list[bytes]()
         digest = roster_digest(roster, terms)
         for peer in sorted(deliveries.sealed):
             public = to_bytes(roster.of(peer).mask_key)

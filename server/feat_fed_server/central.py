@@ -22,6 +22,7 @@ from feat_fed.report.records import CentralRecord
 from feat_fed_server.inbox import Arrived, Inbox
 from feat_fed_server.seeded_noise import SeededNoise
 from feat_fed_server.strategy import ServerStrategy, groups
+from feat_fed_server.summed import Summed, moved_by
 
 _COPIES = 8
 """Of a group in memory: sum, noise and one update in float64, with what they are made of."""
@@ -113,37 +114,34 @@ class CentralStrategy:
         """
         return self._config.clip_norm if moved is None else moved
 
-    def aggregate(
+    def release(
         self,
         round_number: int,
-        inbox: Inbox,
+        summed: Summed,
         previous: Mapping[str, Tensor],
         state: Mapping[str, Tensor],
         *,
         clip_norm: float,
         seed: str,
     ) -> PrivateRound:
-        """Return what the round's updates come to.
+        """Return what a sum of updates comes to, none of which is longer than ``clip_norm``.
 
         Parameters
         ----------
-        inbox
-            At least one update; each counts the same, whatever its report says.
+        summed
+            Of at least one site.
         seed
             The round's secret, by :func:`~feat_fed_server.seeded_noise.new_seed`.
 
         Raises
         ------
         FederationError
-            If the result is not finite, or an update is not what the inbox says of it.
-        CheckpointError
-            If an update cannot be read any more.
+            If the result is not finite.
         """
-        arrived = inbox.arrived()
-        mean = NoisyMean(self._noise, clip_norm, len(arrived), SeededNoise(seed))
-        means = noisy_means(mean, inbox, previous)
+        mean = NoisyMean(self._noise, clip_norm, summed.num_sites, SeededNoise(seed))
+        means = noisy_means(mean, summed, previous)
         weights, optimiser = self._inner.finish(round_number, means, previous, state)
-        share = mean.share_within(sum(_is_within(each, clip_norm) for each in arrived))
+        share = mean.share_within(summed.num_within)
         record = CentralRecord(
             release=mean.seeded.name,
             clip_norm=clip_norm,
@@ -156,19 +154,33 @@ class CentralStrategy:
 
 
 def noisy_means(
-    mean: NoisyMean, inbox: Inbox, previous: Mapping[str, Tensor]
+    mean: NoisyMean, summed: Summed, previous: Mapping[str, Tensor]
 ) -> Iterator[dict[str, Tensor]]:
-    """Yield the noisy mean of the sites' weights, group for group, in float32 at least.
+    """Yield the noisy mean of the sites' weights, group for group, in float32 at least."""
+    for totals in summed.totals:
+        yield {
+            name: moved_by(previous[name], mean.of_sum(name, total))
+            for name, total in totals.items()
+        }
 
-    Raises
-    ------
-    FederationError
-        At the end, if what was added of a site is longer than the bound.
+
+def clipped_sum(inbox: Inbox, previous: Mapping[str, Tensor], *, clip_norm: float) -> Summed:
+    """Return the sum of an inbox's updates, each clipped.
+
+    Reading its last group raises :class:`FederationError` if what was added of a site is longer
+    than the bound.
     """
+    arrived = inbox.arrived()
+    within = sum(_is_within(each, clip_norm) for each in arrived)
+    return Summed(len(arrived), within, _clipped_totals(inbox, previous, clip_norm=clip_norm))
+
+
+def _clipped_totals(
+    inbox: Inbox, previous: Mapping[str, Tensor], *, clip_norm: float
+) -> Iterator[dict[str, Tensor]]:
     squares = {each.report.site: 0.0 for each in inbox.arrived()}
     factors = {
-        each.report.site: clip_factor(each.norm, clip_norm=mean.clip_norm)
-        for each in inbox.arrived()
+        each.report.site: clip_factor(each.norm, clip_norm=clip_norm) for each in inbox.arrived()
     }
     for names in groups(previous, _COPIES):
         before = {name: previous[name].double() for name in names}
@@ -178,14 +190,9 @@ def noisy_means(
                 move = (weights.double() - before[name]).mul_(factor)
                 squares[site] += float(move.square().sum())
                 total[name] += move
-        yield {
-            name: (before[name] + mean.of_sum(name, total[name])).to(
-                torch.promote_types(previous[name].dtype, torch.float32)
-            )
-            for name in names
-        }
+        yield total
     for site, square in squares.items():
-        if not square <= (mean.clip_norm * (1 + _DOUBLE_ROUNDING)) ** 2:
+        if not square <= (clip_norm * (1 + _DOUBLE_ROUNDING)) ** 2:
             raise FederationError(
                 f"the update of {site} in the inbox is not as long as was noted when it came; "
                 "nothing is released: remove the round's inbox, and the sites are asked again"

@@ -87,6 +87,11 @@ class Inbox:
         except OSError as error:
             raise StorageError(f"{folder} cannot be used: {error}") from error
 
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self._folder
+
     def put(self, arrived: Arrived, weights: Mapping[str, Tensor]) -> None:
         """Write a site's update; an older one of the site is replaced.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feat_fed.config import TrainingConfig
 from feat_fed.errors import ProtocolError, RefusalCode
-from feat_fed.masked import unpack_masked
+from feat_fed.masked import num_counters, unpack_masked
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
@@ -149,7 +149,8 @@ def read_reply(
         if assignment.attempt is None:
             weights = outgoing.read_update(buckets)
         else:
-            weights = unpack_masked(buckets, outgoing.weights)
+            counters = num_counters(assignment.study)
+            weights = unpack_masked(buckets, outgoing.weights, counters=counters)
     except ProtocolError as error:
         return Reply(site, "refused", bytes_up=size).refused(error)
     return Reply(

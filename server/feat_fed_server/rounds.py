@@ -11,7 +11,6 @@ from typing import cast
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from feat_fed.errors import FederationError
 from feat_fed.protocol import Assignment, Task, Versions
 from feat_fed.report.links import Link, Links
 from feat_fed.report.records import CentralSpending, RoundRecord
@@ -22,7 +21,7 @@ from feat_fed.train.run_state import Standing as StandingTree
 from feat_fed_server.again import Again
 from feat_fed_server.asking import Asking
 from feat_fed_server.audited_grid import AuditedGrid
-from feat_fed_server.central import CentralStrategy, PrivateRound
+from feat_fed_server.central import CentralStrategy, PrivateRound, clipped_sum
 from feat_fed_server.central_account import central_spending, require_budget
 from feat_fed_server.inbox import Arrived, ClosedNote, Inbox, clear_inboxes
 from feat_fed_server.intake import Intake
@@ -32,6 +31,8 @@ from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.sampling import draw
+from feat_fed_server.secure_round import SecureRound
+from feat_fed_server.secure_sum import secure_sum
 from feat_fed_server.seeded_noise import new_seed
 from feat_fed_server.site_desk import SiteDesk
 from feat_fed_server.standing import Standing
@@ -134,18 +135,25 @@ class RoundLoop:
         self, number: int, inbox: Inbox, closed: ClosedNote, state: GlobalState
     ) -> tuple[Weights, Weights, PrivateRound | None]:
         """Return the next weights, the server optimiser's state, and what was private of it."""
-        if self._central is None:
-            both = self._strategy.aggregate(number, inbox, state.weights, state.optimiser)
-            return *both, None
-        private = self._central.aggregate(
-            number,
-            inbox,
-            state.weights,
-            state.optimiser,
-            clip_norm=self._central.clip_norm(state.clip_norm),
-            seed=closed.noise_seed or new_seed(),
-        )
-        return private.weights, private.optimiser, private
+        before, clip_norm = state.weights, self._clip_norm(state)
+        summed = None
+        if self._study.privacy.secure_aggregation is not None:
+            summed = secure_sum(inbox, self._study, before, clip_norm=clip_norm)
+        if self._central is not None and clip_norm is not None:
+            summed = summed or clipped_sum(inbox, before, clip_norm=clip_norm)
+            seed = closed.noise_seed or new_seed()
+            private = self._central.release(
+                number, summed, before, state.optimiser, clip_norm=clip_norm, seed=seed
+            )
+            return private.weights, private.optimiser, private
+        if summed is not None:
+            means = summed.means(before)
+            return *self._strategy.finish(number, means, before, state.optimiser), None
+        return *self._strategy.aggregate(number, inbox, before, state.optimiser), None
+
+    def _clip_norm(self, state: GlobalState) -> float | None:
+        """Return the longest update in the next round; None where there is no bound."""
+        return self._central.clip_norm(state.clip_norm) if self._central else None
 
     def _spent(self) -> CentralSpending | None:
         """Return what central privacy has spent so far, where the study has it."""
@@ -185,17 +193,46 @@ class RoundLoop:
     ) -> tuple[RoundRecord, StandingTree]:
         """Ask until enough updates that are good among each other are in the inbox."""
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
-        sites, again = self._study.sites, Again(self._asking, self._study.sites, number)
-        tally = Tally(self._roster.expected, needed=sites.minimum)
-        tally.add([_known(each, number) for each in inbox.arrived()])
+        tally = Tally(self._roster.expected, needed=self._study.sites.minimum)
         outgoing = self._outbox.prepare(state.weights, rounds_done=number - 1)
         desk = self._desk(state)
         assignment = self._assignment("train", number)
-        if self._central is not None:
-            clip_norm = self._central.clip_norm(state.clip_norm)
-            assignment = assignment.model_copy(update={"clip_norm": clip_norm})
-        intake = Intake(self._store, number, state.weights, inbox, desk.standing)
+        assignment = assignment.model_copy(update={"clip_norm": self._clip_norm(state)})
         question = Question(assignment, outgoing, desk, self._taken)
+        if self._study.privacy.secure_aggregation is not None:
+            SecureRound(
+                self._study,
+                question,
+                asking=self._asking,
+                roster=self._roster,
+                audit=self._audit,
+                inbox=inbox,
+                tally=tally,
+            ).gather()
+        else:
+            intake = Intake(self._store, number, state.weights, inbox, desk.standing)
+            self._ask_until_enough(question, intake, tally)
+        tally.add_absent(self._asking.busy)
+        record = RoundRecord(
+            round=number,
+            started_at=started_at.isoformat(timespec="seconds"),
+            seconds=time.monotonic() - started,
+            train_loss=_mean(tally.replies, "train_loss"),
+            heldout_loss=_mean(tally.replies, "heldout_loss"),
+            weights_bytes=sum(each.nbytes for each in state.weights.values()),
+            sites=tally.records(self._study.training),
+        )
+        standing = desk.standing_now().after_round(
+            number,
+            [each.answer() for each in tally.replies],
+            screening=self._study.screening,
+        )
+        return record, standing.model_dump(mode="json")
+
+    def _ask_until_enough(self, question: Question, intake: Intake, tally: Tally) -> None:
+        number, sites = question.assignment.round, self._study.sites
+        again = Again(self._asking, sites, number)
+        tally.add([_known(each, number) for each in intake.inbox.arrived()])
         while True:
             replies = self._asking.ask(
                 question,
@@ -218,24 +255,8 @@ class RoundLoop:
             if not tally.still_needed:
                 intake.compare(tally, self._strategy.weight_of)
             if not tally.still_needed:
-                break
+                return
             again.wait(tally)
-        tally.add_absent(self._asking.busy)
-        record = RoundRecord(
-            round=number,
-            started_at=started_at.isoformat(timespec="seconds"),
-            seconds=time.monotonic() - started,
-            train_loss=_mean(tally.replies, "train_loss"),
-            heldout_loss=_mean(tally.replies, "heldout_loss"),
-            weights_bytes=sum(each.nbytes for each in state.weights.values()),
-            sites=tally.records(self._study.training),
-        )
-        standing = desk.standing_now().after_round(
-            number,
-            [each.answer() for each in tally.replies],
-            screening=self._study.screening,
-        )
-        return record, standing.model_dump(mode="json")
 
     def _desk(self, state: GlobalState) -> SiteDesk:
         moved = {

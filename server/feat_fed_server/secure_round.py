@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel
 
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 MOST_BEGINNINGS = 5
 """Of one round with new keys, without a break of the server."""
 
+MessageT = TypeVar("MessageT", bound=BaseModel)
 Take = Callable[[Reply], None]
 """Takes what a good reply encloses; raises ProtocolError where it is not in order."""
 
@@ -93,7 +95,7 @@ class SecureRound:
         self._path = state_path(inbox)
         self._server = self._restored()
         self._drop_others()
-        tally.add([self._known(each) for each in inbox.arrived()])
+        tally.add([known_reply(each) for each in inbox.arrived()])
 
     def gather(self) -> None:
         """Ask until the sum of enough updates can be told.
@@ -150,75 +152,100 @@ class SecureRound:
             roster = self._server.roster()
             targets = {*roster.names} - self._server.state.dealt.keys()
             told = enclose(roster)
-            self._ask_those("shares", dict.fromkeys(targets, told), self._take_shares)
+            self._ask_those("shares", dict.fromkeys(targets, told), take=self._take_shares)
             self._require(len(self._server.state.dealt), "dealt shares")
-        self._deliveries = self._server.deal()
-        self._write()
-        self._audit.masks("masks-agreed", self._number, self._attempt, self._deliveries)
+            sharing = self._server.deal().keys()
+            self._write()
+            self._audit.masks("masks-agreed", self._number, self._attempt, sharing)
 
     def _train(self) -> None:
-        """Stage 2: masked updates come; those that fail are asked again while they are needed."""
-        while self._server.state.request is None:
-            there = {*self._tally.good}
-            told = {
-                site: enclose(each)
-                for site, each in self._deliveries.items()
-                if site not in there | self._tally.settled
+        """Stage 2: masked updates come; sites that fail are asked again while they are needed."""
+        told = {site: enclose(each) for site, each in self._server.deal().items()}
+        while (left := self._still_to_train(told)) is not None:
+            self._tally.add(self._ask_to_train(left))
+            if self._server.state.request is None:
+                self._end_training(can_ask_again=self._tally.failed & told.keys())
+
+    def _still_to_train(self, told: Mapping[str, str]) -> dict[str, str] | None:
+        """Return whose update is wanted now; None: all that are needed are here."""
+        here, request = {*self._tally.good}, self._server.state.request
+        if request is None:
+            return {
+                site: each for site, each in told.items() if site not in here | self._tally.settled
             }
-            question = replace(self._question, assignment=self._told("train"), enclosed=told)
-            replies = self._asking.ask(
-                question,
-                needed=0,
-                but=self._others(told),
-                replied=there,
-                draw=lambda sites, told=told: [each for each in sites if each in told],  # type: ignore[misc]
-                accept=self._accept_update,
+        lost = {*request.survivors} - here  # damaged on this disk since
+        if lost & self._tally.settled:
+            raise FederationError(
+                f"round {self._number}: masked updates that are part of the sum are lost: "
+                f"{', '.join(sorted(lost))}"
             )
-            self._tally.add(replies)
-            if self._tally.failed & told.keys() and self._tally.still_needed:
-                log.warning("round %d has %s", self._number, self._tally.told())
-                continue
+        return {site: told[site] for site in lost} or None
+
+    def _ask_to_train(self, told: Mapping[str, str]) -> list[Reply]:
+        question = replace(self._question, assignment=self._told("train"), enclosed=told)
+        return self._asking.ask(
+            question,
+            needed=0,
+            but=self._others(told),
+            replied=self._tally.good,
+            draw=lambda there: [each for each in there if each in told],
+            accept=self._accept_update,
+        )
+
+    def _end_training(self, *, can_ask_again: Collection[str]) -> None:
+        """Fix whose updates are summed up, if they are enough."""
+        try:
             self._require(len(self._tally.good), "sent masked updates")
             for site in self._tally.good:
                 self._server.take_masked(site)
             self._server.request()
-            self._write()
+        except DropoutError:
+            if not can_ask_again:
+                raise
+            log.warning("round %d has %s", self._number, self._tally.told())
+        self._write()
 
     def _unmask(self) -> None:
         """Stage 4: survivors give shares of the masks that are left on the sum."""
-        request = self._server.request()
-        told = dict.fromkeys(request.survivors, enclose(request))
-        dropped = self._deliveries.keys() - {*request.survivors}
+        request, sharing = self._server.request(), self._server.deal().keys()
+        dropped = sharing - {*request.survivors}
         if dropped:
             log.warning("round %d is without %s", self._number, ", ".join(sorted(dropped)))
         for _ in range(MAX_ATTEMPTS):
-            missing = told.keys() - self._server.state.shares.keys()
             if self._server.is_recoverable:
                 break
-            self._ask_those("unmask", {each: told[each] for each in missing}, self._take_unmask)
-        if not self._server.state.shares:
-            raise DropoutError("no site has given shares to unmask the sum")
+            given = self._server.state.shares.keys()
+            told = dict.fromkeys({*request.survivors} - given, enclose(request))
+            needed = max(1, self._server.threshold - len(given))
+            self._ask_those("unmask", told, take=self._take_unmask, needed=min(needed, len(told)))
+        self._require_recoverable()
+        self._audit.unmasked(self._number, self._attempt, request.survivors, dropped)
+
+    def _require_recoverable(self) -> None:
         try:
             self._server.recover()
         except DropoutError as error:
+            if not self._server.state.shares:
+                raise
             raise FederationError(
-                f"round {self._number}: {error}; all that came is kept, and the same command goes "
-                "on when these sites are back"
+                f"round {self._number}: {error}. What came is kept, and the same command goes on "
+                "when these sites are back"
             ) from error
-        self._audit.unmasked(self._number, self._attempt, request.survivors, dropped)
+        except ProtocolError as error:
+            raise FederationError(f"round {self._number} cannot be unmasked: {error}") from error
 
     def _take_keys(self, reply: Reply) -> None:
-        offer = self._enclosed(reply, KeyOffer)
+        offer = _enclosed(reply, KeyOffer)
         if not self._roster.is_key_of(reply.site, offer.identity):
             error = f"{reply.site}: keys under another public key than it registered"
             raise ProtocolError(error, refusal="agreement")
         self._server.take_keys(offer, sender=reply.site, identity=offer.identity)
 
     def _take_shares(self, reply: Reply) -> None:
-        self._server.take_shares(self._enclosed(reply, ShareOffer), sender=reply.site)
+        self._server.take_shares(_enclosed(reply, ShareOffer), sender=reply.site)
 
     def _take_unmask(self, reply: Reply) -> None:
-        self._server.take_unmask(self._enclosed(reply, Shares), sender=reply.site)
+        self._server.take_unmask(_enclosed(reply, Shares), sender=reply.site)
 
     def _accept_update(self, reply: Reply) -> Reply:
         """Put a masked update into the inbox; of what is in it, nothing can be told."""
@@ -237,11 +264,13 @@ class SecureRound:
         self._inbox.put(arrived, reply.weights)
         return replace(reply, weights=None)
 
-    def _ask_those(self, task: Task, told: Mapping[str, str], take: Take) -> None:
+    def _ask_those(
+        self, task: Task, told: Mapping[str, str], *, take: Take, needed: int = 0
+    ) -> None:
         """Ask some sites, each for the answer to what it is told."""
         self._ask(
             task,
-            needed=0,
+            needed=needed,
             but=self._others(told),
             draw=lambda there: [each for each in there if each in told],
             take=take,
@@ -315,8 +344,6 @@ class SecureRound:
     def _attempt(self) -> int:
         return self._server.state.session.attempt
 
-    def _enclosed(self, reply: Reply, kind: type[BaseModel]) -> BaseModel: ...
-
     def _restored(self) -> ServerSecAgg:
         """Return what a server that was killed has left of this very round, or a new beginning."""
         try:
@@ -346,6 +373,24 @@ class SecureRound:
         for each in self._inbox.arrived():
             if each.report.attempt != self._attempt or each.report.site not in sharing:
                 self._inbox.discard(each.report.site)
+
+
+def _enclosed(reply: Reply, kind: type[MessageT]) -> MessageT:
+    return opened(reply.report.enclosed if reply.report else None, kind)
+
+
+def known_reply(arrived: Arrived) -> Reply:
+    """Return the reply of a masked update that was there when the server started."""
+    return Reply(
+        arrived.report.site,
+        "ok",
+        report=arrived.report,
+        bytes_down=arrived.bytes_down,
+        bytes_up=arrived.bytes_up,
+        digest=arrived.digest,
+        answer_sec=arrived.answer_sec,
+        answered_at=arrived.answered_at,
+    )
 
 
 def state_path(inbox: Inbox) -> Path:

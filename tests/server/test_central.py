@@ -19,7 +19,13 @@ from feat_fed.errors import FederationError
 from feat_fed.privacy.central import CentralNoise, updates_noise
 from feat_fed.protocol import Report
 from feat_fed_server import strategy as strategy_module
-from feat_fed_server.central import CentralStrategy, NoisyMean, PrivateRound, noisy_means
+from feat_fed_server.central import (
+    CentralStrategy,
+    NoisyMean,
+    PrivateRound,
+    clipped_sum,
+    noisy_means,
+)
 from feat_fed_server.flower_arrays import to_arrays
 from feat_fed_server.inbox import Inbox
 from feat_fed_server.seeded_noise import SeededNoise
@@ -64,7 +70,7 @@ def mean_of(
     inbox = filled_inbox(folder, [(report(s), each) for s, each in updates.items()], previous)
     silent = NoisyMean(SILENT, clip_norm, len(updates), SeededNoise(SEED))
     found: Weights = {}
-    for group in noisy_means(silent, inbox, previous):
+    for group in noisy_means(silent, clipped_sum(inbox, previous, clip_norm=clip_norm), previous):
         found |= group
     return flat(found) - flat(previous)
 
@@ -76,7 +82,8 @@ def central(**fields: Any) -> CentralStrategy:
 
 def released(strategy: CentralStrategy, inbox: Inbox, previous: Weights, **of: Any) -> PrivateRound:
     given: dict[str, Any] = {"clip_norm": strategy.clip_norm(None), "seed": SEED, **of}
-    return strategy.aggregate(1, inbox, previous, {}, **given)
+    summed = clipped_sum(inbox, previous, clip_norm=given["clip_norm"])
+    return strategy.release(1, summed, previous, {}, **given)
 
 
 def test_without_noise_the_mean_is_flowers(tmp_path: Path) -> None:
