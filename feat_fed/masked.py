@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from feat_fed.config import StudyConfig
-from feat_fed.errors import ConfigError
 from feat_fed.federate import unpack
 from feat_fed.federate.buckets import Described, pack_groups
 from feat_fed.model.state import TensorSpec
@@ -42,27 +41,16 @@ def largest_move(study: StudyConfig, clip_norm: float | None = None) -> float:
     Parameters
     ----------
     clip_norm
-        To which sites clip their updates in this round; None: that of the study, if any.
-
-    Raises
-    ------
-    ConfigError
-        If the study does not say.
+        To which sites clip their updates in this round; None: they do not.
     """
-    privacy = study.privacy
-    if privacy.secure_aggregation and privacy.secure_aggregation.largest_value is not None:
-        return privacy.secure_aggregation.largest_value
-    if clip_norm is None and privacy.central is not None:
-        clip_norm = privacy.central.clip_norm
+    aggregation, most = study.privacy.secure_aggregation, study.screening.max_move
+    if aggregation is not None and aggregation.largest_value is not None:
+        return aggregation.largest_value
     if clip_norm is not None:
         return clip_norm
-    if study.screening.max_move is None:
-        raise ConfigError(
-            "privacy.secure_aggregation.largest_value and screening.max_move are both null; say "
-            "how far a weight may move in a round, such as largest_value: 0.1"
-        )
-    training = study.training
-    return study.screening.max_move * training.learning_rate * training.local_steps
+    if most is None:
+        raise ValueError("a study that says nowhere how far a weight may move is not read")
+    return most * study.training.learning_rate * study.training.local_steps
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ Fault = Callable[[str, Assignment], bool]
 """Whether a site does not answer an assignment."""
 
 
+def well(name: str, assignment: Assignment) -> bool:
+    """Without a fault."""
+    return False
+
+
 def secure_study(*, rounds: int = 1, minimum: int = 3, **parts: Any) -> StudyConfig:
     tree: dict[str, Any] = {
         **STUDY.model_dump(),

@@ -150,6 +150,15 @@ class StudyConfig(StrictModel):
             if self.privacy.central:  # a sum does not tell how many of it were within the bound
                 clipping = self.privacy.central.clipping
                 self._require("secure_aggregation", "privacy.central.clipping", clipping, "fixed")
+            if (
+                self.privacy.secure_aggregation.largest_value is None
+                and self.privacy.central is None
+                and self.screening.max_move is None
+            ):
+                raise ValueError(
+                    "privacy.secure_aggregation.largest_value and screening.max_move are both "
+                    "null; say how far a weight may move in a round, such as largest_value: 0.1"
+                )
             if self.sites.minimum < 3:
                 raise ValueError(
                     f"privacy.secure_aggregation needs three sites, of two each could subtract its "

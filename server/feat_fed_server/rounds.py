@@ -138,7 +138,7 @@ class RoundLoop:
         before, clip_norm = state.weights, self._clip_norm(state)
         summed = None
         if self._study.privacy.secure_aggregation is not None:
-            summed = secure_sum(inbox, self._study, before, clip_norm=clip_norm)
+            summed = secure_sum(inbox, self._study, before)
         if self._central is not None and clip_norm is not None:
             summed = summed or clipped_sum(inbox, before, clip_norm=clip_norm)
             seed = closed.noise_seed or new_seed()

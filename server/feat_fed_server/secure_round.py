@@ -3,7 +3,7 @@
 ::
 
     inbox/round-0007/SITE.safetensors    a masked update each
-    inbox/round-0007/secure.json         all else that sites have sent: feat_fed.secagg.ServerState
+    inbox/round-0007/secure.json         all else that sites have sent: :class:`SecureState`
 
 What has come is on the disk before the next is read, so that a server that was killed goes on in
 the stage where it was. Where too few sites are left, the round begins again with new keys, and
@@ -17,13 +17,15 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel
 
 from feat_fed.config import StudyConfig
+from feat_fed.config.base import StrictModel
 from feat_fed.config.privacy import SecureAggregationConfig
 from feat_fed.errors import CheckpointError, DropoutError, FederationError, ProtocolError
+from feat_fed.masked import largest_move
 from feat_fed.protocol import Assignment, Task, enclose, opened
 from feat_fed.secagg import (
     KeyOffer,
@@ -56,6 +58,26 @@ Take = Callable[[Reply], None]
 """Takes what a good reply encloses; raises ProtocolError where it is not in order."""
 
 
+class SecureState(StrictModel):
+    """The content of ``secure.json``."""
+
+    schema_version: Literal[1] = 1
+    largest: float
+    """That a weight may move in the round: the grid's."""
+    aggregation: ServerState
+
+    @classmethod
+    def read(cls, inbox: Inbox) -> SecureState | None:
+        """Return what lies beside a round's masked updates, if anything does.
+
+        Raises
+        ------
+        CheckpointError
+            If it is damaged.
+        """
+        return read_state(_state_path(inbox), cls)
+
+
 class SecureRound:
     """One round's stages.
 
@@ -66,7 +88,7 @@ class SecureRound:
     tally
         Gets each site's reply to it.
     inbox
-        Of the round; in it is nothing but masked updates.
+        Of the round; nothing but masked updates is in it.
     """
 
     def __init__(
@@ -92,7 +114,7 @@ class SecureRound:
         self._inbox = inbox
         self._tally = tally
         self._number = question.assignment.round
-        self._path = state_path(inbox)
+        self._largest = largest_move(study, question.assignment.clip_norm)
         self._server = self._restored()
         self._drop_others()
         tally.add([known_reply(each) for each in inbox.arrived()])
@@ -346,17 +368,28 @@ class SecureRound:
 
     def _restored(self) -> ServerSecAgg:
         """Return what a server that was killed has left of this very round, or a new beginning."""
+        attempt = 1
         try:
-            state = read_state(self._path, ServerState)
+            state = SecureState.read(self._inbox)
         except CheckpointError as error:
             log.warning("round %d begins again with new keys: %s", self._number, error)
             state = None
-        ours = (self._question.assignment.study_id, self._number, self._config)
-        if state and (state.session.study_id, state.session.round, state.config) == ours:
-            return ServerSecAgg(state)
-        server = self._begun(1)
-        write_state(self._path, server.state)
-        return server
+        if state and self._is_ours(state.aggregation.session):
+            if state.aggregation.request is not None or self._is_as_agreed(state):
+                self._largest = state.largest
+                return ServerSecAgg(state.aggregation)
+            attempt = state.aggregation.session.attempt + 1
+        self._server = self._begun(attempt)
+        self._write()
+        return self._server
+
+    def _is_ours(self, session: Session) -> bool:
+        told = self._question.assignment
+        return (session.study_id, session.round) == (told.study_id, self._number)
+
+    def _is_as_agreed(self, state: SecureState) -> bool:
+        """Whether the study says the same as when the round began."""
+        return (state.largest, state.aggregation.config) == (self._largest, self._config)
 
     def _begun(self, attempt: int) -> ServerSecAgg:
         session = Session(
@@ -365,7 +398,8 @@ class SecureRound:
         return ServerSecAgg.begin(session, self._config)
 
     def _write(self) -> None:
-        write_state(self._path, self._server.state)
+        state = SecureState(largest=self._largest, aggregation=self._server.state)
+        write_state(_state_path(self._inbox), state)
 
     def _drop_others(self) -> None:
         """Remove updates from the inbox that other masks than this attempt's are on."""
@@ -393,6 +427,5 @@ def known_reply(arrived: Arrived) -> Reply:
     )
 
 
-def state_path(inbox: Inbox) -> Path:
-    """Name the file beside a round's masked updates."""
+def _state_path(inbox: Inbox) -> Path:
     return inbox.folder / "secure.json"

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from feat_fed.config import StudyConfig
 from feat_fed.errors import CheckpointError, FederationError, ProtocolError
-from feat_fed.masked import COUNTERS, counted, largest_move, num_counters, sum_of
-from feat_fed.secagg import Grid, ServerSecAgg, ServerState, read_state
+from feat_fed.masked import COUNTERS, counted, num_counters, sum_of
+from feat_fed.secagg import Grid, ServerSecAgg
 from feat_fed_server.inbox import Inbox
-from feat_fed_server.secure_round import state_path
+from feat_fed_server.secure_round import SecureState
 from feat_fed_server.strategy import groups
 from feat_fed_server.summed import Summed
 
@@ -19,19 +19,8 @@ _COPIES = 4
 """Of a group in memory: an update, the sum as integers and as floats."""
 
 
-def secure_sum(
-    inbox: Inbox,
-    study: StudyConfig,
-    previous: Mapping[str, Tensor],
-    *,
-    clip_norm: float | None = None,
-) -> Summed:
+def secure_sum(inbox: Inbox, study: StudyConfig, previous: Mapping[str, Tensor]) -> Summed:
     """Return the sum of the updates in an inbox whose round was gathered.
-
-    Parameters
-    ----------
-    clip_norm
-        To which sites clipped, where they did.
 
     Raises
     ------
@@ -40,11 +29,12 @@ def secure_sum(
     CheckpointError
         If what came cannot be read any more.
     """
-    state = read_state(state_path(inbox), ServerState)
-    if state is None or state.roster is None or state.request is None:
-        raise CheckpointError(f"{state_path(inbox)} is not that of a round whose sum can be told")
-    masks, survivors = ServerSecAgg(state).recover(), state.request.survivors
-    grid = Grid(largest_move(study, clip_norm), sites=len(state.roster.offers))
+    state = SecureState.read(inbox)
+    if state is None:
+        raise CheckpointError(f"{inbox.folder} has masked updates and nothing to unmask their sum")
+    server = ServerSecAgg(state.aggregation)
+    masks, survivors = server.recover(), server.request().survivors
+    grid = Grid(state.largest, sites=len(server.roster().offers))
     counters, within = num_counters(study), 0
     if counters:
         updates = (inbox.read(site, [COUNTERS]) for site in survivors)
