@@ -14,7 +14,8 @@
     │   ├── DeviceError      the GPU was lost, or the driver under it
     │   └── StalledError     training has made no progress for too long
     ├── ProtocolError        a message from the other side breaks the protocol
-    │   └── MissingBaseError it builds on weights that this side does not have
+    │   ├── MissingBaseError it builds on weights that this side does not have
+    │   └── AgreementError   keys, shares or sites of a secure aggregation are not in order
     ├── FederationError      the study cannot go on
     │   ├── DropoutError     too few sites are left in a round with secure aggregation
     │   ├── RefusedError     the other side turned this one away
@@ -47,6 +48,7 @@ RefusalCode = Literal[
     "moved",
     "norm",
     "share",
+    "agreement",
 ]
 """Why a message is turned away: all that its sender learns of it."""
 
@@ -156,6 +158,15 @@ class MissingBaseError(ProtocolError):
     """A message is a difference from weights that this side does not have; ask for them whole."""
 
     code = "base"
+
+
+class AgreementError(ProtocolError):
+    """Keys, shares or sites of a secure aggregation are not in order."""
+
+    code = "agreement"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, refusal="agreement")
 
 
 class FederationError(FeatFedError):

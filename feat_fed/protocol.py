@@ -106,6 +106,7 @@ REFUSALS: dict[RefusalCode, str] = {
     "moved": "a weight moved further than the round's steps can move it",
     "norm": "the update was far larger than the others'",
     "share": "the site would have had almost all of the weight in the mean",
+    "agreement": "its part in the secure aggregation was not in order",
 }
 """Why the server does not take an update."""
 

@@ -41,9 +41,9 @@ class Masks:
         first
             Place of the first value in the streams (:func:`places`).
         """
-        flat = values.reshape(-1)
-        if not np.shares_memory(flat, values) and values.size:
+        if not values.flags.c_contiguous:
             raise ValueError("values that are not contiguous cannot be masked in place")
+        flat = values.reshape(-1)
         lead = first % _PER_BLOCK
         nonce = (first // _PER_BLOCK).to_bytes(16, "big")
         streams = [

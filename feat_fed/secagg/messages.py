@@ -8,16 +8,13 @@ are counted as in Figure 4 of Bonawitz et al. (CCS 2017, ePrint 2017/281).
 from __future__ import annotations
 
 import base64
-import hashlib
 from typing import Annotated, Self
 
-from cryptography.hazmat.primitives import serialization
 from pydantic import Field, StringConstraints, model_validator
 
 from feat_fed.config.base import StrictModel
-from feat_fed.config.privacy import Fingerprint
 from feat_fed.config.study import Name
-from feat_fed.joining import PublicKey, read_public_key
+from feat_fed.joining import PublicKey, fingerprint, read_public_key
 from feat_fed.protocol import StudyId
 
 MARK = "feat-fed-secagg-1"
@@ -72,11 +69,9 @@ class KeyOffer(StrictModel):
         return "\n".join((self.session.text, *parts)).encode()
 
     @property
-    def fingerprint(self) -> Fingerprint:
-        """SHA-256 of the site's own public key, as ``site.privacy.peers`` lists it."""
-        key = read_public_key(self.identity.encode())
-        form = serialization.PublicFormat.SubjectPublicKeyInfo
-        return hashlib.sha256(key.public_bytes(serialization.Encoding.DER, form)).hexdigest()
+    def fingerprint(self) -> str:
+        """Of the site's own public key, as people compare it and ``site.privacy.peers`` has it."""
+        return fingerprint(read_public_key(self.identity.encode()))
 
 
 class Roster(StrictModel):
@@ -91,10 +86,9 @@ class Roster(StrictModel):
             raise ValueError("an offer is of another session")
         if list(self.names) != sorted(set(self.names)):
             raise ValueError("the offers are not in the names' order, each site once")
-        keys = [key for each in self.offers for key in (each.cipher_key, each.mask_key)]
-        if len(set(keys)) < len(keys) or len({each.identity for each in self.offers}) < len(
-            self.offers
-        ):
+        keys = {key for each in self.offers for key in (each.cipher_key, each.mask_key)}
+        identities = {each.identity for each in self.offers}
+        if len(keys) < 2 * len(self.offers) or len(identities) < len(self.offers):
             raise ValueError("a key comes twice")
         return self
 

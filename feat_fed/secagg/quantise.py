@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feat_fed.errors import ConfigError, ProtocolError, TrainingError
+from feat_fed.errors import AgreementError, ConfigError, TrainingError
 from feat_fed.finite import all_finite
 from feat_fed.secagg.messages import MOST_SITES
 
@@ -106,10 +106,10 @@ def counters_from_ring(total: Ring, *, most: int) -> list[int]:
 
     Raises
     ------
-    ProtocolError
+    AgreementError
         If one is above ``most``: a site has not counted as agreed.
     """
     counters = [int(each) for each in total]
     if any(each > most for each in counters):
-        raise ProtocolError("a sum of counters is larger than the sites' counts can be")
+        raise AgreementError("a sum of counters is larger than the sites' counts can be")
     return counters
