@@ -66,11 +66,14 @@ class Grid:
     @cached_property
     def step(self) -> float:
         """Of the grid; a power of two."""
-        return 2.0 ** ceil(log2(self.largest / (_LARGEST_SUM // self.sites)))
+        return 2.0 ** ceil(log2(self.largest * self.sites / 2**31))
 
     @cached_property
     def bound(self) -> int:
-        """Largest integer of a site, by amount; one that float32 holds exactly."""
+        """Largest integer of a site, by amount; one that float32 holds exactly.
+
+        It stands for the largest value, or 2^-23 of that less.
+        """
         most = min(int(self.largest / self.step), _LARGEST_SUM // self.sites)
         spare = max(0, most.bit_length() - _EXACT_BITS)
         return most >> spare << spare
