@@ -1,132 +1,104 @@
-"""Hospitals of a study with secure aggregation: their own client, without clips and training."""
+"""A round of secure aggregation without a wire: sites, their updates and a server, in memory."""
 
-import dataclasses
-import itertools
-from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from __future__ import annotations
 
-import pytest
-from flwr.app import Message
+from collections.abc import Collection, Iterable
+from functools import cache
 
-from fake_sites import STUDY, FakeGrid
-from feat_fed.config import SiteConfig, SiteDataConfig, StudyConfig
-from feat_fed.joining import key_pem, public_text
-from feat_fed.protocol import Assignment, Task
-from feat_fed.report.run_store import RunStore
-from feat_fed.train import RoundJob
-from feat_fed.train.jobs import RoundResult
-from feat_fed.wire import from_records
-from feat_fed_client import session
-from feat_fed_client.app import answer
-from feat_fed_client.keys import identity_key
-from feat_fed_server.roster import KeyRoster
-from feat_fed_server.rounds import RoundLoop
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric import ec
 
-Fault = Callable[[str, Assignment], bool]
-"""Whether a site does not answer an assignment."""
+from feat_fed.config.privacy import SecureAggregationConfig
+from feat_fed.joining import public_text
+from feat_fed.secagg import Grid, Masks, Ring, Roster, ServerSecAgg, Session, SiteSecAgg
+
+STUDY = "0123456789abcdef" * 2
+FIRST = 3
+"""Place of the first value: what is before it in the streams belongs to other tensors."""
 
 
-def well(name: str, assignment: Assignment) -> bool:
-    """Without a fault."""
-    return False
+@cache
+def key_of(name: str) -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP384R1())
 
 
-def secure_study(*, rounds: int = 1, minimum: int = 3, **parts: Any) -> StudyConfig:
-    tree: dict[str, Any] = {
-        **STUDY.model_dump(),
-        "rounds": rounds,
-        "strategy": {"weigh_by": "equal", "ema_decay": 0.5},
-        "sites": {"minimum": minimum, "wait_sec": 5, "settle_sec": 0.1, "round_sec": 0.4},
-        "privacy": {"secure_aggregation": {"largest_value": 2.0}},
-    }
-    for part, changes in parts.items():
-        tree[part] = {**tree[part], **changes}
-    return StudyConfig.model_validate(tree)
+def session(number: int = 1, attempt: int = 1, study: str = STUDY) -> Session:
+    return Session(study_id=study, round=number, attempt=attempt)
 
 
-class Hospitals:
-    """Stores and keys of sites; each site's training adds its own shift to every weight."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch, shifts: dict[str, float]):
-        self.shifts = shifts
-        self.trained: list[tuple[str, int]] = []
-        self.sites = {
-            name: SiteConfig(
-                name=name, data=SiteDataConfig(paths=(root,)), store=root / "sites" / name
-            )
-            for name in shifts
-        }
-        for each in self.sites.values():
-            each.store.mkdir(parents=True)
-        keys = {name: identity_key(each).public_key() for name, each in self.sites.items()}
-        self.keys = {name: key_pem(each) for name, each in keys.items()}
-        self.public = {name: public_text(each) for name, each in keys.items()}
-        clips = SimpleNamespace(digest="c" * 64, train=SimpleNamespace(num_patients=2))
-        clips.heldout = None
-        monkeypatch.setattr(session.SiteSession, "clips", lambda *_: clips)
-        monkeypatch.setattr(session, "train_round", self._train)
-        monkeypatch.setattr(session, "evaluate_round", lambda *_, **__: 0.5)
-        clips.train.num_clips = 3
-
-    def _train(self, job: RoundJob, **_: Any) -> RoundResult:
-        name = job.folder.parent.name
-        self.trained.append((name, 1 + job.first_step // job.training.local_steps))
-        moved = {key: each + self.shifts[name] for key, each in job.weights.items()}
-        fields: dict[str, Any] = dict.fromkeys(
-            each.name for each in dataclasses.fields(RoundResult)
-        )
-        told = {"steps": job.training.local_steps, "skipped_steps": 0, "ended_by": "steps"}
-        told |= {"examples": 3, "seconds": 1.0, "train_loss": 1.0}
-        return RoundResult(**(fields | told | {"weights": moved}))
+def known(roster: Roster) -> dict[str, str]:
+    return {each.site: each.fingerprint for each in roster.offers}
 
 
-class SecureGrid(FakeGrid):
-    """A grid of hospitals; one that has a fault does not answer, or answers and nobody hears."""
+class SecureRound:
+    """``stage_...`` runs a stage with those sites that are still there."""
 
     def __init__(
         self,
-        hospitals: Hospitals,
+        sites: int,
+        config: SecureAggregationConfig | None = None,
         *,
-        deaf: Fault = lambda *_: False,
-        mute: Fault = lambda *_: False,
+        values: int = 50,
+        at: Session | None = None,
     ) -> None:
-        super().__init__(dict.fromkeys(hospitals.sites, None))  # type: ignore[arg-type]
-        self.hospitals = hospitals
-        self.deaf, self.mute = deaf, mute
-        self.gone: set[str] = set()
-        self.seen: list[tuple[str, Task, int | None]] = []
-        self._ids = itertools.count()
+        self.config = config or SecureAggregationConfig()
+        self.names = [f"site-{number}" for number in range(sites)]
+        self.session = at or session()
+        self.sites = {
+            name: SiteSecAgg.begin(self.session, name, key_of(name)) for name in self.names
+        }
+        self.server = ServerSecAgg.begin(self.session, self.config)
+        self.grid = Grid(1.0, sites)
+        rng = np.random.default_rng(sites)
+        self.updates = {
+            name: self.grid.to_ring(torch.from_numpy(rng.uniform(-1, 1, values)))
+            for name in self.names
+        }
+        self.sent: dict[str, Ring] = {}
 
-    def get_nodes(self) -> list[Any]:
-        nodes = super().get_nodes()
-        for node, name in zip(nodes, self.sites, strict=True):
-            node.public_key = self.hospitals.keys[name]
-        return [node for node, name in zip(nodes, self.sites, strict=True) if name not in self.gone]
+    def stage_keys(self, gone: Collection[str] = ()) -> Roster:
+        for name in self._left(self.names, gone):
+            identity = public_text(key_of(name).public_key())
+            self.server.take_keys(self.sites[name].keys(), sender=name, identity=identity)
+        return self.server.roster()
 
-    def push_messages(self, messages: Any) -> list[str]:
-        ids = []
-        for message in messages:
-            ids.append(key := f"message-{next(self._ids)}")
-            message.metadata.__dict__["_message_id"] = key
-            name = list(self.sites)[message.metadata.dst_node_id - 1]
-            assignment, _ = from_records(message.content, Assignment)
-            self.seen.append((name, assignment.task, assignment.attempt))
-            if not self.deaf(name, assignment):
-                reply = self.reply(name, message)
-                if not self.mute(name, assignment):
-                    self.replies[key] = reply
-        return ids
+    def stage_shares(self, gone: Collection[str] = ()) -> None:
+        roster = self.server.roster()
+        for name in self._left(roster.names, gone):
+            offer = self.sites[name].shares(roster, self.config, known=known(roster))
+            self.server.take_shares(offer, sender=name)
 
-    def reply(self, name: str, message: Message) -> Message:
-        return answer(message, self.hospitals.sites[name])
+    def stage_masked(self, gone: Collection[str] = ()) -> None:
+        deliveries = self.server.deal()
+        for name in self._left(deliveries, gone):
+            self.sent[name] = self.updates[name].copy()
+            self.sites[name].masks(deliveries[name], values="0" * 64).apply(self.sent[name], FIRST)
+            self.server.take_masked(name)
 
-    def tasks_of(self, name: str) -> list[Task]:
-        return [task for site, task, _ in self.seen if site == name]
+    def stage_unmask(self, gone: Collection[str] = ()) -> Masks:
+        request = self.server.request()
+        for name in self._left(request.survivors, gone):
+            self.server.take_unmask(self.sites[name].unmask(request), sender=name)
+        return self.server.recover()
 
+    def until(self, stage: str) -> SecureRound:
+        """Run all stages up to one, with all sites."""
+        for name in ("keys", "shares", "masked", "unmask"):
+            getattr(self, f"stage_{name}")()
+            if name == stage:
+                break
+        return self
 
-def run_secure(store: RunStore, grid: SecureGrid) -> None:
-    keys = grid.hospitals.keys
-    roster = KeyRoster({key: name for name, key in keys.items()})
-    RoundLoop(grid, roster, store).run()  # type: ignore[arg-type]
+    def masked_sum(self, masks: Masks) -> Ring:
+        total = self.plain_sum(self.sent, self.server.request().survivors)
+        masks.apply(total, FIRST)
+        return total
+
+    @staticmethod
+    def plain_sum(updates: dict[str, Ring], names: Iterable[str]) -> Ring:
+        return np.sum([updates[name] for name in names], axis=0, dtype=np.uint32)
+
+    @staticmethod
+    def _left(names: Iterable[str], gone: Collection[str]) -> list[str]:
+        return [name for name in names if name not in gone]

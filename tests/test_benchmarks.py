@@ -34,7 +34,16 @@ def module(name: str) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "script", ["attention_twin", "encoding", "feat_step", "loading", "training", "wkv"]
+    "script",
+    [
+        "attention_twin",
+        "encoding",
+        "feat_step",
+        "loading",
+        "secure_aggregation",
+        "training",
+        "wkv",
+    ],
 )
 def test_a_benchmark_runs_and_reports(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,10 @@ A round has these stages; each role's methods say what they take and give::
 A site turns counters and tensors into the ring (:class:`Grid`), adds its masks
 (:meth:`Masks.apply`) at their :func:`places` and sends them; the server adds up what the
 survivors sent, applies the masks of ``recover`` in the same way and has the sum.
+
+A session that fails before stage 4 is left, and the round begins again as the next attempt. Once
+the shares of stage 4 were asked for there is no other attempt, for sites that gave them refuse it:
+the server asks the same again until enough have answered (`is_recoverable`).
 """
 
 from feat_fed.secagg.masks import Masks, places
@@ -23,7 +27,7 @@ from feat_fed.secagg.messages import (
     Shares,
     UnmaskRequest,
 )
-from feat_fed.secagg.quantise import Grid, counters_from_ring, counters_to_ring
+from feat_fed.secagg.quantise import Grid, Ring, counters_from_ring, counters_to_ring
 from feat_fed.secagg.server import ServerSecAgg, ServerState
 from feat_fed.secagg.site import SiteSecAgg, SiteState
 from feat_fed.secagg.state_file import read_state, write_state
@@ -33,6 +37,7 @@ __all__ = [
     "Grid",
     "KeyOffer",
     "Masks",
+    "Ring",
     "Roster",
     "ServerSecAgg",
     "ServerState",

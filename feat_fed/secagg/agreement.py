@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from feat_fed.config.study import Name
-from feat_fed.errors import ProtocolError
+from feat_fed.errors import AgreementError
 from feat_fed.joining import public_text, read_public_key
 from feat_fed.secagg.messages import MARK, KeyOffer, Roster, to_bytes, to_text
 from feat_fed.secagg.shamir import SECRET_BYTES
@@ -45,12 +45,12 @@ def check_offer(offer: KeyOffer) -> None:
 
     Raises
     ------
-    ProtocolError
+    AgreementError
         If it is not.
     """
     key = read_public_key(offer.identity.encode())
     if public_text(key) != offer.identity:
-        raise ProtocolError(f"{offer.site}: a public key that is written in an odd way")
+        raise AgreementError(f"{offer.site}: a public key that is written in an odd way")
     signature = to_bytes(offer.signature)
     r, s = (
         int.from_bytes(half, "big")
@@ -59,7 +59,7 @@ def check_offer(offer: KeyOffer) -> None:
     try:
         key.verify(encode_dss_signature(r, s), offer.signed_text, _HASH)
     except InvalidSignature:
-        raise ProtocolError(f"{offer.site}: keys that are not signed by its own key") from None
+        raise AgreementError(f"{offer.site}: keys that are not signed by its own key") from None
 
 
 def roster_digest(roster: Roster, terms: Terms) -> str:
@@ -73,7 +73,7 @@ def agreed_seed(private: bytes, public: bytes, roster: str, names: tuple[Name, N
 
     Raises
     ------
-    ProtocolError
+    AgreementError
         If the other's key is of those that agree on the same with everybody.
     """
     return _agreed(private, public, roster, "mask", *sorted(names))
@@ -86,7 +86,7 @@ def seal(
 
     Raises
     ------
-    ProtocolError
+    AgreementError
         As :func:`agreed_seed` does.
     """
     key = _agreed(private, public, roster, "shares", sender, receiver)
@@ -101,7 +101,7 @@ def unseal(
 
     Raises
     ------
-    ProtocolError
+    AgreementError
         If it was altered, or sealed for another session, roster, sender or receiver.
     """
     key = _agreed(private, public, roster, "shares", sender, receiver)
@@ -109,7 +109,7 @@ def unseal(
     try:
         return ChaCha20Poly1305(key).decrypt(nonce, text, _bound(roster, sender, receiver))
     except InvalidTag:
-        raise ProtocolError(
+        raise AgreementError(
             f"shares of {sender} that were altered, or sealed for another round or roster"
         ) from None
 
@@ -138,6 +138,6 @@ def _agreed(private: bytes, public: bytes, roster: str, use: str, one: Name, oth
             X25519PublicKey.from_public_bytes(public)
         )
     except ValueError:
-        raise ProtocolError(f"{one} and {other}: a key on which nobody can agree") from None
+        raise AgreementError(f"{one} and {other}: a key on which nobody can agree") from None
     info = "\n".join((MARK, use, one, other)).encode()
     return HKDF(hashes.SHA256(), SECRET_BYTES, bytes.fromhex(roster), info).derive(shared)

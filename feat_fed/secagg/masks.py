@@ -21,7 +21,7 @@ _PER_BLOCK = 4
 """Values of 32 bits in a block of AES."""
 _CHUNK = 64 * 1024
 """Values that are masked at once: with their key stream they stay in a core's cache."""
-_ZEROS = bytes(4 * (_CHUNK + _PER_BLOCK))
+_ZEROS = memoryview(bytes(4 * _CHUNK))
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,25 @@ class Masks:
         first
             Place of the first value in the streams (:func:`places`).
         """
-        flat = values.reshape(-1)
-        if not np.shares_memory(flat, values) and values.size:
+        if not values.flags.c_contiguous:
             raise ValueError("values that are not contiguous cannot be masked in place")
-        lead = first % _PER_BLOCK
+        flat = values.reshape(-1)
         nonce = (first // _PER_BLOCK).to_bytes(16, "big")
         streams = [
             (Cipher(algorithms.AES(seed), modes.CTR(nonce)).encryptor(), combine)
             for seeds, combine in ((self.added, np.add), (self.subtracted, np.subtract))
             for seed in seeds
         ]
-        drawn = np.empty(_CHUNK + _PER_BLOCK, dtype="<u4")
-        start = 0
+        drawn = np.empty(_CHUNK, dtype="<u4")
+        # A stream begins with a block, the values perhaps within it.
+        start, skip = 0, first % _PER_BLOCK
         while start < flat.size:
-            # The first chunk brings the places to the beginning of a block.
-            stop = min(start + _CHUNK - (lead if not start else 0), flat.size)
-            chunk, skip = flat[start:stop], lead if not start else 0
-            stretch = drawn[: skip + chunk.size]
+            stretch = drawn[: skip + flat.size - start]
+            chunk = flat[start : start + stretch.size - skip]
             for stream, combine in streams:
                 stream.update_into(_ZEROS[: stretch.nbytes], stretch.view(np.uint8).data)
                 combine(chunk, stretch[skip:], out=chunk)
-            start = stop
+            start, skip = start + chunk.size, 0
 
 
 def places(sizes: Mapping[str, int], *, counters: int = 0) -> dict[str, int]:

@@ -13,7 +13,6 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from feat_fed.config.base import StrictModel
-from feat_fed.config.privacy import Fingerprint
 from feat_fed.config.study import Name
 from feat_fed.joining import PublicKey, fingerprint, read_public_key
 from feat_fed.protocol import StudyId
@@ -70,8 +69,8 @@ class KeyOffer(StrictModel):
         return "\n".join((self.session.text, *parts)).encode()
 
     @property
-    def fingerprint(self) -> Fingerprint:
-        """Of the site's own public key, as ``site.privacy.peers`` lists it."""
+    def fingerprint(self) -> str:
+        """Of the site's own public key, as people compare it and ``site.privacy.peers`` has it."""
         return fingerprint(read_public_key(self.identity.encode()))
 
 
@@ -87,10 +86,9 @@ class Roster(StrictModel):
             raise ValueError("an offer is of another session")
         if list(self.names) != sorted(set(self.names)):
             raise ValueError("the offers are not in the names' order, each site once")
-        keys = [key for each in self.offers for key in (each.cipher_key, each.mask_key)]
-        if len(set(keys)) < len(keys) or len({each.identity for each in self.offers}) < len(
-            self.offers
-        ):
+        keys = {key for each in self.offers for key in (each.cipher_key, each.mask_key)}
+        identities = {each.identity for each in self.offers}
+        if len(keys) < 2 * len(self.offers) or len(identities) < len(self.offers):
             raise ValueError("a key comes twice")
         return self
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from feat_fed.errors import ConfigError, ProtocolError, TrainingError
+from feat_fed.errors import AgreementError, ConfigError, TrainingError
 from feat_fed.finite import all_finite
 from feat_fed.secagg.messages import MOST_SITES
 
@@ -66,11 +66,14 @@ class Grid:
     @cached_property
     def step(self) -> float:
         """Of the grid; a power of two."""
-        return 2.0 ** ceil(log2(self.largest / (_LARGEST_SUM // self.sites)))
+        return 2.0 ** ceil(log2(self.largest * self.sites / 2**31))
 
     @cached_property
     def bound(self) -> int:
-        """Largest integer of a site, by amount; one that float32 holds exactly."""
+        """Largest integer of a site, by amount; one that float32 holds exactly.
+
+        It stands for the largest value, or 2^-23 of that less.
+        """
         most = min(int(self.largest / self.step), _LARGEST_SUM // self.sites)
         spare = max(0, most.bit_length() - _EXACT_BITS)
         return most >> spare << spare
@@ -106,10 +109,10 @@ def counters_from_ring(total: Ring, *, most: int) -> list[int]:
 
     Raises
     ------
-    ProtocolError
+    AgreementError
         If one is above ``most``: a site has not counted as agreed.
     """
     counters = [int(each) for each in total]
     if any(each > most for each in counters):
-        raise ProtocolError("a sum of counters is larger than the sites' counts can be")
+        raise AgreementError("a sum of counters is larger than the sites' counts can be")
     return counters

@@ -14,7 +14,7 @@ from pydantic import Field
 from feat_fed.config.base import StrictModel
 from feat_fed.config.privacy import SecureAggregationConfig
 from feat_fed.config.study import Name
-from feat_fed.errors import DropoutError, ProtocolError
+from feat_fed.errors import AgreementError, DropoutError
 from feat_fed.joining import PublicKey
 from feat_fed.secagg.agreement import (
     agreed_seed,
@@ -85,17 +85,25 @@ class ServerSecAgg:
 
         Raises
         ------
-        ProtocolError
+        AgreementError
             If it is of another session, site or key, not signed by that key, or a second one.
         """
         self._check(offer.session, offer.site, sender)
         if self.state.roster is not None:
-            raise ProtocolError(f"{sender}: keys after the roster was made")
+            raise AgreementError(f"{sender}: keys after the roster was made")
         if offer.identity != identity:
-            raise ProtocolError(f"{sender}: keys under another public key than it registered")
+            raise AgreementError(f"{sender}: keys under another public key than it registered")
         check_offer(offer)
         if self.state.offers.get(sender, offer) != offer:
-            raise ProtocolError(f"{sender}: second and different keys")
+            raise AgreementError(f"{sender}: second and different keys")
+        taken = {
+            key
+            for name, each in self.state.offers.items()
+            for key in (each.cipher_key, each.mask_key)
+            if name != sender
+        }
+        if {offer.cipher_key, offer.mask_key} & taken or offer.cipher_key == offer.mask_key:
+            raise AgreementError(f"{sender}: keys that came before")
         self._change(offers={**self.state.offers, sender: offer})
 
     def roster(self) -> Roster:
@@ -117,22 +125,22 @@ class ServerSecAgg:
 
         Raises
         ------
-        ProtocolError
+        AgreementError
             If it is not for the very neighbours, of another session or roster, or a second one.
         """
         self._check(offer.session, offer.site, sender)
         roster, terms, graph = self._made()
         if self.state.sharing is not None:
-            raise ProtocolError(f"{sender}: shares after the stage ended")
+            raise AgreementError(f"{sender}: shares after the stage ended")
         if sender not in roster.names:
-            raise ProtocolError(f"{sender}: shares of a site that is not in the roster")
+            raise AgreementError(f"{sender}: shares of a site that is not in the roster")
         if offer.roster != roster_digest(roster, terms):
-            raise ProtocolError(f"{sender}: shares for another roster of sites")
+            raise AgreementError(f"{sender}: shares for another roster of sites")
         neighbours = graph[sender]
         if offer.sealed.keys() != neighbours or offer.commitments.keys() != neighbours | {sender}:
-            raise ProtocolError(f"{sender}: shares that are not for its neighbours")
+            raise AgreementError(f"{sender}: shares that are not for its neighbours")
         if self.state.dealt.get(sender, offer) != offer:
-            raise ProtocolError(f"{sender}: second and different shares")
+            raise AgreementError(f"{sender}: second and different shares")
         self._change(dealt={**self.state.dealt, sender: offer})
 
     def deal(self) -> dict[Name, Deliveries]:
@@ -164,13 +172,13 @@ class ServerSecAgg:
 
         Raises
         ------
-        ProtocolError
+        AgreementError
             If the site is not in this stage, or the stage has ended.
         """
         if self.state.request is not None:
-            raise ProtocolError(f"{sender}: a masked update after the stage ended")
+            raise AgreementError(f"{sender}: a masked update after the stage ended")
         if self.state.sharing is None or sender not in self.state.sharing:
-            raise ProtocolError(f"{sender}: a masked update of a site that has dealt no shares")
+            raise AgreementError(f"{sender}: a masked update of a site that has dealt no shares")
         self._change(masked=tuple(sorted({*self.state.masked, sender})))
 
     def request(self) -> UnmaskRequest:
@@ -200,20 +208,20 @@ class ServerSecAgg:
 
         Raises
         ------
-        ProtocolError
+        AgreementError
             If they are not of the kinds that were asked for, a share is not the one that was
             dealt, the site is no survivor, or they are second and different ones.
         """
         self._check(shares.session, shares.site, sender)
         _, _, graph = self._made()
         if self.state.request is None or sender not in self.state.request.survivors:
-            raise ProtocolError(f"{sender}: shares that were not asked for")
+            raise AgreementError(f"{sender}: shares that were not asked for")
         survivors, sharing = set(self.state.request.survivors), set(self.state.sharing or ())
         around = (graph[sender] | {sender}) & sharing
         if shares.seeds.keys() != around & survivors or shares.mask_keys.keys() != (
             around - survivors
         ):
-            raise ProtocolError(f"{sender}: shares of the wrong sites or kinds")
+            raise AgreementError(f"{sender}: shares of the wrong sites or kinds")
         for kind, place, given in (
             ("seed", 0, shares.seeds),
             ("mask key", 1, shares.mask_keys),
@@ -221,9 +229,9 @@ class ServerSecAgg:
             for owner, share in given.items():
                 dealt = self.state.dealt[owner].commitments[sender][place]
                 if commitment(kind, owner, sender, to_bytes(share)) != dealt:
-                    raise ProtocolError(f"{sender}: a share of {owner} that was not dealt")
+                    raise AgreementError(f"{sender}: a share of {owner} that was not dealt")
         if self.state.shares.get(sender, shares) != shares:
-            raise ProtocolError(f"{sender}: second and different shares")
+            raise AgreementError(f"{sender}: second and different shares")
         self._change(shares={**self.state.shares, sender: shares})
 
     @property
@@ -243,7 +251,7 @@ class ServerSecAgg:
         ------
         DropoutError
             If too few shares have come.
-        ProtocolError
+        AgreementError
             If the shares that a site has dealt do not make its secret.
         """
         lacking = self._lacking()
@@ -275,7 +283,7 @@ class ServerSecAgg:
         else:
             right = public_of(secret) == roster.of(owner).mask_key
         if not right:
-            raise ProtocolError(f"{owner}: the shares that it dealt do not make its secret")
+            raise AgreementError(f"{owner}: the shares that it dealt do not make its secret")
         return secret
 
     def _shares_of(self, owner: Name, kind: str) -> dict[Name, Share]:
@@ -296,7 +304,7 @@ class ServerSecAgg:
 
     def _survivors(self) -> tuple[Name, ...]:
         if self.state.request is None:
-            raise ProtocolError("shares are looked for before they were asked for")
+            raise AgreementError("shares are looked for before they were asked for")
         return self.state.request.survivors
 
     def _dropped(self) -> list[Name]:
@@ -326,15 +334,15 @@ class ServerSecAgg:
 
     def _check(self, session: Session, site: Name, sender: Name) -> None:
         if session != self.state.session:
-            raise ProtocolError(
+            raise AgreementError(
                 f"{sender}: a message of secure aggregation for another study, round or attempt"
             )
         if site != sender:
-            raise ProtocolError(f"{sender}: a message in the name of {site}", refusal="name")
+            raise AgreementError(f"{sender}: a message in the name of {site}")
 
     def _roster(self) -> Roster:
         if self.state.roster is None:
-            raise ProtocolError("a stage of secure aggregation before the roster was made")
+            raise AgreementError("a stage of secure aggregation before the roster was made")
         return self.state.roster
 
     def _made(self) -> tuple[Roster, Terms, Graph]:

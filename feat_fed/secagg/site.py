@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pydantic import Field
 
 from feat_fed.config.base import StrictModel
-from feat_fed.config.privacy import Fingerprint, SecureAggregationConfig
+from feat_fed.config.privacy import SecureAggregationConfig
 from feat_fed.config.study import Name
-from feat_fed.errors import ProtocolError
+from feat_fed.errors import AgreementError
 from feat_fed.joining import public_text
 from feat_fed.secagg.agreement import (
     agreed_seed,
@@ -104,7 +104,7 @@ class SiteSecAgg:
 
         Raises
         ------
-        ProtocolError
+        AgreementError
             If the session is older than the previous one; or if it is another attempt at a round
             for which shares were given away: of two sums the server could tell one site's part.
         """
@@ -113,12 +113,12 @@ class SiteSecAgg:
             if before == session:
                 return cls(previous)
             if (session.round, session.attempt) < (before.round, before.attempt):
-                raise ProtocolError(
+                raise AgreementError(
                     f"round {session.round}, attempt {session.attempt} of secure aggregation is "
                     f"asked after round {before.round}, attempt {before.attempt}"
                 )
             if session.round == before.round and previous.survivors is not None:
-                raise ProtocolError(
+                raise AgreementError(
                     f"another attempt at round {session.round}, of which this site has unmasked "
                     "one already; two sums of a round would tell single updates"
                 )
@@ -160,7 +160,7 @@ class SiteSecAgg:
         roster: Roster,
         config: SecureAggregationConfig,
         *,
-        known: Mapping[Name, Fingerprint],
+        known: Mapping[Name, str],
     ) -> ShareOffer:
         """Stage 1 (ShareKeys): deal shares of both secrets to the neighbours.
 
@@ -173,7 +173,7 @@ class SiteSecAgg:
 
         Raises
         ------
-        ProtocolError
+        AgreementError
             If an offer is not signed by the key that is known, the site's own is missing or
             altered, the roster is of another session, or a second one.
         DropoutError
@@ -182,13 +182,13 @@ class SiteSecAgg:
         self._check_session(roster.session)
         if self.state.answer is not None:
             if roster != self.state.roster:
-                raise ProtocolError("a second and different roster of sites for the same session")
+                raise AgreementError("a second and different roster of sites for the same session")
             return self.state.answer
         if self.name not in roster.names or roster.of(self.name) != self.state.offer:
-            raise ProtocolError("a roster of sites without the keys that this site offered")
+            raise AgreementError("a roster of sites without the keys that this site offered")
         for offer in roster.offers:
             if offer.site != self.name and known.get(offer.site) != offer.fingerprint:
-                raise ProtocolError(
+                raise AgreementError(
                     f"the keys of {offer.site} are not under the public key that this site knows "
                     "as its own; ask that hospital, which `feat-fed join` has shown it"
                 )
@@ -212,26 +212,26 @@ class SiteSecAgg:
 
         Raises
         ------
-        ProtocolError
+        AgreementError
             If a delivery was altered, is nobody's who is a neighbour, there are fewer than the
             threshold asks for, or deliveries or values differ from those of the first time.
         """
         self._check_session(deliveries.session)
         roster, terms = self._shown()
         if deliveries.site != self.name:
-            raise ProtocolError(f"deliveries that are for {deliveries.site}")
+            raise AgreementError(f"deliveries that are for {deliveries.site}")
         if self.state.deliveries not in (None, deliveries) or self.state.values not in (
             None,
             values,
         ):
-            raise ProtocolError(
+            raise AgreementError(
                 "the masks of this session have hidden other values, or were agreed with other "
                 "sites; they cannot be used again"
             )
         if not deliveries.sealed.keys() <= self._graph()[self.name]:
-            raise ProtocolError("shares of a site that is no neighbour")
+            raise AgreementError("shares of a site that is no neighbour")
         if len(deliveries.sealed) + 1 < terms.threshold:
-            raise ProtocolError(
+            raise AgreementError(
                 f"shares of {len(deliveries.sealed)} neighbours; at least {terms.threshold - 1} "
                 "must take part for this site's update to be hidden and found"
             )
@@ -254,7 +254,7 @@ class SiteSecAgg:
 
         Raises
         ------
-        ProtocolError
+        AgreementError
             If the site has not masked, is no survivor itself, a survivor was not in the roster,
             fewer survive around this site than the threshold asks for, survivors fall apart into
             groups whose sums would be told, or shares were given for other survivors before.
@@ -262,23 +262,23 @@ class SiteSecAgg:
         self._check_session(request.session)
         roster, terms = self._shown()
         if self.state.deliveries is None:
-            raise ProtocolError("shares are asked of a site that has not sent a masked update")
+            raise AgreementError("shares are asked of a site that has not sent a masked update")
         if self.state.survivors not in (None, request.survivors):
-            raise ProtocolError("shares are asked for a second and different set of survivors")
+            raise AgreementError("shares are asked for a second and different set of survivors")
         survivors, graph = set(request.survivors), self._graph()
         if self.name not in survivors or not survivors <= set(roster.names):
-            raise ProtocolError("survivors without this site, or that did not take part")
+            raise AgreementError("survivors without this site, or that did not take part")
         held = self.state.deliveries.sealed
         around = survivors & {self.name, *held}
-        if min(len(around), len(survivors)) < terms.threshold:
-            raise ProtocolError(
+        if len(around) < terms.threshold:
+            raise AgreementError(
                 f"{len(around)} survivors among this site and its neighbours; at least "
                 f"{terms.threshold} must stay"
             )
         if survivors & graph[self.name] - held.keys():
-            raise ProtocolError("a neighbour survives with which this site has not masked")
+            raise AgreementError("a neighbour survives with which this site has not masked")
         if not is_connected(graph, survivors):
-            raise ProtocolError("the survivors fall apart into groups, whose sums would be told")
+            raise AgreementError("the survivors fall apart into groups, whose sums would be told")
         seeds, mask_keys = {self.name: self._own_share()}, {}
         for sender, sealed in sorted(held.items()):
             of_seed, of_mask_key = self._opened(sender, sealed)
@@ -338,7 +338,7 @@ class SiteSecAgg:
 
     def _check_session(self, session: Session) -> None:
         if session != self.session:
-            raise ProtocolError(
+            raise AgreementError(
                 f"a message of secure aggregation for round {session.round}, attempt "
                 f"{session.attempt}; this site is in round {self.session.round}, attempt "
                 f"{self.session.attempt}"
@@ -346,12 +346,12 @@ class SiteSecAgg:
 
     def _shown(self) -> tuple[Roster, Terms]:
         if self.state.roster is None or self.state.terms is None:
-            raise ProtocolError("a stage of secure aggregation before the roster of sites came")
+            raise AgreementError("a stage of secure aggregation before the roster of sites came")
         return self.state.roster, self.state.terms
 
     def _own_share(self) -> Share:
         if self.state.own_share is None:
-            raise ProtocolError("a stage of secure aggregation before the roster of sites came")
+            raise AgreementError("a stage of secure aggregation before the roster of sites came")
         return self.state.own_share
 
     def _graph(self) -> Graph:

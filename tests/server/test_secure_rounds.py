@@ -16,7 +16,7 @@ from feat_fed.protocol import Assignment, Task
 from feat_fed.report.run_store import RunStore
 from feat_fed_client.keys import identity_key, make_site_key
 from feat_fed_server import secure_round
-from secure_sites import Fault, Hospitals, SecureGrid, run_secure, secure_study
+from masking_hospitals import Fault, Hospitals, SecureGrid, run_secure, secure_study
 
 SHIFTS = {"a": 0.5, "b": -0.25, "c": 0.125, "d": 1.0}
 
