@@ -172,6 +172,13 @@ class ProbeAnswer(StrictModel):
     versions: Versions
 
 
+class LedgerHead(StrictModel):
+    """The last line of a site's privacy ledger: a later one must still hold it."""
+
+    line: int = Field(ge=1, le=10**9)
+    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Verdict(StrictModel):
     """What became of a site's last answer."""
 
@@ -222,6 +229,9 @@ class Assignment(StrictModel):
     enclosed: Enclosed | None = None
     clip_norm: float | None = Field(
         None, gt=0, description="longest update in this round, where the study has central privacy"
+    )
+    ledger: LedgerHead | None = Field(
+        None, description="of the site's privacy ledger, as the site told it last in this study"
     )
 
     @field_validator("study")
@@ -275,6 +285,9 @@ class Report(StrictModel):
     )
     patients_only_here: bool = Field(
         False, description="the site vouches that its patients are at no other site of the study"
+    )
+    ledger: LedgerHead | None = Field(
+        None, description="of the site's privacy ledger, in a study with DP-SGD"
     )
 
     @model_validator(mode="after")

@@ -38,6 +38,7 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
 from feat_fed.lock import is_held
+from feat_fed.privacy.resolve import resolved
 from feat_fed.report.links import LINKS_FILE
 from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
@@ -95,11 +96,20 @@ class RunStore:
 
     @classmethod
     def create(cls, root: Path, study: StudyConfig) -> Self:
-        """Lay out a new run in an absent or empty folder."""
+        """Lay out a new run in an absent or empty folder.
+
+        Raises
+        ------
+        RunError
+            The folder is a run or holds other things, or cannot be made.
+        ConfigError
+            The study's privacy cannot be had (:func:`feat_fed.privacy.resolve.resolved`).
+        """
         if (root / "study.yaml").exists():
             raise RunError(f"{root} is a run already: resume it, or give the new run another name")
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise RunError(f"{root} exists and is not a run: give the run another name")
+        study = resolved(study)
         summary = RunSummary(
             study=study.name,
             study_id=uuid.uuid4().hex,
@@ -126,8 +136,11 @@ class RunStore:
         ------
         RunError
             The folder is not a run, or is one of another study.
+        ConfigError
+            With the noise that the run began with, the rounds asked for spend too much.
         """
         store = cls(root)
+        study = resolved(study, begun=store.study)
         differences = _differences(store.study.model_dump(), study.model_dump())
         fatal = [f"  {field}: {what}" for field, what in differences.items() if _fixes(field)]
         if fatal:
