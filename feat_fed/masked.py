@@ -112,14 +112,17 @@ def unpack_masked(
     ProtocolError
         If it is of another form.
     """
+    return unpack(buckets, masked_schema(weights, counters=counters))
+
+
+def masked_schema(weights: Mapping[str, Described], *, counters: int = 0) -> dict[str, TensorSpec]:
+    """Return what a masked update of a model must look like."""
     schema = {
         name: TensorSpec(tuple(each.shape), torch.int32)
         for name, each in weights.items()
         if each.dtype.is_floating_point
     }
-    if counters:
-        schema[COUNTERS] = TensorSpec((counters,), torch.int32)
-    return unpack(buckets, schema)
+    return schema | ({COUNTERS: TensorSpec((counters,), torch.int32)} if counters else {})
 
 
 def sum_of(

@@ -19,7 +19,7 @@ from feat_fed.train import RoundJob
 from feat_fed.train.jobs import RoundResult
 from feat_fed.wire import from_records
 from feat_fed_client import session
-from feat_fed_client.app import answer
+from feat_fed_client.app import answer, let_out
 from feat_fed_client.keys import identity_key
 from feat_fed_server.roster import KeyRoster
 from feat_fed_server.rounds import RoundLoop
@@ -120,7 +120,8 @@ class SecureGrid(FakeGrid):
         return ids
 
     def reply(self, name: str, message: Message) -> Message:
-        return answer(message, self.hospitals.sites[name])
+        site = self.hospitals.sites[name]
+        return let_out(lambda: answer(message, site), message, site)[0]
 
     def tasks_of(self, name: str) -> list[Task]:
         return [task for site, task, _ in self.seen if site == name]

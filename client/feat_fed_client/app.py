@@ -81,7 +81,7 @@ def make_app(
 
         @app.query(stage)
         def agree(message: Message, context: Context) -> Message:
-            return answer(message, site_of(context), witness=witness)
+            return answered(message, context)
 
     return app
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 from flwr.app import Message
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
+from pydantic import BaseModel
 from safetensors.torch import load, save
 
 from feat_fed.config import SiteConfig, StudyConfig
@@ -22,10 +23,12 @@ from feat_fed.config.privacy import Told
 from feat_fed.errors import AuditError, FeatFedError, LedgerError, ProtocolError
 from feat_fed.federate.buckets import Part, unpack_groups
 from feat_fed.federate.encoding import form_of, wire_schema
+from feat_fed.masked import masked_schema, num_counters
 from feat_fed.model.state import state_schema
 from feat_fed.privacy.ledger import Ledger
 from feat_fed.privacy.spent import Spent
-from feat_fed.protocol import Assignment, LedgerHead, Report
+from feat_fed.protocol import Assignment, LedgerHead, Report, Task, enclose, opened
+from feat_fed.secagg import KeyOffer, ShareOffer, Shares
 from feat_fed.wire import from_records, to_records
 from feat_fed_client.site_audit import PrivacyCost, digest_of
 
@@ -33,11 +36,13 @@ FAILED = "the site could not answer; its own log says why"
 """In place of any error's text."""
 
 _ALWAYS = frozenset(
-    {"protocol", "study_id", "round", "task", "site", "outcome", "holds", "version"}
+    {"protocol", "study_id", "round", "task", "attempt", "site", "outcome", "holds", "version"}
 )
 _NOT_DONE = frozenset({"code", "reference"})
 _TRAINED = frozenset({"steps", "ended_by", "within_clip_norm", "patients_only_here"})
 _SCORED = frozenset[str]()
+_AGREED = frozenset({"enclosed"})
+_ENCLOSED: dict[Task, type[BaseModel]] = {"keys": KeyOffer, "shares": ShareOffer, "unmask": Shares}
 _TOLD: dict[Told, frozenset[str]] = {
     "losses": frozenset({"train_loss", "heldout_loss"}),
     "counts": frozenset({"examples", "patients", "skipped_steps"}),
@@ -78,9 +83,9 @@ class LastDoor:
             if buckets:
                 require_update(buckets, self.assignment.study)
             spent = self._released(report, buckets)
+            report = allowed(report, self.assignment.study, self.site.privacy.tell)
         except (ProtocolError, LedgerError, AuditError) as error:
             raise DoorError(str(error)) from error
-        report = allowed(report, self.assignment.study, self.site.privacy.tell)
         cost = None
         if spent is not None and spent.head is not None:
             head = LedgerHead(line=spent.head.sequence, hash=spent.head.hash)
@@ -91,7 +96,7 @@ class LastDoor:
 
     def _require_answer(self, report: Report, buckets: Sequence[bytes]) -> None:
         told, study = self.assignment, self.assignment.study
-        for field in ("study_id", "round", "task"):
+        for field in ("study_id", "round", "task", "attempt"):
             if getattr(report, field) != getattr(told, field):
                 raise DoorError(f"the trainer's report is of another {field.replace('_', ' ')}")
         if report.site != self.site.name:
@@ -99,6 +104,8 @@ class LastDoor:
         lacking = sorted(set(self.site.privacy.require) - study.privacy.protections)
         if lacking and report.outcome == "ok":
             raise DoorError(f"the study lacks what privacy.require demands: {', '.join(lacking)}")
+        if study.privacy.secure_aggregation and report.task == "train" and told.attempt is None:
+            raise DoorError("an update without masks in a study with secure aggregation")
         is_update = report.outcome == "ok" and report.task == "train"
         if is_update != bool(buckets):
             raise DoorError(f"the trainer sends {len(buckets)} buckets with such a report")
@@ -126,10 +133,20 @@ def allowed(report: Report, study: StudyConfig, tell: Sequence[Told]) -> Report:
 
     Under differential privacy what depends on the patients is not among them, but for what the
     site's ``tell`` lets out.
+
+    Raises
+    ------
+    ProtocolError
+        If what it encloses is not of its task's kind.
     """
     fields = set(_ALWAYS)
     if report.outcome != "ok":
         fields |= _NOT_DONE
+    elif report.task in _ENCLOSED:
+        fields |= _AGREED
+        # Made anew, so that it holds nothing but the fields of its kind.
+        enclosed = enclose(opened(report.enclosed, _ENCLOSED[report.task]))
+        report = report.model_copy(update={"enclosed": enclosed})
     else:
         private = study.privacy.patient or study.privacy.central
         told = _TOLD if not private else {each: _TOLD[each] for each in tell}
@@ -138,7 +155,8 @@ def allowed(report: Report, study: StudyConfig, tell: Sequence[Told]) -> Report:
         if report.task != "train":
             fields -= _OF_TRAINING
     kept = {name: value for name, value in report.model_dump().items() if name in fields}
-    least = {"examples": 1} if report.outcome == "ok" else {}
+    is_counted = report.outcome == "ok" and report.task not in _ENCLOSED
+    least = {"examples": 1} if is_counted else {}
     return Report.model_validate(least | kept)
 
 
@@ -154,4 +172,8 @@ def require_update(buckets: Sequence[bytes], study: StudyConfig) -> None:
 
 def update_parts(study: StudyConfig) -> Mapping[str, Mapping[str, Part]]:
     """Return shape and dtype of each part of an update as it travels, by the tensor's name."""
-    return wire_schema(state_schema(study.model), form_of(study.transfer, "up"))
+    schema = state_schema(study.model)
+    if study.privacy.secure_aggregation is not None:
+        masked = masked_schema(schema, counters=num_counters(study))
+        return wire_schema(masked, None)
+    return wire_schema(schema, form_of(study.transfer, "up"))
