@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,6 +67,7 @@ class Hospitals:
         clips = SimpleNamespace(digest="c" * 64, train=SimpleNamespace(num_patients=2))
         clips.heldout = None
         monkeypatch.setattr(session.SiteSession, "clips", lambda *_: clips)
+        monkeypatch.setattr(session.SiteSession, "_sec_to_deadline", lambda _: math.inf)
         monkeypatch.setattr(session, "train_round", self._train)
         monkeypatch.setattr(session, "evaluate_round", lambda *_, **__: 0.5)
         clips.train.num_clips = 3

@@ -104,7 +104,7 @@ class LastDoor:
         lacking = sorted(set(self.site.privacy.require) - study.privacy.protections)
         if lacking and report.outcome == "ok":
             raise DoorError(f"the study lacks what privacy.require demands: {', '.join(lacking)}")
-        if study.privacy.secure_aggregation and report.task == "train" and told.attempt is None:
+        if study.privacy.secure_aggregation and buckets and told.attempt is None:
             raise DoorError("an update without masks in a study with secure aggregation")
         is_update = report.outcome == "ok" and report.task == "train"
         if is_update != bool(buckets):

@@ -202,6 +202,6 @@ class SitePrivacyConfig(StrictModel):
     peers: dict[str, Fingerprint] = Field(
         {},
         description="fingerprints of the keys of other sites of a study with secure aggregation, "
-        "as `feat-fed join` shows them there and `feat-fed provision status` to the coordinator; one "
-        "that is not listed is believed when it first comes and must stay the same",
+        "as `feat-fed join` shows them there and `feat-fed provision status` to the coordinator; "
+        "one that is not listed is believed when it first comes and must stay the same",
     )

@@ -86,6 +86,7 @@ class Asking:
         draw: Draw = sorted,
         accept: Accept = lambda reply: reply,
         accept_late: AcceptLate = too_late,
+        free_only: bool = True,
     ) -> list[Reply]:
         """Ask the sites that are drawn; collect their replies until their time is up.
 
@@ -99,6 +100,8 @@ class Asking:
             Sites that are not asked.
         replied
             Sites to show beside those that answer now.
+        free_only
+            Where enough others are there, none is asked that may be at an older question.
 
         Returns
         -------
@@ -114,7 +117,8 @@ class Asking:
         there = self._connected.keys() - but - question.desk.kept_out().keys()
         # A busy site's SuperNode would only queue the message behind the older one.
         free = there - self._late.busy(question)
-        chosen = draw(sorted(free if len(free) >= max(1, needed) else there))
+        enough = free_only and len(free) >= max(1, needed)
+        chosen = draw(sorted(free if enough else there))
         if not chosen:
             return []
         replies = self._collect(question, chosen, accept, accept_late, replied)

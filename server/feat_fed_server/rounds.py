@@ -23,14 +23,15 @@ from feat_fed_server.asking import Asking
 from feat_fed_server.audited_grid import AuditedGrid
 from feat_fed_server.central import CentralStrategy, PrivateRound, clipped_sum
 from feat_fed_server.central_account import central_spending, require_budget
-from feat_fed_server.inbox import Arrived, ClosedNote, Inbox, clear_inboxes
-from feat_fed_server.intake import Intake
+from feat_fed_server.inbox import ClosedNote, Inbox, clear_inboxes
+from feat_fed_server.intake import Intake, known_reply
 from feat_fed_server.outgoing import Outbox, last_taken
 from feat_fed_server.question import Question
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.sampling import draw
+from feat_fed_server.secure_asking import SecureAsking
 from feat_fed_server.secure_round import SecureRound
 from feat_fed_server.secure_sum import secure_sum
 from feat_fed_server.seeded_noise import new_seed
@@ -199,16 +200,11 @@ class RoundLoop:
         assignment = self._assignment("train", number)
         assignment = assignment.model_copy(update={"clip_norm": self._clip_norm(state)})
         question = Question(assignment, outgoing, desk, self._taken)
-        if self._study.privacy.secure_aggregation is not None:
-            SecureRound(
-                self._study,
-                question,
-                asking=self._asking,
-                roster=self._roster,
-                audit=self._audit,
-                inbox=inbox,
-                tally=tally,
-            ).gather()
+        if (secure := self._study.privacy.secure_aggregation) is not None:
+            secure_asking = SecureAsking(
+                self._study, secure, question, self._asking, self._roster, inbox
+            )
+            SecureRound(secure_asking, audit=self._audit, tally=tally).gather()
         else:
             intake = Intake(self._store, number, state.weights, inbox, desk.standing)
             self._ask_until_enough(question, intake, tally)
@@ -232,7 +228,7 @@ class RoundLoop:
     def _ask_until_enough(self, question: Question, intake: Intake, tally: Tally) -> None:
         number, sites = question.assignment.round, self._study.sites
         again = Again(self._asking, sites, number)
-        tally.add([_known(each, number) for each in intake.inbox.arrived()])
+        tally.add([known_reply(each, number) for each in intake.inbox.arrived()])
         while True:
             replies = self._asking.ask(
                 question,
@@ -285,24 +281,6 @@ class RoundLoop:
             study=self._study,
             versions=self._versions,
         )
-
-
-def _known(arrived: Arrived, number: int) -> Reply:
-    """Return the reply of an update that was there when the server started."""
-    report = arrived.report
-    late = arrived.base_round if arrived.base_round != number else None
-    return Reply(
-        report.site,
-        "ok",
-        report=report,
-        bytes_down=arrived.bytes_down,
-        bytes_up=arrived.bytes_up,
-        digest=arrived.digest,
-        norm=arrived.norm,
-        answer_sec=arrived.answer_sec,
-        answered_at=arrived.answered_at,
-        answers_round=late,
-    )
 
 
 def _mean(replies: Sequence[Reply], field: str) -> float | None:

@@ -171,6 +171,12 @@ class RunAudit:
         event = {"kind": kind, "round": number, "attempt": attempt, "sites": tuple(sorted(sites))}
         self.log.append(AggregationBegan.model_validate(event))
 
+    def last_attempt(self, number: int) -> int:
+        """Return the last attempt at a round with secure aggregation; 0: none is known."""
+        last = self.log.last("enclosed-leaving")
+        is_of_round = last is not None and last.event["round"] == number
+        return int(last.event["attempt"]) if last is not None and is_of_round else 0
+
     def unmasked(
         self, number: int, attempt: int, sites: Iterable[str], dropped: Iterable[str]
     ) -> None:

@@ -11,7 +11,7 @@ from feat_fed.errors import CheckpointError, FederationError, ProtocolError
 from feat_fed.masked import COUNTERS, counted, num_counters, sum_of
 from feat_fed.secagg import Grid, ServerSecAgg
 from feat_fed_server.inbox import Inbox
-from feat_fed_server.secure_round import SecureState
+from feat_fed_server.secure_state import SecureState
 from feat_fed_server.strategy import groups
 from feat_fed_server.summed import Summed
 

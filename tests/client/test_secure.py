@@ -52,9 +52,7 @@ class Server:
         fields |= {"study": STUDY, "attempt": self.attempt}
         told = Assignment.model_validate(fields | more)
         weights = pack(WEIGHTS) if task == "train" else ()
-        message = Message(
-            to_records(told, weights), dst_node_id=1, message_type=message_type(task)
-        )
+        message = Message(to_records(told, weights), dst_node_id=1, message_type=message_type(task))
         config = self.hospitals.sites[site]
         reply, _ = let_out(lambda: answer(message, config), message, config)
         return from_records(reply.content, Report)

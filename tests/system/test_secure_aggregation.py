@@ -115,9 +115,7 @@ def test_the_server_never_holds_an_update_and_a_killed_site_goes_on(tmp_path: Pa
     assert [each["task"] for each in told] == ["keys", "shares", "train", "unmask"]
 
 
-def look_for_updates(
-    run: Path, stores: dict[str, Path], processes: list[psutil.Process]
-) -> None:
+def look_for_updates(run: Path, stores: dict[str, Path], processes: list[psutil.Process]) -> None:
     """Look for two sites' updates, in any form, wherever the server may have them."""
     before = read_weights(
         RunStore(run).checkpoint(0), kind="global", model=RunStore(run).study.model
