@@ -147,9 +147,6 @@ class StudyConfig(StrictModel):
                 )
         if self.privacy.secure_aggregation:
             self._require("secure_aggregation", "transfer.up", self.transfer.up, "fp32")
-            if self.privacy.central:  # a sum does not tell how many of it were within the bound
-                clipping = self.privacy.central.clipping
-                self._require("secure_aggregation", "privacy.central.clipping", clipping, "fixed")
             if (
                 self.privacy.secure_aggregation.largest_value is None
                 and self.privacy.central is None

@@ -16,6 +16,7 @@ No round is amplified by sampling: who is asked follows from the study's seed, w
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -87,6 +88,15 @@ def updates_noise(noise_multiplier: float, *, count_noise: float) -> float:
     return noise_multiplier / math.sqrt(1 - ratio * ratio)
 
 
+def noise_over_signal(noise: CentralNoise, *, num_sites: int, num_weights: int) -> float:
+    """Return how much longer a round's noise is than the longest mean of updates can be.
+
+    The noise has about the length z C sqrt(d) / m of d weights, and a mean of clipped updates C at
+    most. Updates of sites that agree add up over rounds, noise by the root of their number.
+    """
+    return noise.updates * math.sqrt(num_weights) / num_sites
+
+
 def next_clip_norm(clip_norm: float, *, share_within: float, config: CentralPrivacyConfig) -> float:
     """Return C exp(-eta_C (b - gamma)) (arXiv 1905.03871, section 2).
 
@@ -117,6 +127,12 @@ def spent(noise_multipliers: Iterable[float], *, delta: float, of_a_patient: boo
         Those claimed of the rounds in which the hospital took part.
     """
     share = 0.5 if of_a_patient else 1.0
-    counts = sorted(Counter(share * each for each in noise_multipliers).items())
+    counts = Counter(share * each for each in noise_multipliers)
+    return _spent(tuple(sorted(counts.items())), delta)
+
+
+@functools.lru_cache(maxsize=256)
+def _spent(counts: tuple[tuple[float, int], ...], delta: float) -> Epsilon:
+    """Return the same of steps by their noise; most hospitals of a study have the same ones."""
     history = [NoisySteps(noise, sample_rate=1.0, steps=steps) for noise, steps in counts]
     return Epsilon(rdp_epsilon(history, delta=delta), prv_epsilon(history, delta=delta))

@@ -53,7 +53,7 @@ def _page(store: RunStore) -> dict[str, Any]:
         "gif": _data_uri(files.gif, "image/gif", at_most_bytes=_LARGEST_GIF_BYTES),
         "mp4": _data_uri(files.mp4, "video/mp4"),
         "contact_sheet": _data_uri(files.contact_sheet, "image/png"),
-        "central_clips": [each.central for each in rounds if each.central],
+        "central_rounds": [each.central for each in rounds if each.central],
         "written_at": datetime.now(UTC).isoformat(),
         "nothing": units.NOTHING,
     }

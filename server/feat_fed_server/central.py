@@ -16,7 +16,12 @@ from torch import Tensor
 from feat_fed.config import StudyConfig
 from feat_fed.config.privacy import CentralPrivacyConfig
 from feat_fed.errors import FederationError
-from feat_fed.privacy.central import CentralNoise, central_noise, next_clip_norm
+from feat_fed.privacy.central import (
+    CentralNoise,
+    central_noise,
+    next_clip_norm,
+    noise_over_signal,
+)
 from feat_fed.privacy.updates import clip_factor
 from feat_fed.report.records import CentralRecord
 from feat_fed_server.inbox import Arrived, Inbox
@@ -27,6 +32,8 @@ from feat_fed_server.summed import Summed, moved_by
 _COPIES = 8
 """Of a group in memory: sum, noise and one update in float64, with what they are made of."""
 _DOUBLE_ROUNDING = 1e-9
+_LOUD = 10.0
+"""Noise over the longest mean update, from which on a word is due."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ class CentralStrategy:
     ) -> None:
         self._inner = inner
         self._config = config
+        self._min_sites = min_sites
         self._noise = central_noise(config, min_sites=min_sites)
 
     @classmethod
@@ -103,6 +111,19 @@ class CentralStrategy:
         if central is None:
             return None
         return cls(inner, central, min_sites=study.sites.minimum)
+
+    def warning(self, weights: Mapping[str, Tensor], *, num_sites: int) -> str | None:
+        """Return what the coordinator should know of the noise beforehand, if it is large."""
+        floats = sum(each.numel() for each in weights.values() if each.is_floating_point())
+        sites = max(self._min_sites, num_sites)
+        times = noise_over_signal(self._noise, num_sites=sites, num_weights=floats)
+        if times < _LOUD:
+            return None
+        return (
+            f"privacy.central: with {sites} sites the noise of a round is about {times:,.0f} times "
+            f"as long as the longest mean update of this model's {floats:,} weights; more sites or "
+            "a smaller model are what helps"
+        )
 
     def clip_norm(self, moved: float | None) -> float:
         """Return a round's bound.

@@ -87,6 +87,7 @@ class RoundLoop:
         state = restore(self._store)
         self._tidy(state)  # what a kill after a round's end has left
         summarise(self._store, state, "running", central=self._spent())
+        self._warn(state)
         done = (each for each in self._store.rounds() if each.round <= state.rounds_done)
         self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
         self._audit.began(after_round=state.rounds_done)
@@ -162,6 +163,16 @@ class RoundLoop:
         if central is None:
             return None
         return central_spending(self._store.records(), delta=central.delta)
+
+    def _warn(self, state: GlobalState) -> None:
+        """Say once what the coordinator should know before anybody trains for nothing."""
+        expected = len(self._roster.expected)
+        told = self._central and self._central.warning(state.weights, num_sites=expected)
+        summary = self._store.summary()
+        if told and told not in summary.warnings:
+            log.warning("%s", told)
+            warnings = (*summary.warnings, told)
+            self._store.write_summary(summary.model_copy(update={"warnings": warnings}))
 
     def _tidy(self, state: GlobalState) -> None:
         """Remove what no way on needs.

@@ -44,10 +44,10 @@ def vouching(site: str, shift: float, **told: Any) -> Answer:
     return answer
 
 
-def absent(assignment: Assignment, weights: Weights) -> RecordDict | None:
+def absent(assignment: Assignment, weights: Weights) -> RecordDict:
     """Fails in the first round, gives an update that is not finite in the second."""
     if assignment.task == "evaluate":
-        return None
+        return to_records(report(assignment, "c"))
     if assignment.round == 1:
         told = report(assignment, "c", outcome="failed", code="data", examples=0, steps=0)
         return to_records(told)
@@ -78,6 +78,9 @@ def test_only_those_in_the_mean_count_and_are_accounted(tmp_path: Path) -> None:
         assert float(move.std()) == pytest.approx(1.5 * 0.2 / 2, rel=0.05)
         assert float(move.mean()) == pytest.approx(mean, abs=5 * 0.15 / math.sqrt(move.numel()))
     assert [each.status for each in store.rounds()[1].sites] == ["ok", "ok", "refused"]
+    [warning] = store.summary().warnings
+    times = 1.5 * math.sqrt(move.numel()) / 3
+    assert f"with 3 sites the noise of a round is about {times:,.0f} times" in warning
     spending = store.summary().central
     assert spending is not None
     assert [each.site for each in spending.sites] == ["a", "b"]
@@ -89,7 +92,7 @@ def test_only_those_in_the_mean_count_and_are_accounted(tmp_path: Path) -> None:
 
 
 def test_who_was_there_once_has_spent_once(tmp_path: Path) -> None:
-    def late(assignment: Assignment, weights: Weights) -> RecordDict | None:
+    def late(assignment: Assignment, weights: Weights) -> RecordDict:
         if assignment.round == 2 and assignment.task == "train":
             told = report(assignment, "c", outcome="declined", code="paused", examples=0, steps=0)
             return to_records(told)
@@ -189,7 +192,7 @@ def test_no_more_is_released_than_the_study_may_spend(
     assert store.summary().state == "complete"
     for number in (4, 3, 2):
         flip_last_byte(store.checkpoint(number))
-    with pytest.raises(FederationError, match="more than the study's privacy.central.epsilon"):
+    with pytest.raises(FederationError, match=r"more than the study's privacy\.central\.epsilon"):
         run(RunStore(store.root), SITES)
     assert len(releases(store)) == 4
 

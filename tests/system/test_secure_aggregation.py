@@ -38,7 +38,7 @@ def write_study(path: Path) -> Path:
             "central": {"noise_multiplier": 0.5, "clip_norm": 5.0, "clipping": "adaptive"},
         },
     }
-    tree["sites"]["minimum"] = 3
+    tree["sites"] |= {"minimum": 3, "wait_sec": 300, "round_sec": 300}
     tree["training"]["local_steps"] = 60
     path.write_text(yaml.safe_dump(tree))
     return path
@@ -89,19 +89,22 @@ def test_the_server_never_holds_an_update_and_a_killed_site_goes_on(tmp_path: Pa
     study = write_study(tmp_path / "study.yaml")
     run = consortium.root / "runs" / "tiny"
     stores = {name: consortium.root / name / "store" for name in NAMES}
-    with consortium.server("--study", study) as server:
-        with consortium.client(NAMES[0]) as first, consortium.client(NAMES[1]):
-            with consortium.client(NAMES[2]) as killed:
-                wait_until(lambda: has(run, "masks-agreed"), 120, server)
-                for each in [*killed.family(), psutil.Process(killed.process.pid)]:
-                    each.kill()
-            inbox = RunStore(run).inbox(1)
-            masked = [inbox / f"{name}.safetensors" for name in NAMES[:2]]
-            wait_until(lambda: all(each.exists() for each in masked), 120, server)
-            look_for_updates(run, stores, of_server(server))
-            with consortium.client(NAMES[2]):
-                assert server.end() == 0, server.text()
-            assert "Traceback" not in first.text()
+    with (
+        consortium.server("--study", study) as server,
+        consortium.client(NAMES[0]) as first,
+        consortium.client(NAMES[1]),
+    ):
+        with consortium.client(NAMES[2]) as killed:
+            wait_until(lambda: has(run, "masks-agreed"), 180, server)
+            for each in [*killed.family(), psutil.Process(killed.process.pid)]:
+                each.kill()
+        inbox = RunStore(run).inbox(1)
+        masked = [inbox / f"{name}.safetensors" for name in NAMES[:2]]
+        wait_until(lambda: all(each.exists() for each in masked), 180, server)
+        look_for_updates(run, stores, of_server(server))
+        with consortium.client(NAMES[2]):
+            assert server.end(300) == 0, server.text()
+        assert "Traceback" not in first.text()
     store = RunStore(run)
     [record] = store.rounds()
     assert [(each.site, each.status) for each in record.sites] == [(name, "ok") for name in NAMES]
