@@ -183,6 +183,22 @@ def test_a_server_that_is_killed_in_any_stage_goes_on_there(
     assert {attempt for _, _, attempt in grid.seen} == {1, None}
 
 
+def test_with_central_privacy_sites_clip_and_the_sum_is_noised(
+    tmp_path: Path, hospitals: Hospitals
+) -> None:
+    central = {"noise_multiplier": 1e-3, "clip_norm": 1.0, "clipping": "adaptive"}
+    study = secure_study(privacy={"secure_aggregation": {}, "central": central})
+    store = RunStore.create(tmp_path / "run", study)
+    run_secure(store, SecureGrid(hospitals))
+    before, after = (weights(store, each) for each in (0, 1))
+    moves = torch.cat([(after[name] - before[name]).flatten() for name in before]).double()
+    each = len(moves) ** -0.5  # of a vector of length 1 with equal parts
+    assert float(moves.mean()) == pytest.approx((3 - 1) / 4 * each, rel=0.01)
+    assert 0.5e-3 / 4 < float(moves.std()) < 2e-3 / 4
+    [record] = store.rounds()
+    assert record.central is not None and record.central.share_within is not None
+
+
 def test_keys_that_are_not_the_registered_sites_are_refused(
     store: RunStore, hospitals: Hospitals, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
