@@ -235,6 +235,11 @@ class ServerSecAgg:
         self._change(shares={**self.state.shares, sender: shares})
 
     @property
+    def threshold(self) -> int:
+        """Shares of which a secret is put together again."""
+        return self._made()[1].threshold
+
+    @property
     def is_recoverable(self) -> bool:
         """Whether enough shares are there for :meth:`recover`."""
         return not self._lacking()

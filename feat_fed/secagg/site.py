@@ -190,7 +190,7 @@ class SiteSecAgg:
             if offer.site != self.name and known.get(offer.site) != offer.fingerprint:
                 raise AgreementError(
                     f"the keys of {offer.site} are not under the public key that this site knows "
-                    "as its own; ask that hospital for `feat-fed fingerprint`"
+                    "as its own; ask that hospital, which `feat-fed join` has shown it"
                 )
             check_offer(offer)
         terms = terms_of(config, len(roster.offers))

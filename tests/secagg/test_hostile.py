@@ -18,7 +18,8 @@ PEER = "site-1"
 
 
 def altered(text: str) -> str:
-    return ("B" if text[0] == "A" else "A") + text[1:]
+    at = len(text) // 2
+    return text[:at] + ("B" if text[at] == "A" else "A") + text[at + 1 :]
 
 
 def offered(at: Session, name: str = PEER) -> KeyOffer:
