@@ -50,7 +50,7 @@ class Grid:
     Raises
     ------
     ConfigError
-        If the largest value is out of any reason.
+        If the largest value is not between 2^-60 and 2^60.
     """
 
     largest: float

@@ -210,7 +210,7 @@ class ServerSecAgg:
         ------
         AgreementError
             If they are not of the kinds that were asked for, a share is not the one that was
-            dealt, the site is no survivor, or they are second and different ones.
+            dealt, or the site is no survivor.
         """
         self._check(shares.session, shares.site, sender)
         _, _, graph = self._made()
@@ -230,8 +230,6 @@ class ServerSecAgg:
                 dealt = self.state.dealt[owner].commitments[sender][place]
                 if commitment(kind, owner, sender, to_bytes(share)) != dealt:
                     raise AgreementError(f"{sender}: a share of {owner} that was not dealt")
-        if self.state.shares.get(sender, shares) != shares:
-            raise AgreementError(f"{sender}: second and different shares")
         self._change(shares={**self.state.shares, sender: shares})
 
     @property

@@ -18,7 +18,8 @@ PEER = "site-1"
 
 
 def altered(text: str) -> str:
-    return ("B" if text[0] == "A" else "A") + text[1:]
+    at = len(text) // 2
+    return text[:at] + ("B" if text[at] == "A" else "A") + text[at + 1 :]
 
 
 def offered(at: Session, name: str = PEER) -> KeyOffer:
@@ -211,6 +212,23 @@ def test_a_site_asks_for_the_stages_in_their_order() -> None:
     early = SecureRound(4)
     with pytest.raises(AgreementError, match="before the roster"):
         early.sites[ME].masks(round_.server.deal()[ME], values="0" * 64)
+
+
+def test_the_server_takes_no_second_and_different_shares() -> None:
+    round_ = SecureRound(3)
+    round_.stage_keys()
+    round_.stage_shares()
+    offer = round_.server.state.dealt[ME]
+    sealed = {**offer.sealed, PEER: altered(offer.sealed[PEER])}
+    with pytest.raises(AgreementError, match="second and different shares"):
+        round_.server.take_shares(offer.model_copy(update={"sealed": sealed}), sender=ME)
+    for changes, told in (
+        ({"sealed": {PEER: offer.sealed[PEER]}}, "not for its neighbours"),
+        ({"commitments": {ME: offer.commitments[ME]}}, "not for its neighbours"),
+    ):
+        with pytest.raises(AgreementError, match=told):
+            round_.server.take_shares(offer.model_copy(update=changes), sender=ME)
+    assert round_.server.state.dealt[ME] == offer
 
 
 def test_survivors_must_hang_together() -> None:
