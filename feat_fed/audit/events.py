@@ -171,6 +171,13 @@ class Leaving(StrictModel):
     ledger_hash: Sha256 | None = None
 
 
+class DamageAccepted(StrictModel):
+    """A person at the site has looked at what is wrong with this log, and lets it go on."""
+
+    kind: Literal["damage-accepted"] = "damage-accepted"
+    problems: Count
+
+
 class ServerStarted(StrictModel):
     """A coordinator's server, with the door that hospitals reach."""
 
@@ -299,6 +306,7 @@ AuditEvent = (
     | MessageRefused
     | Decided
     | Leaving
+    | DamageAccepted
     | ServerStarted
     | ProcessRestarted
     | StudyBegan

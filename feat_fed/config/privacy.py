@@ -173,8 +173,9 @@ class SitePrivacyConfig(StrictModel):
     delta: float = Field(1e-5, gt=0, lt=0.1, description="that goes with max_epsilon")
     tell: tuple[Told, ...] = Field(
         (),
-        description="what reports of a study with DP-SGD say of this site's patients, exactly and "
-        "outside of the accounting: losses, counts (clips, patients), times (of training)",
+        description="what reports of a study with patient or central privacy say of this site's "
+        "patients, exactly and outside of the accounting: losses, counts (clips, patients), times "
+        "(of training)",
     )
     patients_only_here: bool = Field(
         False,
