@@ -245,7 +245,7 @@ def renamed(name: str) -> dict[str, Tensor]:
     [
         (None, "0 buckets"),
         (renamed(SECRET), "unknown"),
-        (WEIGHTS | {SECRET: torch.zeros(1)}, "bytes in"),
+        (WEIGHTS | {SECRET: torch.zeros(1)}, "1 are unknown"),
         (dict(list(WEIGHTS.items())[1:]), "missing"),
         ({name: each.double() for name, each in WEIGHTS.items()}, "bytes in"),
         ({name: each.half() for name, each in WEIGHTS.items()}, "another dtype"),
