@@ -18,7 +18,8 @@ from feat_fed_client.limits import DeclinedError
 
 def require_protections(site: SiteConfig, study: StudyConfig) -> None:
     """Raise :class:`DeclinedError` where a study lacks a mechanism that the site demands."""
-    noise = study.privacy.patient and study.privacy.patient.noise_multiplier
+    patient = study.privacy.patient
+    noise = patient.noise_multiplier if patient is not None else None
     if noise is not None and noise < LEAST_NOISE:
         raise DeclinedError(
             "protection",
