@@ -108,7 +108,7 @@ def _of_patients(claim: Claim, patients: int) -> list[str]:
     taken = claim.spending.sample_rate * patients
     noise = claim.spending.noise_multiplier / taken
     lines = [
-        f"of {patients:,} patients a step takes {taken:.4g} on average, and the mean of their "
+        f"of {patients:,} patients a step takes {taken:,.4g} on average, and the mean of their "
         f"gradients carries noise of {noise:.3g} clip norms"
     ]
     if claim.delta * patients > LARGEST_DELTA:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 LEAST_NOISE = 0.1
 """Noise multiplier below which epsilon of any use cannot be promised, nor well computed."""
 
-_MOST_NOISE = 1e4
+_MOST_NOISE = 1e3
 _TOLERANCE = 1e-4
+_STRIDE = 1.5
 """Of the noise multiplier's logarithm."""
 
 _LARGEST_BY_PRV = 100.0
@@ -152,14 +153,18 @@ def noise_for(*, epsilon: float, delta: float, sample_rate: float, steps: int) -
         return rdp_epsilon(history, delta=delta) - epsilon
 
     least, most = math.log(LEAST_NOISE), math.log(_MOST_NOISE)
-    if excess(most) > 0:
-        raise ConfigError(
-            f"no noise makes {steps} steps at a sample rate of {sample_rate:g} spend an epsilon of "
-            f"only {epsilon:g} at delta {delta:g}; raise epsilon or delta, or take fewer steps"
-        )
     if excess(least) <= 0:
         return LEAST_NOISE
-    found = math.exp(float(bisect(excess, least, most, xtol=_TOLERANCE)) + _TOLERANCE)
+    enough = least
+    while excess(enough) > 0:  # from below, since much noise takes long to account for
+        if enough >= most:
+            raise ConfigError(
+                f"no noise makes {steps} steps at a sample rate of {sample_rate:g} spend an "
+                f"epsilon of only {epsilon:g} at delta {delta:g}; raise epsilon or delta, or take "
+                "fewer steps"
+            )
+        least, enough = enough, min(most, enough + _STRIDE)
+    found = math.exp(float(bisect(excess, least, enough, xtol=_TOLERANCE)) + _TOLERANCE)
     return rounded_up(found)
 
 

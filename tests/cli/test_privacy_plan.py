@@ -23,7 +23,7 @@ training: {local_steps: 5}
 strategy: {weigh_by: equal}
 sites: {minimum: 3}
 privacy:
-  patient: {epsilon: 8, sample_rate: 0.02}
+  patient: {epsilon: 8, sample_rate: 1}
   central: {noise_multiplier: 5}
   secure_aggregation: {}
 """
@@ -55,10 +55,10 @@ def test_noise_for_an_epsilon_and_what_patients_change(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     svg = tmp_path / "plan.svg"
-    options = ["--sample-rate", "0.01", "--steps", "20", "--epsilon", "1", "--patients", "20000"]
+    options = ["--sample-rate", "1", "--steps", "20", "--epsilon", "3", "--patients", "20000"]
     assert run_app(["privacy", "plan", *options, "--plot", str(svg)]) == 0
     out = capsys.readouterr().out
-    assert "takes 200 on average" in out
+    assert "takes 2e+04 on average" in out
     assert "delta 1e-05 is not well below 1 / 20,000 patients; 5e-06 would be" in out
     words = "".join(ElementTree.parse(svg).getroot().itertext())
     for word in ("RDP, enforced", "PRV, closer", "Steps", "Noise multiplier", "Patients"):
