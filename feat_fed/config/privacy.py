@@ -101,7 +101,7 @@ class CentralPrivacyConfig(StrictModel):
         None,
         gt=0,
         description="standard deviation of the noise on the count of updates within the bound; "
-        "null: that of the sum of updates or a twentieth of sites.minimum, whichever is more",
+        "null: a twentieth of sites.minimum, at least 1",
     )
 
     @model_validator(mode="after")
