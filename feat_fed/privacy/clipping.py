@@ -44,11 +44,10 @@ class ClippedSum:
         """
         both = zip(self.tensors, vector, strict=True)
         pairs = [(mine, each) for mine, each in both if each is not None]
-        norm = norm_of([each for _, each in pairs])
-        if math.isfinite(norm):
-            scale = min(1.0, self._bound / norm) if norm else 1.0
-            for mine, each in pairs:
-                mine.add_(each, alpha=scale)
+        sums, parts = [mine for mine, _ in pairs], [each for _, each in pairs]
+        norm = norm_of(parts)
+        if 0.0 < norm < math.inf:
+            torch._foreach_add_(sums, parts, alpha=min(1.0, self._bound / norm))
         return norm
 
 
