@@ -20,7 +20,7 @@ from feat_fed_server.asked import MOST_LACKS, Asked, activations, is_lost
 from feat_fed_server.late_answers import LateAnswers
 from feat_fed_server.outgoing import Parcel
 from feat_fed_server.question import Question
-from feat_fed_server.replies import Reply, missing, read_reply
+from feat_fed_server.replies import TAKEN_OUT, Reply, missing, read_reply
 from feat_fed_server.roster import Roster
 
 log = logging.getLogger(__name__)
@@ -237,8 +237,7 @@ class Asking:
         """Return the reply of a site whose key was taken out since: none will come."""
         if self._roster.has(asked.message.metadata.dst_node_id):
             return None
-        told = "its key was taken out in the middle of the round"
-        return Reply(asked.site, "refused", told, bytes_down=asked.bytes_down)
+        return Reply(asked.site, "refused", TAKEN_OUT, bytes_down=asked.bytes_down)
 
     def _pull(self, message_id: str, asked: Asked) -> Reply | None:
         """Return a site's reply if it is there; one that Flower cannot read is refused."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ from feat_fed.errors import ProtocolError
 from feat_fed.protocol import Report
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.inbox import Arrived, Inbox
-from feat_fed_server.replies import Reply
+from feat_fed_server.replies import TAKEN_OUT, Reply
 from feat_fed_server.screening import (
     Peer,
     log_norm,
@@ -68,6 +68,15 @@ class Intake:
             reason = f"its update to round {answered} came too late"
             return replace(reply, status="late", reason=reason, weights=None)
         return self._put(reply, report, base)
+
+    def require_registered(self, tally: Tally, registered: Collection[str]) -> None:
+        """Turn away updates of sites whose keys were taken out since they came."""
+        for each in self.inbox.arrived():
+            site = each.report.site
+            if site not in registered:
+                log.warning("%s: refused: %s", site, TAKEN_OUT)
+                self.inbox.discard(site)
+                tally.turn_away(site, ProtocolError(TAKEN_OUT))
 
     def compare(self, tally: Tally, weight_of: Callable[[Report], float]) -> None:
         """Turn away updates in the inbox that stand out among the others.

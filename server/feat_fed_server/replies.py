@@ -25,6 +25,8 @@ NOT_APPROVED = (
     "shows it)"
 )
 
+TAKEN_OUT = "its key was taken out in the middle of the round"
+
 
 @dataclass(frozen=True)
 class Reply:

@@ -188,6 +188,7 @@ class RoundLoop:
                 accept_late=intake.take_late,
             )
             tally.add(replies)
+            intake.require_registered(tally, self._roster.expected)
             if not tally.still_needed:
                 intake.compare(tally, self._strategy.weight_of)
             if not tally.still_needed:

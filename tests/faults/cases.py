@@ -40,6 +40,8 @@ class Fault:
     """``mount`` or ``faketime``, for a fault that cannot be had everywhere."""
     may_repeat_updates: int = 0
     """Finished updates that the fault itself destroys."""
+    may_change_weights: bool = False
+    """Whether the site may have to go on with an older optimiser's state; it comes last then."""
 
     @property
     def key(self) -> str:
@@ -159,10 +161,12 @@ def _wait_for_file(find: Callable[[], Path], stage: Stage, number: int) -> None:
 
 
 def _change(path: Path) -> None:
-    content = bytearray(path.read_bytes())
+    """Change bytes; the time of writing stays, by which updates that were made again are told."""
+    content, stat = bytearray(path.read_bytes()), path.stat()
     middle = len(content) // 2
     content[middle : middle + 64] = b"\xff" * 64
     path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def tear_metrics(stage: Stage, number: int, site: str) -> float:
@@ -242,7 +246,9 @@ def _faults() -> Iterator[Fault]:
     yield Fault(f"link moves nothing for {FROZEN_SEC:.0f} s", "training", freeze)
     yield Fault("link of 60 kB/s", "sending", slow_down)
     yield Fault("server's disk full", "training", fill_server_disk, needs="mount")
-    yield Fault("site's disk full", "training", fill_site_disk, needs="mount")
+    yield Fault(
+        "site's disk full", "training", fill_site_disk, needs="mount", may_change_weights=True
+    )
     yield Fault(
         "newest checkpoint damaged",
         "sending",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
 from flwr.supercore.task_identity import TaskIdentity
@@ -21,6 +22,11 @@ from system.consortium import Consortium
 
 def undisturbed(both: Consortium, path: Path, *, rounds: int) -> dict[str, bytes]:
     """Do a study's first rounds in this process; return the weights' bytes."""
+    return list(rounds_undisturbed(both, path, rounds=rounds))[-1]
+
+
+def rounds_undisturbed(both: Consortium, path: Path, *, rounds: int) -> Iterator[dict[str, bytes]]:
+    """Yield the weights' bytes after each of a study's first rounds."""
     for name in ("_run_id", "_node_id", "_task_id"):  # Flower's strategies make messages here, too
         setattr(TaskIdentity, name, 1)
     config = load_study(path)
@@ -39,7 +45,12 @@ def undisturbed(both: Consortium, path: Path, *, rounds: int) -> dict[str, bytes
         answers = [each.run(assignment, state.weights) for each in sessions]
         weights = aggregate(strategy, both.root / "inbox", answers, state.weights, number=number)
         state = state.after_round(weights, ema_decay=config.strategy.ema_decay)
-    return bytes_of(state.weights)
+        yield bytes_of(state.weights)
+
+
+def digest_of(weights: Mapping[str, bytes]) -> str:
+    """Return the SHA-256 of weights' bytes, by name."""
+    return sha256(b"".join(weights[name] for name in sorted(weights))).hexdigest()
 
 
 def bytes_of(weights: Mapping[str, Tensor]) -> dict[str, bytes]:

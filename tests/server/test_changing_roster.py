@@ -1,9 +1,12 @@
 """Sites that are admitted, or taken out, while the round loop is at work."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from flwr.app import RecordDict
+import torch
+from flwr.app import Message, RecordDict
+from safetensors.torch import load_file
 
 from fake_sites import STUDY, FakeGrid, Weights, honest, run
 from feat_fed.protocol import Assignment
@@ -61,6 +64,37 @@ def test_a_site_that_is_taken_out_is_not_waited_for_and_its_update_not_used(
     assert [first[name].status for name in "abcd"] == ["ok", "ok", "refused", "refused"]
     assert "taken out" in first["c"].reason and "taken out" in first["d"].reason
     assert sorted(second) == ["a", "b"]
+
+
+def test_an_update_that_came_before_its_site_was_taken_out_is_not_used_either(
+    tmp_path: Path,
+) -> None:
+    stores = [RunStore.create(tmp_path / name, STUDY) for name in ("run", "without")]
+    admit(stores[0], "a", "b", "c", "d")
+    admit(stores[1], "a", "b", "d")
+
+    class Revoking(FakeGrid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            if (stores[0].inbox(1) / "c.safetensors").exists():
+                admit(stores[0], "a", "b", "d")
+            return super().pull_messages(message_ids)
+
+    moves = {"a": 1.0, "b": 1.5, "c": 2.0, "d": 2.5}
+    sites = {name: honest(name, move) for name, move in moves.items()}
+    loops = [
+        RoundLoop(Revoking(sites), FileRoster(stores[0].roster), stores[0]),  # type: ignore[arg-type]
+        RoundLoop(
+            FakeGrid({name: sites[name] for name in "abd"}),  # type: ignore[arg-type]
+            FileRoster(stores[1].roster),
+            stores[1],
+        ),
+    ]
+    for loop in loops:
+        loop.run()
+    told = {each.site: each for each in stores[0].rounds()[0].sites}
+    assert "taken out" in told["c"].reason
+    models = [load_file(store.checkpoint(1)) for store in stores]
+    assert all(torch.equal(each, models[1][name]) for name, each in models[0].items())
 
 
 def test_each_round_tells_what_went_over_the_wire_in_it(store: RunStore) -> None:
