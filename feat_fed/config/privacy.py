@@ -24,6 +24,7 @@ class PatientPrivacyConfig(StrictModel):
 
     In each step every patient takes part by chance, by itself (Poisson sampling). The gradients of
     a patient's clips are averaged and clipped as one, so the unit of privacy is the patient.
+    ``training.batch_size`` and ``training.gradient_clip`` have no say then.
     """
 
     epsilon: float | None = Field(
