@@ -89,7 +89,7 @@ DECLINES: dict[DeclineCode, str] = {
     "paused": "the site is paused",
     "hours": "the site does not train at this time of day",
     "traffic": "the round's weights are more than the site sends and receives in a round",
-    "privacy": "the round would spend more of the site's privacy budget than is left",
+    "privacy": "the site's privacy budget does not allow the round, or its ledger is not whole",
     "protection": "the study lacks a protection of patients that the site demands",
 }
 

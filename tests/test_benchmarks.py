@@ -40,6 +40,7 @@ def module(name: str) -> ModuleType:
         "encoding",
         "feat_step",
         "loading",
+        "privacy_step",
         "secure_aggregation",
         "training",
         "wkv",

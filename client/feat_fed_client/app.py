@@ -157,7 +157,8 @@ def answer(
         log.info("round %d: the weights have to come whole: %s", assignment.round, error)
         return Message(to_records(_failed(assignment, site, "base")), reply_to=message)
     except DeclinedError as declined:
-        log.info("round %d declined: %s", assignment.round, declined)
+        level = logging.WARNING if declined.limit in ("privacy", "protection") else logging.INFO
+        log.log(level, "round %d declined: %s", assignment.round, declined)
         report = _declined(assignment, site, declined)
         note_report(site.store, report)
         return Message(to_records(report), reply_to=message)

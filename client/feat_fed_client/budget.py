@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from feat_fed.audit.log import FOLDER, read_head
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.errors import AuditError, ConfigError, PrivacyError
+from feat_fed.privacy.accounting import LEAST_NOISE
 from feat_fed.privacy.anchors import noted_by_server, read_books
 from feat_fed.privacy.ledger import Budget, Ledger
 from feat_fed.privacy.ledger_events import Reserved
@@ -17,6 +18,14 @@ from feat_fed_client.limits import DeclinedError
 
 def require_protections(site: SiteConfig, study: StudyConfig) -> None:
     """Raise :class:`DeclinedError` where a study lacks a mechanism that the site demands."""
+    patient = study.privacy.patient
+    noise = patient.noise_multiplier if patient is not None else None
+    if noise is not None and noise < LEAST_NOISE:
+        raise DeclinedError(
+            "protection",
+            f"privacy.patient.noise_multiplier of {study.name} is {noise:g}; less than "
+            f"{LEAST_NOISE:g} protects nobody",
+        )
     lacking = sorted(set(site.privacy.require) - study.privacy.protections)
     if lacking:
         raise DeclinedError(
@@ -24,6 +33,16 @@ def require_protections(site: SiteConfig, study: StudyConfig) -> None:
             f"privacy.require demands {', '.join(lacking)}, which {study.name} does not have; "
             "nothing leaves without it",
         )
+
+
+def problems_at_start(site: SiteConfig) -> list[str]:
+    """Return why rounds with DP-SGD would be declined, of a site that has seen one."""
+    try:
+        books = read_books(site.store, site.name)
+    except AuditError as error:
+        return [str(error)]
+    begun = books.spent.head is not None or books.ledger.problems
+    return books.problems if begun else []
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ model, to the byte, and one of a study with DP-SGD needs a reservation that is s
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,7 +17,6 @@ from flwr.app import Message
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode
 from pydantic import BaseModel
-from safetensors.torch import load, save
 
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.config.privacy import Told
@@ -87,11 +87,13 @@ class LastDoor:
         except (ProtocolError, LedgerError, AuditError) as error:
             raise DoorError(str(error)) from error
         cost = None
-        if spent is not None and spent.head is not None:
-            head = LedgerHead(line=spent.head.sequence, hash=spent.head.hash)
-            report = report.model_copy(update={"ledger": head})
+        if spent is not None:
             delta = self.site.privacy.delta
             cost = PrivacyCost(epsilon=spent.epsilon(delta=delta), delta=delta)
+            # Others note the head of a ledger that the round has been held against, and no other.
+            if buckets and spent.head is not None:
+                head = LedgerHead(line=spent.head.sequence, hash=spent.head.hash)
+                report = report.model_copy(update={"ledger": head})
         return Message(to_records(report, buckets), reply_to=to), cost
 
     def _require_answer(self, report: Report, buckets: Sequence[bytes]) -> None:
@@ -164,10 +166,18 @@ def require_update(buckets: Sequence[bytes], study: StudyConfig) -> None:
     """Raise :class:`ProtocolError` unless these are the update's tensors and not a byte more."""
     for _ in unpack_groups(buckets, update_parts(study)):
         pass  # each is checked as it is read
-    for bucket in buckets:
-        # The format has room for texts, in its metadata and around its names.
-        if save(load(bucket)) != bucket:
-            raise ProtocolError("a bucket holds more than its tensors", refusal="tensors")
+    if not all(map(_is_plain, buckets)):
+        raise ProtocolError("a bucket holds more than its tensors", refusal="tensors")
+
+
+def _is_plain(bucket: bytes) -> bool:
+    """Whether a safetensors file has no metadata, and no room in its header for anything else."""
+    size = int.from_bytes(bucket[:8], "little")
+    header = json.loads(bucket[8 : 8 + size])
+    if any(each.keys() != {"dtype", "shape", "data_offsets"} for each in header.values()):
+        return False
+    plain = json.dumps(header, separators=(",", ":")).encode()
+    return bucket[8 : 8 + size] == plain + b" " * (-len(plain) % 8)
 
 
 def update_parts(study: StudyConfig) -> Mapping[str, Mapping[str, Part]]:

@@ -181,6 +181,13 @@ class Leaving(StrictModel):
     ledger_hash: Sha256 | None = None
 
 
+class DamageAccepted(StrictModel):
+    """A person at the site has looked at what is wrong with this log, and lets it go on."""
+
+    kind: Literal["damage-accepted"] = "damage-accepted"
+    problems: Count
+
+
 class Enclosed(StrictModel):
     """What a message holds of a secure aggregation, beside weights: keys, shares, sites' names."""
 
@@ -341,6 +348,7 @@ AuditEvent = (
     | MessageRefused
     | Decided
     | Leaving
+    | DamageAccepted
     | Enclosed
     | AggregationBegan
     | SumUnmasked

@@ -106,7 +106,8 @@ class _Check:
             self.verdict.problems.append(f"files are missing between it and {path.name}")
         first_of_all, self._number = self._number is None, number
         for where, raw, ended in _raw_lines(path):
-            line = read_line(raw) if ended else None
+            # Of one that is whole only the line feed is missing; the next one adds it.
+            line = read_line(raw)
             if line is None:
                 self._bad.append((where, raw + b"\n" * ended))
             else:

@@ -12,15 +12,13 @@ from feat_fed.cli.console import console, output
 from feat_fed.config import PatientPrivacyConfig, load_study, validate
 from feat_fed.errors import ConfigError
 from feat_fed.privacy.accounting import NoisySteps, noise_for
-from feat_fed.privacy.claims import Claim, claims
+from feat_fed.privacy.claims import LARGEST_DELTA, Claim, claims
 from feat_fed.privacy.plan import Curve, Point, curves
 from feat_fed.privacy.resolve import resolved
 from feat_fed.report.privacy_plot import Panel, require_format, write_panels
 
 _BAR_WIDTH = 30
 _NONE = "-"
-_SMALL = 0.1
-"""Largest delta, in units of 1 / patients, that passes without a word."""
 
 
 def planned_claims(
@@ -110,13 +108,13 @@ def _of_patients(claim: Claim, patients: int) -> list[str]:
     taken = claim.spending.sample_rate * patients
     noise = claim.spending.noise_multiplier / taken
     lines = [
-        f"of {patients:,} patients a step takes {taken:.4g} on average, and the mean of their "
+        f"of {patients:,} patients a step takes {taken:,.4g} on average, and the mean of their "
         f"gradients carries noise of {noise:.3g} clip norms"
     ]
-    if claim.delta * patients > _SMALL:
+    if claim.delta * patients > LARGEST_DELTA:
         lines.append(
             f"warning: delta {claim.delta:g} is not well below 1 / {patients:,} patients; "
-            f"{_SMALL / patients:.0e} would be"
+            f"{LARGEST_DELTA / patients:.0e} would be"
         )
     return lines
 

@@ -50,13 +50,13 @@ def train_local(
     os.umask(0o077)  # all that a site keeps is its own: keys, latents, logs
     site = load_site(site_config)
     resolve_device(site.compute)
-    config = _at_a_site(resolve_study(study, rounds))
+    config = at_a_site(resolve_study(study, rounds))
     run_to_report(
         runs / (run or f"{config.name}-{site.name}"), config, lambda store: _train(store, site)
     )
 
 
-def _at_a_site(study: StudyConfig) -> StudyConfig:
+def at_a_site(study: StudyConfig) -> StudyConfig:
     """Return the study without what only a server does, so that nobody claims it."""
     if study.privacy.protections <= {"patient"}:
         return study

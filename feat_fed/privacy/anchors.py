@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from feat_fed.audit import FOLDER, Head, Line, Noted, Verdict, verify
-from feat_fed.audit.events import Leaving
+from feat_fed.audit import FOLDER, AuditLog, Head, Line, Noted, Verdict, verify
+from feat_fed.audit.events import DamageAccepted, Leaving
 from feat_fed.audit.log import segments
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import LedgerError
-from feat_fed.privacy.ledger import Ledger
+from feat_fed.privacy.ledger import Ledger, digest_of
+from feat_fed.privacy.ledger_events import AuditAccepted
 from feat_fed.privacy.spent import Spent
 from feat_fed.protocol import LedgerHead
 
@@ -52,13 +53,17 @@ class Books:
         raise LedgerError(f"{self.problems[0]}{also}. {_MEND}")
 
 
-def read_books(store: Path, name: str, noted: Iterable[Noted] = ()) -> Books:
+def read_books(
+    store: Path, name: str, noted: Iterable[Noted] = (), *, noted_hash: str | None = None
+) -> Books:
     """Check both logs, each line against its own hash, its neighbours, and what was noted of it.
 
     Parameters
     ----------
     noted
         Lines of the ledger that others have seen.
+    noted_hash
+        Of one more such line.
 
     Raises
     ------
@@ -67,14 +72,46 @@ def read_books(store: Path, name: str, noted: Iterable[Noted] = ()) -> Books:
     """
     ledger = Ledger(store, name)
     _, spent = ledger.look()
-    marks = [
-        Noted("the privacy ledger", _head(each.reserved.audit))
-        for each in spent.reservations.values()
-        if each.reserved.audit
-    ]
+    marks = [Noted("the privacy ledger", _head(each)) for each in spent.audit_marks()]
     audit, seen = _audit(store / FOLDER, name, marks)
-    verdict, spent = ledger.look([*noted, *seen])
+    if audit is not None and spent.audit_accepted is not None:
+        _let_pass(audit, spent.audit_accepted)
+    verdict, spent = ledger.look([*noted, *seen], noted_hash=noted_hash)
     return Books(verdict, audit, spent)
+
+
+def accept_audit(store: Path, name: str) -> tuple[str, ...]:
+    """Let a person's word stand for what is wrong with the audit log; return what that was.
+
+    Both logs say so from then on.
+
+    Raises
+    ------
+    LedgerError
+        If the ledger itself cannot be believed: nobody can know what it counted.
+    StorageError
+        If one of the two cannot be written.
+    AuditError
+        If one of the two cannot be read.
+    """
+    books = read_books(store, name)
+    if books.ledger.problems:
+        Books(books.ledger, None, books.spent).require()
+    if not books.problems:
+        return ()
+    # First, for it may itself say what was found at the log's end.
+    AuditLog.of_site(store, name).append(DamageAccepted(problems=len(books.problems)))
+    books = read_books(store, name)
+    problems = tuple(books.audit.problems) if books.audit else ()
+    Ledger(store, name).accept_audit(problems)
+    return problems
+
+
+def _let_pass(audit: Verdict, accepted: AuditAccepted) -> None:
+    """Turn problems that a person has accepted into notes."""
+    passed = [each for each in audit.problems if digest_of(each) in accepted.problems]
+    audit.notes += [f"accepted by a person here: {each}" for each in passed]
+    audit.problems = [each for each in audit.problems if each not in passed]
 
 
 def noted_by_server(told: LedgerHead | None) -> tuple[Noted, ...]:

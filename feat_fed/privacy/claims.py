@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from feat_fed.config import CentralPrivacyConfig, StudyConfig
+from feat_fed.config import StudyConfig
 from feat_fed.privacy.accounting import NoisySteps, rdp_epsilon
 
 Unit = Literal["patient", "hospital"]
+
+LARGEST_DELTA = 0.1
+"""In units of 1 / patients, that passes without a word: delta bounds how likely one is exposed."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +32,17 @@ class Claim:
         """The bound by RDP, which holds however few of the rounds a site takes part in."""
         return rdp_epsilon([self.spending], delta=self.delta)
 
+    @property
+    def turns(self) -> str:
+        """What the spending counts, in words."""
+        return "steps" if self.unit == "patient" else "rounds"
+
     def __str__(self) -> str:
         kind = self.spending
-        if self.unit == "patient":
-            turns = (
-                f"{kind.steps:,} steps, in which each takes part with chance {kind.sample_rate:g}"
-            )
-        else:
-            turns = f"{kind.steps:,} round{'' if kind.steps == 1 else 's'}"
+        sampled = f", each with chance {kind.sample_rate:g}" if self.unit == "patient" else ""
         return (
-            f"epsilon {self.epsilon:.4g} at delta {self.delta:g} of each {self.unit}: noise of "
-            f"{kind.noise_multiplier:.4g} times the clip norm in each of {turns}"
+            f"epsilon {self.epsilon:.4g} at delta {self.delta:g} of each {self.unit}, with a noise "
+            f"multiplier of {kind.noise_multiplier:.4g} in {kind.steps:,} {self.turns}{sampled}"
         )
 
 
@@ -66,7 +68,8 @@ def hospital_claim(study: StudyConfig) -> Claim | None:
     central = study.privacy.central
     if central is None:
         return None
-    spending = NoisySteps(release_noise(central), 1.0, study.rounds)
+    assert central.noise_multiplier is not None
+    spending = NoisySteps(central.noise_multiplier, 1.0, study.rounds)
     return Claim("hospital", spending, study.rounds, central.delta)
 
 
@@ -83,17 +86,3 @@ def told(study: StudyConfig) -> list[str]:
     if study.privacy.secure_aggregation is not None:
         lines.append("secure aggregation: the server sees sums of updates and no single one")
     return lines
-
-
-def release_noise(central: CentralPrivacyConfig) -> float:
-    """Return the noise multiplier of all that a round releases.
-
-    Where clipping is adaptive that is the sum of updates, and the count of those within the
-    bound, each less one half: the count's noise hides a half. Together they spend what one
-    mechanism of this noise does (Andrew et al., arXiv 1905.03871, Theorem 1).
-    """
-    assert central.noise_multiplier is not None
-    if central.clipping == "fixed":
-        return central.noise_multiplier
-    assert central.count_noise is not None
-    return 1 / math.hypot(1 / central.noise_multiplier, 1 / (2 * central.count_noise))

@@ -15,18 +15,20 @@ A ledger that is not whole is not written to: a damaged reservation could be one
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from feat_fed import __version__
-from feat_fed.audit import ChainedLog, Line, Noted, Verdict, verify
+from feat_fed.audit import ChainedLog, Head, Line, Noted, Verdict, verify
 from feat_fed.audit.log import read_head, segments
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import BudgetError, LedgerError
 from feat_fed.privacy.ledger_events import (
     LEDGER_EVENTS,
+    AuditAccepted,
     LedgerBegan,
     LedgerEvent,
     Released,
@@ -62,7 +64,9 @@ class Ledger(ChainedLog[LedgerEvent]):
         super().__init__(store / LEDGER_FOLDER, owner)
         self._name = name
 
-    def look(self, noted: Iterable[Noted] = ()) -> tuple[Verdict, Spent]:
+    def look(
+        self, noted: Iterable[Noted] = (), *, noted_hash: str | None = None
+    ) -> tuple[Verdict, Spent]:
         """Return whether it is whole, and what it says; of one that is not begun, nothing.
 
         Raises
@@ -75,6 +79,8 @@ class Ledger(ChainedLog[LedgerEvent]):
             missing = [_missing(each) for each in noted]
             if read_head(self.folder):
                 missing.append("it is not there, and its head.json is")
+            if noted_hash:
+                missing.append("there is none, and a line of it was noted")
             return Verdict(problems=missing), spent
         problems = []
         numbers: list[int] = []
@@ -87,6 +93,7 @@ class Ledger(ChainedLog[LedgerEvent]):
         verdict = verify(
             self.folder,
             noted=noted,
+            noted_hash=noted_hash,
             owner=self._name,
             events=LEDGER_EVENTS,
             what="privacy ledger",
@@ -205,6 +212,24 @@ class Ledger(ChainedLog[LedgerEvent]):
             spent.head = self.append(event)
         return spent
 
+    def accept_audit(self, problems: Iterable[str]) -> Head:
+        """Write that a person lets these problems of the audit log pass.
+
+        Raises
+        ------
+        LedgerError
+            If the ledger itself cannot be believed.
+        StorageError
+            If the disk does not take the line.
+        """
+        digests = tuple(digest_of(each) for each in problems)
+
+        def look() -> AuditAccepted:
+            self.read()
+            return AuditAccepted(problems=digests)
+
+        return self.append_after(look)
+
 
 class _TakenOver(Exception):  # noqa: N818
     """There is nothing to write."""
@@ -222,6 +247,11 @@ def _require(spent: Spent, budget: Budget, wanted: Reserved, *, planned: int) ->
             f"patient here from {before:.3f} to {after:.3f} (delta {budget.delta:g}), and "
             f"privacy.max_epsilon is {budget.max_epsilon:g}"
         )
+
+
+def digest_of(problem: str) -> str:
+    """Return the SHA-256 of the words by which a problem is told."""
+    return hashlib.sha256(problem.encode()).hexdigest()
 
 
 def _missing(noted: Noted) -> str:

@@ -65,8 +65,22 @@ class Released(StrictModel):
     update_sha256: Sha256 = Field(description="of the update as it travels")
 
 
+class AuditAccepted(StrictModel):
+    """A person at the site has looked at what is wrong with the audit log, and lets it go on."""
+
+    kind: Literal["audit-accepted"] = "audit-accepted"
+    problems: tuple[Sha256, ...] = Field(description="of the words by which each is told")
+
+
 LedgerEvent = (
-    LedgerBegan | SegmentBegan | TornLineClosed | TailMissing | Reserved | Settled | Released
+    LedgerBegan
+    | SegmentBegan
+    | TornLineClosed
+    | TailMissing
+    | Reserved
+    | Settled
+    | Released
+    | AuditAccepted
 )
 
 LEDGER_EVENTS: TypeAdapter[LedgerEvent] = TypeAdapter(

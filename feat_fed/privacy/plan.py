@@ -44,7 +44,7 @@ class Curve:
             for each in self.marks
         ]
 
-    def line(self, number: int = 40) -> list[tuple[float, float]]:
+    def line(self, number: int = 25) -> list[tuple[float, float]]:
         """Return the choice and epsilon by RDP, evenly between the first mark and the last."""
         first, last = self.marks[0], self.marks[-1]
         ats = [first + (last - first) * index / (number - 1) for index in range(number)]

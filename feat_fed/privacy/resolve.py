@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from feat_fed.config import CentralPrivacyConfig, PatientPrivacyConfig, PrivacyConfig, StudyConfig
+from typing import TypeVar
+
+from feat_fed.config import (
+    CentralPrivacyConfig,
+    PatientPrivacyConfig,
+    PrivacyConfig,
+    StudyConfig,
+    validate,
+)
 from feat_fed.errors import ConfigError
-from feat_fed.privacy.accounting import noise_for, rounded_up
+from feat_fed.privacy.accounting import noise_for
 from feat_fed.privacy.claims import Claim, hospital_claim, patient_claim
 
-_COUNT_SHARE = 1 / 20
-"""Of the sites: the count's noise in Andrew et al., arXiv 1905.03871."""
+_Mechanism = TypeVar("_Mechanism", PatientPrivacyConfig, CentralPrivacyConfig)
 
 
 def resolved(study: StudyConfig, *, begun: StudyConfig | None = None) -> StudyConfig:
@@ -25,10 +32,18 @@ def resolved(study: StudyConfig, *, begun: StudyConfig | None = None) -> StudyCo
         If an epsilon cannot be reached, or is less than what the noise that is given spends.
     """
     privacy, before = study.privacy, begun.privacy if begun else PrivacyConfig()
-    patient = privacy.patient and _patient(study, privacy.patient, before.patient)
-    central = privacy.central and _central(study, privacy.central, before.central)
-    found = privacy.model_copy(update={"patient": patient, "central": central})
-    study = study.model_copy(update={"privacy": found})
+    patient, central = privacy.patient, privacy.central
+    if patient is not None:
+        steps = study.rounds * study.training.local_steps
+        patient = _with_noise(
+            patient, before.patient, "patient", sample_rate=patient.sample_rate, steps=steps
+        )
+    if central is not None:
+        central = _with_noise(
+            central, before.central, "central", sample_rate=1.0, steps=study.rounds
+        )
+    noisy = privacy.model_copy(update={"patient": patient, "central": central})
+    study = study.model_copy(update={"privacy": noisy})
     for name, mechanism, claim in (
         ("patient", patient, patient_claim(study)),
         ("central", central, hospital_claim(study)),
@@ -38,58 +53,24 @@ def resolved(study: StudyConfig, *, begun: StudyConfig | None = None) -> StudyCo
     return study
 
 
-def _patient(
-    study: StudyConfig, patient: PatientPrivacyConfig, before: PatientPrivacyConfig | None
-) -> PatientPrivacyConfig:
-    noise = patient.noise_multiplier or (before and before.noise_multiplier)
+def _with_noise(
+    mechanism: _Mechanism,
+    before: _Mechanism | None,
+    name: str,
+    *,
+    sample_rate: float,
+    steps: int,
+) -> _Mechanism:
+    if mechanism.noise_multiplier is not None:
+        return mechanism
+    noise = before.noise_multiplier if before else None
     if noise is None:
-        assert patient.epsilon is not None
+        assert mechanism.epsilon is not None
         noise = noise_for(
-            epsilon=patient.epsilon,
-            delta=patient.delta,
-            sample_rate=patient.sample_rate,
-            steps=study.rounds * study.training.local_steps,
+            epsilon=mechanism.epsilon, delta=mechanism.delta, sample_rate=sample_rate, steps=steps
         )
-    return patient.model_copy(update={"noise_multiplier": noise})
-
-
-def _central(
-    study: StudyConfig, central: CentralPrivacyConfig, before: CentralPrivacyConfig | None
-) -> CentralPrivacyConfig:
-    noise = central.noise_multiplier or (before and before.noise_multiplier)
-    count = central.count_noise or (before and before.count_noise)
-    adaptive = central.clipping == "adaptive"
-    if noise is None:
-        assert central.epsilon is not None
-        noise = noise_for(
-            epsilon=central.epsilon, delta=central.delta, sample_rate=1.0, steps=study.rounds
-        )
-        if adaptive:
-            count = count or _count_noise(study, noise)
-            noise = _noise_beside(noise, count)
-    if adaptive:
-        count = count or _count_noise(study, noise)
-    return central.model_copy(update={"noise_multiplier": noise, "count_noise": count})
-
-
-def _count_noise(study: StudyConfig, noise: float) -> float:
-    """Return a count's noise that takes a quarter of what may be spent, or less."""
-    return rounded_up(max(noise, study.sites.minimum * _COUNT_SHARE))
-
-
-def _noise_beside(noise: float, count_noise: float) -> float:
-    """Return the noise multiplier of the sum of updates that leaves ``noise`` in all.
-
-    It undoes :func:`feat_fed.privacy.claims.release_noise`.
-    """
-    left = noise**-2 - (2 * count_noise) ** -2
-    if left <= 0:
-        raise ConfigError(
-            f"privacy.central.count_noise is {count_noise:g}, and with it the count of updates "
-            f"alone spends more than privacy.central.epsilon; raise it to {rounded_up(noise):g}, "
-            "or leave it out"
-        )
-    return rounded_up(left**-0.5)
+    tree = mechanism.model_dump() | {"noise_multiplier": noise}
+    return validate(type(mechanism), tree, f"privacy.{name}, with the noise of its epsilon,")
 
 
 def _require_within(field: str, epsilon: float | None, claim: Claim, *, goes_on: bool) -> None:
@@ -102,7 +83,7 @@ def _require_within(field: str, epsilon: float | None, claim: Claim, *, goes_on:
         else f"raise {field}.epsilon, or leave {field}.noise_multiplier out: it is found"
     )
     raise ConfigError(
-        f"{spending.steps} steps with a noise multiplier of {spending.noise_multiplier:.4g} spend "
-        f"an epsilon of {claim.epsilon:.4g} of each {claim.unit}, more than {field}.epsilon, "
-        f"{epsilon:g}; {mend}"
+        f"{spending.steps:,} {claim.turns} with a noise multiplier of "
+        f"{spending.noise_multiplier:.4g} spend an epsilon of {claim.epsilon:.4g} of each "
+        f"{claim.unit}, more than {field}.epsilon, {epsilon:g}; {mend}"
     )

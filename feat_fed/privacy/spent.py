@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from feat_fed.audit import Head
 from feat_fed.privacy.accounting import NoisySteps, prv_epsilon, rdp_epsilon
-from feat_fed.privacy.ledger_events import Released, Reserved, Settled
+from feat_fed.privacy.ledger_events import AuditAccepted, Released, Reserved, Settled
+from feat_fed.protocol import LedgerHead
 
 
 @dataclass
@@ -38,11 +39,16 @@ class Spent:
     head: Head | None = None
     reservations: dict[int, Reservation] = field(default_factory=dict)
     """By line."""
+    audit_accepted: AuditAccepted | None = None
+    """The last, as of which what was noted of the audit log holds no more."""
+    audit_accepted_line: int = 0
 
     def add(self, line: int, event: object) -> str | None:
         """Take in an event of that line; return what is wrong with it, if anything is."""
         if isinstance(event, Reserved):
             self.reservations[line] = Reservation(line, event)
+        elif isinstance(event, AuditAccepted):
+            self.audit_accepted, self.audit_accepted_line = event, line
         elif isinstance(event, Settled | Released):
             of = self.reservations.get(event.reservation)
             if of is None:
@@ -58,6 +64,11 @@ class Spent:
             else:
                 of.settled = event
         return None
+
+    def audit_marks(self) -> list[LedgerHead]:
+        """Return the lines of the audit log that were noted and that it must still hold."""
+        since = (e for e in self.reservations.values() if e.line > self.audit_accepted_line)
+        return [each.reserved.audit for each in since if each.reserved.audit]
 
     def last_of(self, study_id: str, round_number: int) -> Reservation | None:
         """Return the last reservation of a round."""

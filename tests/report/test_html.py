@@ -113,6 +113,28 @@ def test_a_round_that_a_site_shortened_or_declined_says_why(
     assert "– Declined by the site the site is paused" in words  # noqa: RUF001
 
 
+def test_a_private_run_says_what_it_promises_and_hides_what_was_not_told(
+    tmp_path: Path, private: StudyConfig, records: Records
+) -> None:
+    store = RunStore.create(tmp_path / "run", private)
+    hidden = {"examples": 1, "train_loss": None, "heldout_loss": None, "train_sec": 0}
+    sites = tuple(each.model_copy(update=hidden) for each in records[0].sites)
+    losses = {"train_loss": None, "heldout_loss": None}
+    store.append(records[0].model_copy(update=losses | {"sites": sites}))
+    words = Page(write_report(store)).words
+    for phrase in (
+        "each patient, in what the site sends 7.99",
+        "1e-05",
+        "660 steps",
+        "each hospital, in the global weights",
+        "3 rounds",
+        "Secure aggregation: on.",
+        "Training clips –",  # noqa: RUF001
+    ):
+        assert phrase in words
+    assert "Differential privacy: off." not in words
+
+
 def test_a_run_that_has_just_begun_reads_well(store: RunStore) -> None:
     words = Page(write_report(store)).words
     assert "Running 0 of 3 rounds" in words
