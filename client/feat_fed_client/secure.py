@@ -34,9 +34,11 @@ from feat_fed.secagg import (
     read_state,
     write_state,
 )
+from feat_fed_client.budget import require_protections
 from feat_fed_client.keys import identity_key
 from feat_fed_client.limits import SiteLimits
 from feat_fed_client.peers import known_peers
+from feat_fed_client.spool import Spool
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
 
@@ -83,7 +85,7 @@ class SecurePart:
         ProtocolError
             If what came is not in order.
         DeclinedError
-            If the site's limits forbid that a round begins.
+            If the site's limits or its demands on privacy forbid that a round begins.
         """
         told = self._told
         answers = {"keys": self._keys, "shares": self._shares, "unmask": self._unmask}
@@ -124,7 +126,10 @@ class SecurePart:
         return report.model_copy(update=told), update.masked(masks)
 
     def _keys(self) -> BaseModel:
-        SiteLimits.of(self._site).require_open()
+        require_protections(self._site, self._told.study)
+        # What is trained already needs none of what the limits keep back.
+        if not Spool.of(self._site.store, study_id=self._told.study_id).holds(self._told.round):
+            SiteLimits.of(self._site).require_open()
         aggregation = SiteSecAgg.begin(
             self._session,
             self._site.name,

@@ -138,10 +138,23 @@ def test_a_site_that_comes_with_another_key_is_not_believed(
     assert report.outcome == "ok"
 
 
-def test_a_paused_site_offers_no_keys(hospitals: Hospitals) -> None:
-    (hospitals.sites["a"].store / "paused").touch()
-    report, _ = Server(hospitals).ask("a", "keys")
+def test_a_paused_site_offers_keys_for_what_it_has_trained_alone(hospitals: Hospitals) -> None:
+    server = Server(hospitals)
+    server.shares()
+    server.train("a")
+    for site in "ab":
+        (hospitals.sites[site].store / "paused").touch()
+    again = Server(hospitals, attempt=2)
+    assert again.ask("a", "keys")[0].outcome == "ok"
+    report, _ = again.ask("b", "keys")
     assert (report.outcome, report.code) == ("declined", "paused")
+
+
+def test_a_site_that_demands_more_of_a_study_offers_no_keys(hospitals: Hospitals) -> None:
+    demands = SitePrivacyConfig(require=("patient",))
+    hospitals.sites["a"] = hospitals.sites["a"].model_copy(update={"privacy": demands})
+    report, _ = Server(hospitals).ask("a", "keys")
+    assert (report.outcome, report.code) == ("declined", "protection")
 
 
 @pytest.mark.parametrize("enclosed", [None, "AAAA", enclose(STUDY)])
