@@ -1,12 +1,15 @@
 """A site's part in secure aggregation, asked by a server that may be hostile."""
 
+import base64
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import Message
 
+from feat_fed.config import SiteConfig
 from feat_fed.config.privacy import SitePrivacyConfig
 from feat_fed.federate import digest_of, pack
 from feat_fed.joining import fingerprint, read_public_key
@@ -47,10 +50,13 @@ class Server:
         assert config is not None
         self.core = ServerSecAgg.begin(session, config)
 
-    def ask(self, site: str, task: Task, **more: Any) -> tuple[Report, list[bytes]]:
+    def told(self, task: Task, **more: Any) -> Assignment:
         fields: dict[str, Any] = {"study_id": STUDY_ID, "round": 1, "task": task, "first_step": 0}
         fields |= {"study": STUDY, "attempt": self.attempt}
-        told = Assignment.model_validate(fields | more)
+        return Assignment.model_validate(fields | more)
+
+    def ask(self, site: str, task: Task, **more: Any) -> tuple[Report, list[bytes]]:
+        told = self.told(task, **more)
         weights = pack(WEIGHTS) if task == "train" else ()
         message = Message(to_records(told, weights), dst_node_id=1, message_type=message_type(task))
         config = self.hospitals.sites[site]
@@ -165,3 +171,30 @@ def test_what_is_no_message_of_the_stage_is_refused(
     server.keys()
     report, _ = server.ask("a", "shares", enclosed=enclosed)
     assert (report.outcome, report.code) == ("failed", "protocol")
+
+
+def test_the_last_door_lets_nothing_but_the_stages_message_and_masked_updates_out(
+    hospitals: Hospitals,
+) -> None:
+    server = Server(hospitals)
+    site = hospitals.sites["a"]
+    told = server.told("keys")
+    offer, _ = server.ask("a", "keys")
+    text = base64.b64encode(b'{"patient": "ANNA MUELLER"}').decode()
+    for enclosed in (text, enclose(Roster.model_construct())):
+        passed = with_report(site, told, offer.model_copy(update={"enclosed": enclosed}))
+        assert (passed.outcome, passed.code, passed.enclosed) == ("failed", "internal", None)
+    trained = offer.model_copy(
+        update={"task": "train", "examples": 1, "steps": 1, "enclosed": None}
+    )
+    assert with_report(site, server.told("train"), trained, pack(WEIGHTS)).outcome == "failed"
+
+
+def with_report(
+    site: SiteConfig, told: Assignment, report: Report, buckets: Sequence[bytes] = ()
+) -> Report:
+    """What is left of a reply of the trainer's, whatever that is, on the other side."""
+    message = Message(to_records(told), dst_node_id=1, message_type=message_type(told.task))
+    content = to_records(report, buckets)
+    reply, _ = let_out(lambda: Message(content, reply_to=message), message, site)
+    return from_records(reply.content, Report)[0]
