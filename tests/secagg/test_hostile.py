@@ -188,6 +188,16 @@ def test_a_site_gives_no_shares_for_a_wrong_set_of_survivors(
         round_.sites[ME].unmask(request)
 
 
+def test_a_site_does_not_unmask_with_a_neighbour_whose_mask_it_has_not() -> None:
+    round_ = SecureRound(6).until("shares")
+    mine = round_.server.deal()[ME]
+    fewer = {name: each for name, each in mine.sealed.items() if name != PEER}
+    round_.sites[ME].masks(mine.model_copy(update={"sealed": fewer}), values="0" * 64)
+    request = UnmaskRequest(session=round_.session, survivors=tuple(round_.names))
+    with pytest.raises(AgreementError, match="survives with which this site has not masked"):
+        round_.sites[ME].unmask(request)
+
+
 def test_a_site_gives_shares_for_one_set_of_survivors_only() -> None:
     round_ = SecureRound(6).until("masked")
     site = round_.sites[ME]

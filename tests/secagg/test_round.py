@@ -35,7 +35,7 @@ def dropouts(draw: st.DrawFn) -> tuple[int, int | None, dict[str, set[str]]]:
     return sites, neighbours, {stage: draw(st.sets(names, max_size=2)) for stage in STAGES}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(dropouts())
 def test_the_masked_sum_is_the_plain_one_or_there_is_none(
     case: tuple[int, int | None, dict[str, set[str]]],
