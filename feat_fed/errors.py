@@ -19,7 +19,10 @@
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
     ├── RunError             a run's folder cannot be used
-    └── AuditError           there is no audit log, or it cannot be read
+    ├── AuditError           there is no audit log, or it cannot be read
+    └── PrivacyError         patients here would be less protected than the site demands
+        ├── LedgerError      the privacy ledger is damaged, cut off or another site's
+        └── BudgetError      a round would spend more than is left
 
 A message says what was wrong, with the value, and what to do next. It is meant
 for a screen or a log of the machine where it was raised: it may hold paths, so it
@@ -197,3 +200,17 @@ class AuditError(FeatFedError):
     """There is no audit log, or it cannot be read."""
 
     code = "audit"
+
+
+class PrivacyError(FeatFedError):
+    """Patients of the site would be less protected than it demands."""
+
+    code = "privacy"
+
+
+class LedgerError(PrivacyError):
+    """The privacy ledger cannot be believed; the message names the line."""
+
+
+class BudgetError(PrivacyError):
+    """A round would spend more than is left of the site's epsilon."""

@@ -79,7 +79,7 @@ DECLINES: dict[DeclineCode, str] = {
     "paused": "the site is paused",
     "hours": "the site does not train at this time of day",
     "traffic": "the round's weights are more than the site sends and receives in a round",
-    "privacy": "the round would spend more of the site's privacy budget than is left",
+    "privacy": "the site's privacy budget does not allow the round, or its ledger is not whole",
     "protection": "the study lacks a protection of patients that the site demands",
 }
 
@@ -161,6 +161,13 @@ class ProbeAnswer(StrictModel):
     versions: Versions
 
 
+class LedgerHead(StrictModel):
+    """The last line of a site's privacy ledger: a later one must still hold it."""
+
+    line: int = Field(ge=1, le=10**9)
+    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Verdict(StrictModel):
     """What became of a site's last answer."""
 
@@ -205,6 +212,9 @@ class Assignment(StrictModel):
         description="the last round of which the server used this site's update, 0: none; None: "
         "the server does not know the site by name yet",
     )
+    ledger: LedgerHead | None = Field(
+        None, description="of the site's privacy ledger, as the site told it last in this study"
+    )
 
     @field_validator("study")
     @classmethod
@@ -245,6 +255,9 @@ class Report(StrictModel):
         None, description="of the server's weights that the site keeps, for differences"
     )
     version: VersionText | None = Field(None, description="of feat-fed at the site")
+    ledger: LedgerHead | None = Field(
+        None, description="of the site's privacy ledger, in a study with DP-SGD"
+    )
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:

@@ -26,9 +26,11 @@ from feat_fed_client import SITE_CONFIG
 from feat_fed_client.exchanged import ExchangedWeights
 from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.known_study import remember_study
+from feat_fed_client.last_door import DoorError, LastDoor
 from feat_fed_client.limits import TRAINING_SHARE, DeclinedError
 from feat_fed_client.round_files import tidy
 from feat_fed_client.session import SiteSession
+from feat_fed_client.site_audit import PrivacyCost
 from feat_fed_client.supervision import Witness
 from feat_fed_client.traffic import Traffic
 
@@ -40,6 +42,7 @@ def make_app(
     *,
     witness: Witness = lambda _: None,
     arrived_at: float | None = None,
+    is_last: bool = False,
 ) -> ClientApp:
     """Return a ClientApp.
 
@@ -51,18 +54,49 @@ def make_app(
         Is told again and again that the work goes on.
     arrived_at
         Time of the message by ``time.monotonic``; None: when the app is called.
+    is_last
+        No process comes after this one at whose door the reply is looked at, as in a simulation.
     """
     app = ClientApp()
 
+    def answered(message: Message, context: Context) -> Message:
+        site = site_of(context)
+
+        def work() -> Message:
+            return answer(message, site, witness=witness, arrived_at=arrived_at)
+
+        return let_out(work, message, site)[0] if is_last else work()
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context), witness=witness, arrived_at=arrived_at)
+        return answered(message, context)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context), witness=witness)
+        return answered(message, context)
 
     return app
+
+
+def let_out(
+    work: Callable[[], Message], message: Message, site: SiteConfig
+) -> tuple[Message, PrivacyCost | None]:
+    """Return the reply that ``work`` makes to an assignment, as it may leave, and what it costs.
+
+    In place of one that must not leave goes a code.
+
+    Raises
+    ------
+    StorageError
+        If the privacy ledger cannot be written.
+    """
+    assignment, _ = from_records(message.content, Assignment)
+    try:
+        return LastDoor(site, assignment).passed(work(), to=message)
+    except DoorError as error:
+        reference = secrets.token_hex(4)
+        log.error("[%s] NOTHING LEAVES, stopped at the last door: %s", reference, error)
+        return failure(message, site, "internal", reference), None
 
 
 def answer(
@@ -107,7 +141,8 @@ def answer(
         log.info("round %d: the weights have to come whole: %s", assignment.round, error)
         return Message(to_records(_failed(assignment, site, "base")), reply_to=message)
     except DeclinedError as declined:
-        log.info("round %d declined: %s", assignment.round, declined)
+        level = logging.WARNING if declined.limit in ("privacy", "protection") else logging.INFO
+        log.log(level, "round %d declined: %s", assignment.round, declined)
         report = _declined(assignment, site, declined)
         note_report(site.store, report)
         return Message(to_records(report), reply_to=message)

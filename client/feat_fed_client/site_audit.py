@@ -35,6 +35,14 @@ _KNOWN_TASKS = frozenset(each.value for each in TaskType)
 
 
 @dataclass(frozen=True)
+class PrivacyCost:
+    """What all studies have spent of a patient of the site."""
+
+    epsilon: float
+    delta: float
+
+
+@dataclass(frozen=True)
 class SiteAudit:
     """Write to a site's log; each method raises :class:`~feat_fed.errors.StorageError`."""
 
@@ -101,7 +109,7 @@ class SiteAudit:
         """Note a message that breaks the protocol."""
         self.log.append(MessageRefused())
 
-    def leaving(self, reply: Message) -> None:
+    def leaving(self, reply: Message, cost: PrivacyCost | None = None) -> None:
         """Note what was decided and what leaves, to the last field and byte."""
         if reply.has_error():
             self.log.append(Leaving(message="refusal"))
@@ -124,6 +132,10 @@ class SiteAudit:
             "weights_sha256": digest_of(buckets) if buckets else None,
             "report_fields": tuple(report.model_dump(exclude_defaults=True)),
             "report_sha256": hashlib.sha256(report.model_dump_json().encode()).hexdigest(),
+            "epsilon": cost and cost.epsilon,
+            "delta": cost and cost.delta,
+            "ledger_line": report.ledger and report.ledger.line,
+            "ledger_hash": report.ledger and report.ledger.hash,
         }
         self.log.append(Leaving.model_validate(about | event))
 

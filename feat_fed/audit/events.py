@@ -161,6 +161,21 @@ class Leaving(StrictModel):
         (), description="of the report, that say something"
     )
     report_sha256: Sha256 | None = Field(None, description="of the report's JSON")
+    epsilon: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="that all studies have spent of a patient here, with this; of a study with "
+        "DP-SGD",
+    )
+    delta: float | None = Field(None, description="that goes with it")
+    ledger_line: int | None = Field(None, ge=1, description="the privacy ledger's last")
+    ledger_hash: Sha256 | None = None
+
+
+class DamageAccepted(StrictModel):
+    """A person at the site has looked at what is wrong with this log, and lets it go on."""
+
+    kind: Literal["damage-accepted"] = "damage-accepted"
+    problems: Count
 
 
 class ServerStarted(StrictModel):
@@ -291,6 +306,7 @@ AuditEvent = (
     | MessageRefused
     | Decided
     | Leaving
+    | DamageAccepted
     | ServerStarted
     | ProcessRestarted
     | StudyBegan

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from feat_fed.cli import privacy_ledger
+
 app = typer.Typer(help="What a study spends of each patient.", no_args_is_help=True)
 
 
@@ -57,3 +59,7 @@ def plan(
     }
     given = {name: value for name, value in options.items() if value is not None}
     show_plan(planned_claims(study, rounds, given), patients=patients, plot=plot)
+
+
+app.command()(privacy_ledger.status)
+app.command()(privacy_ledger.verify)

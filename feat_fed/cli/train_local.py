@@ -145,7 +145,9 @@ def _ask(
             report, trained = session.run(assignment, weights)
             note_report(session.store, report)
             return report, trained
-        except DeclinedError:
+        except DeclinedError as declined:
+            if declined.limit not in ("paused", "hours"):
+                raise  # waiting changes nothing
             session.wait_until_open(number, tell=lambda why: say(f"waiting: {why}"))
 
 

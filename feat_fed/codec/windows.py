@@ -5,6 +5,7 @@ Legend: B batch, N clips, F frames, C channels, h and w of the latent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Protocol
 
@@ -68,6 +69,9 @@ class LatentWindows(Dataset[Tensor]):
         self._clips = prepared.clips
         self._flip_signs = codec.flip_signs
         self._config = clips
+        self._of_patient: dict[str, list[int]] = {}
+        for index, clip in enumerate(self._clips):
+            self._of_patient.setdefault(clip.patient, []).append(index)
 
     @property
     def num_clips(self) -> int:
@@ -83,7 +87,12 @@ class LatentWindows(Dataset[Tensor]):
     @property
     def num_patients(self) -> int:
         """Patients who are on them."""
-        return len({clip.patient for clip in self._clips})
+        return len(self._of_patient)
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Their pseudonyms."""
+        return tuple(self._of_patient)
 
     def source(self) -> WindowsSource:
         """Return what another process needs to open them."""
@@ -98,8 +107,18 @@ class LatentWindows(Dataset[Tensor]):
 
     def sample(self, *seed: int) -> Tensor:
         """Draw a window of a random clip at a random time, perhaps mirrored, ``FChw``."""
-        rng = np.random.default_rng(seed)
-        index, at = int(rng.integers(self.num_clips)), float(rng.random())
+        return self._sample(range(self.num_clips), np.random.default_rng(seed))
+
+    def windows_of(self, patient: str, number: int, seed: int) -> Tensor:
+        """Draw windows as :meth:`sample` does, out of one patient's clips, ``z_NFCHW``.
+
+        They depend on the arguments and this patient's clips, and on nobody else's.
+        """
+        rng, clips = np.random.default_rng(seed), self._of_patient[patient]
+        return torch.stack([self._sample(clips, rng) for _ in range(number)])
+
+    def _sample(self, clips: Sequence[int], rng: np.random.Generator) -> Tensor:
+        index, at = clips[int(rng.integers(len(clips)))], float(rng.random())
         flip = bool(rng.random() < 0.5) and self._config.flip
         return self._window(index, at, rng, flip=flip)
 

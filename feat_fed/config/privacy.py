@@ -24,6 +24,7 @@ class PatientPrivacyConfig(StrictModel):
 
     In each step every patient takes part by chance, by itself (Poisson sampling). The gradients of
     a patient's clips are averaged and clipped as one, so the unit of privacy is the patient.
+    ``training.batch_size`` and ``training.gradient_clip`` have no say then.
     """
 
     epsilon: float | None = Field(
@@ -173,8 +174,9 @@ class SitePrivacyConfig(StrictModel):
     delta: float = Field(1e-5, gt=0, lt=0.1, description="that goes with max_epsilon")
     tell: tuple[Told, ...] = Field(
         (),
-        description="what reports of a study with DP-SGD say of this site's patients, exactly and "
-        "outside of the accounting: losses, counts (clips, patients), times (of training)",
+        description="what reports of a study with patient or central privacy say of this site's "
+        "patients, exactly and outside of the accounting: losses, counts (clips, patients), times "
+        "(of training)",
     )
     patients_only_here: bool = Field(
         False,

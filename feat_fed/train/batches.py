@@ -1,6 +1,7 @@
-"""One optimiser step's batch as losses of its micro-batches, whose sum is the batch's mean.
+"""A batch, or a patient's part in a private step, as losses of micro-batches that sum to its mean.
 
-Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
+Shapes: B clips of a batch, F frames, C channels, H x W latent pixels; W windows of a patient, of
+which each is drawn D times, K = W D.
 """
 
 from __future__ import annotations
@@ -39,6 +40,44 @@ def losses_of_batch(
     """
     generator = torch.Generator().manual_seed(derive_seed("diffusion", job.seed, step))
     t_B = torch.randint(len(schedule), (len(z_BFCHW),), generator=generator)
+    return _losses(z_BFCHW, t_B, generator, schedule, job, micro_batch, peers, begun)
+
+
+def losses_of_patient(
+    z_WFCHW: Tensor,
+    schedule: Schedule,
+    job: RoundJob,
+    *,
+    draws: int,
+    seed: int,
+    micro_batch: int,
+    begun: Callable[[], None] = lambda: None,
+) -> list[LossFunction]:
+    """Draw ``draws`` timesteps and noises for each window, a function of ``seed`` alone.
+
+    The timesteps of all K rows are one uniform number and its K equal shifts: each is uniform, and
+    together they cover the process (Kingma et al., arXiv 2107.00630, appendix I.1), those of one
+    window too.
+    """
+    W, K = len(z_WFCHW), len(z_WFCHW) * draws
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.rand((), generator=generator, dtype=torch.float64)
+    shift_K = torch.arange(K, dtype=torch.float64).view(draws, W).T.flatten() / K
+    t_K = ((start + shift_K) % 1.0 * len(schedule)).long()
+    z_KFCHW = z_WFCHW.repeat_interleave(draws, dim=0)
+    return _losses(z_KFCHW, t_K, generator, schedule, job, micro_batch, ALONE, begun)
+
+
+def _losses(
+    z_BFCHW: Tensor,
+    t_B: Tensor,
+    generator: torch.Generator,
+    schedule: Schedule,
+    job: RoundJob,
+    micro_batch: int,
+    peers: Peers,
+    begun: Callable[[], None],
+) -> list[LossFunction]:
     noise_BFCHW = torch.randn(z_BFCHW.shape, generator=generator)
     t_B, noise_BFCHW = t_B.to(z_BFCHW.device), noise_BFCHW.to(z_BFCHW.device)
     labels_B = None

@@ -103,16 +103,14 @@ class DeepSpeedEngine:
                 # DeepSpeed takes the mean over the processes; theirs is to be the sum.
                 self._engine.backward(loss * self._peers.size)
                 losses.append(loss.detach())
-        if self._peers.size > 1:
-            self._engine.allreduce_gradients()
-        self._pull.add_to_gradient()
-        norm = clip_gradient(self._model, self._limit)
-        (loss_sum,) = self._peers.sum([float(torch.stack(losses).sum())])
-        outcome = StepOutcome(loss=loss_sum, gradient_norm=norm)
-        if outcome.taken:
-            self._engine.step()
-        else:
-            self._model.zero_grad()
+        return self._update(torch.stack(losses).sum())
+
+    def step_with(self, gradient: Sequence[Tensor], *, loss: float) -> StepOutcome:
+        """Take each process's part of a gradient, pull, clip, and update the weights if finite."""
+        for weight, part in zip(self._model.parameters(), gradient, strict=True):
+            weight.grad = part.mul_(self._peers.size)  # for the mean over the processes
+        outcome = self._update(loss)
+        self._model.zero_grad()
         return outcome
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -134,6 +132,20 @@ class DeepSpeedEngine:
     def load_optimiser_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on with the state of an earlier engine."""
         load_state(self._optimiser, self._model, state)
+
+    def _update(self, loss: Tensor | float) -> StepOutcome:
+        """Update by the weights' gradients, of which each process has its part."""
+        if self._peers.size > 1:
+            self._engine.allreduce_gradients()
+        self._pull.add_to_gradient()
+        norm = clip_gradient(self._model, self._limit)
+        (loss_sum,) = self._peers.sum([float(loss)])
+        outcome = StepOutcome(loss=loss_sum, gradient_norm=norm)
+        if outcome.taken:
+            self._engine.step()
+        else:
+            self._model.zero_grad()
+        return outcome
 
     def close(self) -> None:
         """Take DeepSpeed off the model; a process alone leaves its group."""

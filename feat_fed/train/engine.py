@@ -53,6 +53,14 @@ class Engine(Protocol):
         step whose loss or gradient is not finite changes nothing.
         """
 
+    def step_with(self, gradient: Sequence[Tensor], *, loss: float) -> StepOutcome:
+        """Update the weights as :meth:`step` does, by a gradient that is there already.
+
+        One tensor a weight, in the model's order, on its device and contiguous; they are used up.
+        Of several processes each gives its part of the sum. It does not work with ZeRO 3, where no
+        process has a whole weight. ``loss`` is but reported, as the sum over the processes.
+        """
+
     def set_learning_rate(self, learning_rate: float) -> None:
         """Use this learning rate from the next step on."""
 

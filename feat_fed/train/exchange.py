@@ -23,7 +23,13 @@ from torch import Tensor
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.codec import WindowsSource
-from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.config import (
+    ComputeConfig,
+    DiffusionConfig,
+    FEATConfig,
+    PatientPrivacyConfig,
+    TrainingConfig,
+)
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.protocol import EndedBy
@@ -148,6 +154,7 @@ class _Job(StrictModel):
     seed: int
     first_step: int
     total_steps: int
+    privacy: PatientPrivacyConfig | None
     train: WindowsSource
     heldout: WindowsSource | None
 
@@ -203,6 +210,7 @@ class Exchange:
             seed=job.seed,
             first_step=job.first_step,
             total_steps=job.total_steps,
+            privacy=job.privacy,
             train=train,
             heldout=heldout,
         )
@@ -226,6 +234,7 @@ class Exchange:
             total_steps=told.total_steps,
             weights=weights,
             optimiser_state=state,
+            privacy=told.privacy,
             resume=self._resume.read(),
         )
         return job, told.train, told.heldout

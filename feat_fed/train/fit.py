@@ -74,15 +74,18 @@ def fitting_micro_batch(
     return fits
 
 
-def state_copies(training: TrainingConfig, *, processes: int, zero_stage: int) -> float:
+def state_copies(
+    training: TrainingConfig, *, processes: int, zero_stage: int, private: bool = False
+) -> float:
     """Return how many copies of the weights a process holds beside them and their gradients.
 
     AdamW's two moments, and what FedProx pulls to; with ZeRO a process's part of these, of the
-    weights and of the gradient. What ZeRO-2 and 3 save beyond that is left as a reserve.
+    weights and of the gradient. What ZeRO-2 and 3 save beyond that is left as a reserve. A private
+    step has a patient's gradient, a micro-batch's and the sum, each whole on every process.
     """
     copies = 3.0 if training.proximal_mu else 2.0
     sharded = training.engine == "deepspeed" and processes > 1 and zero_stage > 0
-    return (copies + 2) / processes if sharded else copies
+    return ((copies + 2) / processes if sharded else copies) + 2.0 * private
 
 
 def step_bytes(model: nn.Module, loss_of: LossFunction) -> int:

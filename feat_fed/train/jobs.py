@@ -6,14 +6,20 @@ Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
-from feat_fed.config import ComputeConfig, DiffusionConfig, FEATConfig, TrainingConfig
+from feat_fed.config import (
+    ComputeConfig,
+    DiffusionConfig,
+    FEATConfig,
+    PatientPrivacyConfig,
+    TrainingConfig,
+)
 from feat_fed.protocol import EndedBy
 
 
@@ -26,6 +32,13 @@ class TrainingClips(Protocol):
 
     def batch(self, seed: int, step: int, batch_size: int) -> Tensor:
         """Return z_BFCHW, a function of its arguments alone."""
+
+    @property
+    def patients(self) -> Sequence[str]:
+        """Pseudonyms of those who are on the clips, for training with privacy."""
+
+    def windows_of(self, patient: str, number: int, seed: int) -> Tensor:
+        """Return z_NFCHW, a function of its arguments and of this patient's clips alone."""
 
 
 class HeldoutClips(Protocol):
@@ -63,6 +76,8 @@ class RoundJob(EvaluationJob):
     to each other; None takes a temporary one. One process needs none."""
     optimiser_state: Mapping[str, Tensor] | None = None
     """Of an earlier round; None starts with a fresh optimiser."""
+    privacy: PatientPrivacyConfig | None = None
+    """DP-SGD over patients, its noise known; None trains without."""
     resume: MidRound | None = None
     """What a process that was ended in this very round left; None begins it."""
 

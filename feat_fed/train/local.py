@@ -10,6 +10,7 @@ Shapes: B clips of a batch, F frames, C channels, H x W latent pixels.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -37,6 +38,7 @@ from feat_fed.train.jobs import (
 )
 from feat_fed.train.peers import ALONE, Peers
 from feat_fed.train.precision import compute_in
+from feat_fed.train.private import check_private, rows_per_patient
 from feat_fed.train.steps import MEND, RoundSteps
 from feat_fed.train.weights import load_weights
 from feat_fed.train.workers import train_in_workers
@@ -59,7 +61,7 @@ def train_round(
     CheckpointError
         If the weights or the optimiser's state do not fit the model.
     ConfigError
-        If a device is not there.
+        If a device is not there, or a private step cannot be taken as is asked.
     MemoryShortError
         If memory is too short for one clip.
     DeviceError
@@ -69,6 +71,8 @@ def train_round(
     TrainingError
         If too many losses or gradients are not finite, or one of several processes ends.
     """
+    if job.privacy is not None:
+        check_private(job.privacy, job.training, job.compute)
     if job.compute.num_devices == 1:
         return take_part(job, train=train, heldout=heldout, hooks=hooks, peers=ALONE)
     resolve_device(job.compute)
@@ -103,9 +107,12 @@ def take_part(
             score = None
         else:
             score = _score(job, model, heldout, micro_batch, peers=peers, hooks=hooks)
+        training = job.training
+        if job.privacy is not None:  # a patient's gradient is clipped, and their noisy mean is not
+            training = training.model_copy(update={"gradient_clip": None})
         # The engine takes the received weights for the anchor of FedProx.
         with closing(
-            open_engine(model, job.training, peers=peers, zero_stage=compute.zero_stage)
+            open_engine(model, training, peers=peers, zero_stage=compute.zero_stage)
         ) as engine:
             hooks.alive()
             if resume is not None:
@@ -184,13 +191,20 @@ def _fitting_micro_batch(
         )[0]
 
     wanted = _wanted_micro_batch(job, peers)
+    if job.privacy is not None:  # one patient after the other goes through the network
+        wanted = min(rows_per_patient(job.privacy), job.compute.micro_batch or sys.maxsize)
     compute_in(model, job.training.precision)
     fits = fitting_micro_batch(
         model,
         loss_of,
         wanted=min(wanted, job.resume.micro_batch) if job.resume else wanted,
         share=job.compute.memory_share / peers.size,
-        copies=state_copies(job.training, processes=peers.size, zero_stage=job.compute.zero_stage),
+        copies=state_copies(
+            job.training,
+            processes=peers.size,
+            zero_stage=job.compute.zero_stage,
+            private=job.privacy is not None,
+        ),
     )
     compute_in(model, "fp32")
     return peers.least(fits)

@@ -130,6 +130,8 @@ def job_digest(job: RoundJob) -> str:
     sha = hashlib.sha256()
     training = job.training.model_copy(update={"local_minutes": None})
     parts = [each.model_dump_json() for each in (job.model, job.diffusion, training)]
+    if job.privacy is not None:
+        parts.append(job.privacy.model_dump_json())
     for part in [*parts, job.seed, job.first_step, job.total_steps, job.label]:
         sha.update(f"{part}\0".encode())
     hash_tensors(sha, joined(job.weights, job.optimiser_state or {}))

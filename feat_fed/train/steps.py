@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -25,6 +26,7 @@ from feat_fed.train.jobs import MidRound, RoundHooks, RoundJob, StepProgress, Tr
 from feat_fed.train.learning_rate import learning_rate_at
 from feat_fed.train.memory import peak_bytes
 from feat_fed.train.peers import Peers
+from feat_fed.train.private import PrivateSteps
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +115,11 @@ class RoundSteps:
         self._micro_batch, self._heldout_loss = micro_batch, heldout_loss
         self._device = next(model.parameters()).device
         self._schedule = Schedule.linear(job.diffusion).to(self._device)
+        self._private = None
+        if job.privacy is not None:
+            self._private = PrivateSteps(
+                job, job.privacy, model, engine, train, peers=peers, alive=hooks.alive
+            )
         self._steps, self._earlier_sec, self._rate = Steps(), 0.0, 0.0
         if job.resume is not None:
             self._steps = Steps(list(job.resume.losses), job.resume.skipped_steps)
@@ -127,6 +134,7 @@ class RoundSteps:
             If too many are skipped.
         """
         steps, training, hooks = self._steps, self._job.training, self._hooks
+        clips = self._private.clips if self._private else training.batch_size
         planned = planned_steps(training, num_clips=self._train.num_clips)
         already, self._started_sec = steps.done, time.perf_counter()
         while steps.done < planned:
@@ -134,7 +142,7 @@ class RoundSteps:
             steps.add(outcome)
             if outcome.taken:
                 seconds = time.perf_counter() - self._started_sec
-                clips_per_sec = (steps.done - already) * training.batch_size / seconds
+                clips_per_sec = (steps.done - already) * clips / seconds
                 hooks.progress(
                     StepProgress(
                         step=steps.done,
@@ -158,9 +166,15 @@ class RoundSteps:
 
     def _step(self) -> StepOutcome:
         """Take the next step, in smaller parts if it must be."""
+        job, steps = self._job, self._steps
+        step = job.first_step + steps.done
+        rate = learning_rate_at(job.training, step=step, total_steps=job.total_steps)
+        self._rate = rate * BACK_OFF**steps.skipped
+        self._engine.set_learning_rate(self._rate)
+        take = self._private.begin(step) if self._private else self._begin(step)
         while True:
             try:
-                return self._step_in_parts()
+                return take(self._micro_batch)
             except (RuntimeError, MemoryError) as error:
                 # Others may be in the midst of an exchange with this process: all begin again.
                 if not is_short_of_memory(error) or self._micro_batch == 1 or self._peers.size > 1:
@@ -176,23 +190,24 @@ class RoundSteps:
                 self._micro_batch,
             )
 
-    def _step_in_parts(self) -> StepOutcome:
-        job, steps = self._job, self._steps
-        step = job.first_step + steps.done
-        rate = learning_rate_at(job.training, step=step, total_steps=job.total_steps)
-        self._rate = rate * BACK_OFF**steps.skipped
-        self._engine.set_learning_rate(self._rate)
-        z_BFCHW = self._train.batch(job.seed, step, job.training.batch_size)
-        parts = losses_of_batch(
-            z_BFCHW.to(self._device).float(),
-            self._schedule,
-            job,
-            step=step,
-            micro_batch=self._micro_batch,
-            peers=self._peers,
-            begun=self._hooks.alive,
-        )
-        return self._engine.step(parts)
+    def _begin(self, step: int) -> Callable[[int], StepOutcome]:
+        """Return what takes a step without privacy, with so many clips at once."""
+        job = self._job
+
+        def take(micro_batch: int) -> StepOutcome:
+            z_BFCHW = self._train.batch(job.seed, step, job.training.batch_size)
+            parts = losses_of_batch(
+                z_BFCHW.to(self._device).float(),
+                self._schedule,
+                job,
+                step=step,
+                micro_batch=micro_batch,
+                peers=self._peers,
+                begun=self._hooks.alive,
+            )
+            return self._engine.step(parts)
+
+        return take
 
     def _ended_by(self) -> EndedBy | None:
         """Return what ends the round, as the first process sees it."""

@@ -39,14 +39,14 @@ class TorchEngine:
             loss = loss_of(self._model)
             loss.backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-        if self._peers.size > 1:
-            self._add_up_gradients()
-        self._pull.add_to_gradient()
-        norm = clip_gradient(self._model, self._limit)
-        (loss_sum,) = self._peers.sum([float(torch.stack(losses).sum())])
-        outcome = StepOutcome(loss=loss_sum, gradient_norm=norm)
-        if outcome.taken:
-            self._optimiser.step()
+        return self._update(torch.stack(losses).sum())
+
+    def step_with(self, gradient: Sequence[Tensor], *, loss: float) -> StepOutcome:
+        """Take each process's part of a gradient, pull, clip, and update the weights if finite."""
+        for weight, part in zip(self._model.parameters(), gradient, strict=True):
+            weight.grad = part
+        outcome = self._update(loss)
+        self._optimiser.zero_grad()
         return outcome
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -71,6 +71,18 @@ class TorchEngine:
 
     def close(self) -> None:
         """Do nothing: everything is freed with the engine."""
+
+    def _update(self, loss: Tensor | float) -> StepOutcome:
+        """Update by the weights' gradients, of which each process has its part."""
+        if self._peers.size > 1:
+            self._add_up_gradients()
+        self._pull.add_to_gradient()
+        norm = clip_gradient(self._model, self._limit)
+        (loss_sum,) = self._peers.sum([float(loss)])
+        outcome = StepOutcome(loss=loss_sum, gradient_norm=norm)
+        if outcome.taken:
+            self._optimiser.step()
+        return outcome
 
     def _add_up_gradients(self) -> None:
         """Make every process's gradient the sum of all, in one exchange."""

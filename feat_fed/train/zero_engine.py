@@ -92,10 +92,23 @@ class ZeroEngine:
             # DeepSpeed takes the mean over the processes; theirs is to be the sum.
             self._engine.backward(loss * self._peers.size)
             losses.append(loss.detach())
+        return self._update(torch.stack(losses).sum())
+
+    def step_with(self, gradient: Sequence[Tensor], *, loss: float) -> StepOutcome:
+        """Take each process's part of a gradient, pull, clip, and update the weights if finite."""
+        weights = zip(self._model.parameters(), gradient, strict=True)
+        # DeepSpeed shares out what a backward pass gives: here that of a plane with this slope.
+        plane = torch.stack([torch.dot(each.flatten(), part.flatten()) for each, part in weights])
+        self._engine.set_gradient_accumulation_boundary(True)
+        self._engine.backward(plane.sum() * self._peers.size)
+        return self._update(loss)
+
+    def _update(self, loss: Tensor | float) -> StepOutcome:
+        """Update by the mean over the processes, as DeepSpeed has shared it out."""
         self._add_pull()
         gradients = [each for group in self._gradients() for each in group]
         square = torch.stack(torch._foreach_norm(gradients)).double().square().sum()
-        loss_sum, square_sum = self._peers.sum([float(torch.stack(losses).sum()), float(square)])
+        loss_sum, square_sum = self._peers.sum([float(loss), float(square)])
         outcome = StepOutcome(loss=loss_sum, gradient_norm=math.sqrt(square_sum))
         if not outcome.taken:
             # A gradient that is not finite makes DeepSpeed discard the step, on all processes.

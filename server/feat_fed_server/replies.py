@@ -104,6 +104,7 @@ class Reply:
             train_sec=report.train_sec if report else 0.0,
             answered_at=self.answered_at,
             of_round=self.answers_round,
+            ledger=report.ledger if report else None,
         )
 
 

@@ -33,6 +33,8 @@ from feat_fed.model import FEAT
 from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment
 from feat_fed.report.live import SiteLive
+from feat_fed.train import RoundJob
+from feat_fed_client import session as session_module
 from feat_fed_client.label import label_of
 from feat_fed_client.limits import DeclinedError, SiteLimits
 from feat_fed_client.niceness import be_nice
@@ -465,3 +467,40 @@ def events(folder: Path) -> list[tuple[str, int, float]]:
             points += [(each.tag, event.step, each.simple_value) for each in event.summary.value]
             content = content[16 + size :]
     return points
+
+
+def private(**training: object) -> Assignment:
+    told = tiny(**training)
+    privacy = {"patient": {"noise_multiplier": 1.0, "sample_rate": 0.5}}
+    tree = told.study.model_dump(mode="json") | {"privacy": privacy}
+    tree["strategy"]["weigh_by"] = "equal"
+    return told.model_copy(update={"study": StudyConfig.model_validate(tree)})
+
+
+def test_a_study_with_dp_sgd_is_trained_with_it(
+    ready: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, jobs = private(), []
+    train = session_module.train_round
+
+    def spied(job: RoundJob, **more: object) -> object:
+        jobs.append(job)
+        return train(job, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(session_module, "train_round", spied)
+    monkeypatch.setattr(Noise, "patients", ("a", "b"), raising=False)
+    windows = lambda _, who, number, seed: torch.ones(number, 2, 6, 8, 8)  # noqa: E731
+    monkeypatch.setattr(Noise, "windows_of", windows, raising=False)
+    report, _ = SiteSession(ready).run(told, weights_of(told.study))
+    assert (report.steps, report.skipped_steps) == (4, 0)
+    assert jobs[0].privacy == told.study.privacy.patient
+
+
+def test_shards_that_dp_sgd_cannot_clip_are_refused_before_clips_are_looked_at(
+    ready: SiteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SiteSession, "clips", None)
+    compute = ComputeConfig(device="cpu", devices=2, zero_stage=3)
+    site, told = ready.model_copy(update={"compute": compute}), private(engine="deepspeed")
+    with pytest.raises(ConfigError, match=r"compute\.zero_stage is 3"):
+        SiteSession(site).run(told, weights_of(told.study))

@@ -155,3 +155,16 @@ def test_no_clip_and_a_lost_file(prepared: LatentClips) -> None:
     prepared.clips[1].latent.path.unlink()
     with pytest.raises(DataError, match="can no longer be read"):
         windows[1]
+
+
+def test_windows_of_a_patient_depend_on_nobody_else(prepared: LatentClips) -> None:
+    windows = LatentWindows(prepared, codec=CODEC, clips=CLIPS)
+    assert windows.patients == ("0", "1")
+    own = LatentClips(tuple(each for each in prepared.clips if each.patient == "0"), ())
+    alone = LatentWindows(own, codec=CODEC, clips=CLIPS)
+    z_NFCHW = windows.windows_of("0", 40, 7)
+    assert z_NFCHW.shape == (40, 4, 6, 8, 8)
+    assert torch.equal(alone.windows_of("0", 40, 7), z_NFCHW)
+    assert torch.equal(windows.windows_of("0", 2, 7), z_NFCHW[:2])
+    assert not torch.equal(windows.windows_of("0", 40, 8), z_NFCHW)
+    assert set((z_NFCHW[:, 0, 0, 0, 0] // 100).tolist()) == {0, 2}, "clips of this patient, and all"

@@ -15,6 +15,7 @@ from feat_fed.data.inventory.pool import cores
 from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.report.units import format_bytes, format_duration
 from feat_fed.train.memory import available_bytes
+from feat_fed.train.private import rows_per_patient
 from feat_fed.train.steps import planned_steps
 from feat_fed_client.check.measure import TRAIN_TIMEOUT_SEC, StepTrial, Trouble
 from feat_fed_client.check.result import Finding, Number, amber, green, red
@@ -213,11 +214,14 @@ def _fits(subject: Subject, trial: StepTrial) -> Finding:
     study = subject.study
     assert study is not None
     compute = subject.site.compute
-    each = math.ceil(study.training.batch_size / compute.num_devices)
+    batch, privacy = study.training.batch_size, study.privacy.patient
+    each = math.ceil(batch / compute.num_devices)
+    if privacy is not None:
+        batch = each = rows_per_patient(privacy)
     wanted = min(each, compute.micro_batch or each)
     numbers: dict[str, Number] = {
         "micro_batch": trial.micro_batch,
-        "batch_size": study.training.batch_size,
+        "batch_size": batch,
         "peak_bytes": trial.peak_bytes,
         "may_use_bytes": trial.may_use_bytes,
     }
@@ -225,7 +229,7 @@ def _fits(subject: Subject, trial: StepTrial) -> Finding:
         f"{format_bytes(trial.peak_bytes)} at the peak" if trial.peak_bytes else "peak not measured"
     )
     found = (
-        f"{trial.micro_batch} of {study.training.batch_size} clips at once"
+        f"{trial.micro_batch} of {batch} clips{' of a patient' if privacy else ''} at once"
         f"{' in each process' if compute.num_devices > 1 else ''}; {peak}, "
         f"{format_bytes(trial.may_use_bytes)} may be used"
     )

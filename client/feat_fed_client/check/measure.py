@@ -40,11 +40,21 @@ class Trouble:
     """May hold paths."""
 
 
-def try_step(site: SiteConfig, study: StudyConfig) -> StepTrial | Trouble:
-    """Take some steps of the study's training on this machine."""
+def try_step(site: SiteConfig, study: StudyConfig, *, patients: int = 1) -> StepTrial | Trouble:
+    """Take some steps of the study's training on this machine.
+
+    Parameters
+    ----------
+    patients
+        Who take part in a private step.
+    """
     label = min(site.data.label or 0, study.model.num_classes - 1)
     task = TrialTask(
-        kind="train", site=site, study=study, label=label if study.model.num_classes else None
+        kind="train",
+        site=site,
+        study=study,
+        label=label if study.model.num_classes else None,
+        patients=patients,
     )
     result = _run(task, TRAIN_TIMEOUT_SEC)
     if isinstance(result, Trouble):

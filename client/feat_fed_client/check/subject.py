@@ -90,7 +90,16 @@ class Subject:
     def step(self) -> StepTrial | Trouble:
         """What some steps of the study's training took on this machine."""
         assert self.study is not None
-        return try_step(self.site, self.study)
+        return try_step(self.site, self.study, patients=self._patients_in_a_step())
+
+    def _patients_in_a_step(self) -> int:
+        """Return about how many patients take part in a private step, as far as is known."""
+        assert self.study is not None
+        privacy = self.study.privacy.patient
+        if privacy is None or self.clips is None:
+            return 1
+        training = sum(side == "train" for side in self.clips.sides.values())
+        return max(1, round(privacy.sample_rate * training))
 
     @property
     def latents(self) -> Path:

@@ -45,6 +45,8 @@ MAX_STEPS = 6
 LONG_SEC = 20.0
 """Of timed steps, after which no more are taken."""
 MAX_TRIAL_CLIPS = 2
+MAX_TRIAL_PATIENTS = 4
+"""In a private step; the time that more of them take is reckoned."""
 _OOM_FIRST = 1000
 
 
@@ -67,6 +69,8 @@ class TrialTask(StrictModel):
     site: SiteConfig
     study: StudyConfig
     label: int | None = None
+    patients: int = 1
+    """Who take part in a private step."""
     clips: tuple[TrialClip, ...] = ()
 
 
@@ -121,7 +125,7 @@ class _Symmetric:
         return (1,) * self.channels
 
 
-def made_up_clips(study: StudyConfig, folder: Path) -> LatentWindows:
+def made_up_clips(study: StudyConfig, folder: Path, patients: int = 1) -> LatentWindows:
     """Write a latent of unit scale in the study's shape, and open it as a round does."""
     store, channels = LatentStore(folder), study.model.in_channels
     side, frames = study.clips.size_px // study.codec.step_px, window_frames(study.clips)
@@ -129,7 +133,7 @@ def made_up_clips(study: StudyConfig, folder: Path) -> LatentWindows:
     with EncodedClip(store.config.dtype, folder) as encoded:
         encoded.add(Latent(mean_BFCHW))
         latent = store.put(Recipe("0" * 64, ("made up",)), encoded)
-    clips = LatentClips((LatentClip(latent, ""),), (), store)
+    clips = LatentClips(tuple(LatentClip(latent, str(i)) for i in range(patients)), (), store)
     return LatentWindows(clips, codec=_Symmetric(channels), clips=study.clips)
 
 
@@ -179,6 +183,10 @@ def try_training(task: TrialTask, folder: Path) -> StepTrial:
             "precision": compute.precision or study.training.precision,
         }
     )
+    patients, privacy = min(task.patients, MAX_TRIAL_PATIENTS), study.privacy.patient
+    if privacy is not None:
+        noise = privacy.noise_multiplier or 1.0  # found when the study begins; any takes as long
+        privacy = privacy.model_copy(update={"sample_rate": 1.0, "noise_multiplier": noise})
     job = RoundJob(
         model=study.model,
         diffusion=study.diffusion,
@@ -187,11 +195,12 @@ def try_training(task: TrialTask, folder: Path) -> StepTrial:
         compute=compute,
         folder=folder / "training",
         label=task.label,
+        privacy=privacy,
         seed=0,
         first_step=study.training.warmup_steps,
         total_steps=study.rounds * study.training.local_steps,
     )
-    clips, watch = made_up_clips(study, folder / "latents"), _Stopwatch()
+    clips, watch = made_up_clips(study, folder / "latents", patients), _Stopwatch()
     train_round(
         job,
         train=clips,
@@ -203,7 +212,7 @@ def try_training(task: TrialTask, folder: Path) -> StepTrial:
     return StepTrial(
         micro_batch=watch.micro_batch,
         steps=watch.steps,
-        step_sec=watch.seconds / max(1, watch.steps),
+        step_sec=watch.seconds / max(1, watch.steps) * task.patients / patients,
         score_clip_sec=_score_clip_sec(job, clips),
         peak_bytes=held_bytes,
         may_use_bytes=may_use_bytes,
