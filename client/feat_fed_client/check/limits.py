@@ -86,7 +86,8 @@ def privacy(subject: Subject) -> Finding:
     try:
         check_private(study.privacy.patient, study.training, site.compute)
     except ConfigError as error:
-        return red(*told_and_mend(str(error), site), **numbers)
+        unfit, mend = told_and_mend(str(error), site)
+        return red(unfit, mend, **numbers)
     if doubt := _too_few(subject, planned["patient"]):
         return amber(f"{found}; {doubt[0]}", doubt[1], **numbers)
     return green(found, **numbers)
