@@ -38,7 +38,7 @@ _LARGEST_BY_PRV = 100.0
 """Epsilon beyond which nothing is promised, and the numerics are of no use."""
 
 _MOST_POINTS = 2**21
-"""Of the grid of PRV: some seconds and 300 MB."""
+"""Of the grid of PRV: some seconds and 400 MB."""
 
 _LARGEST_ERROR = 0.5
 """Of PRV, in epsilon and as a share of the bound by RDP."""

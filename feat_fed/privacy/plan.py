@@ -45,9 +45,9 @@ class Curve:
         ]
 
     def line(self, number: int = 25) -> list[tuple[float, float]]:
-        """Return the choice and epsilon by RDP, evenly between the first mark and the last."""
+        """Return choices and epsilon by RDP, in equal ratios from the first mark to the last."""
         first, last = self.marks[0], self.marks[-1]
-        ats = [first + (last - first) * index / (number - 1) for index in range(number)]
+        ats = [first * (last / first) ** (index / (number - 1)) for index in range(number)]
         return [(at, rdp_epsilon([self.spending(at)], delta=self.delta)) for at in ats]
 
 

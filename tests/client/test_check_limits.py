@@ -92,7 +92,7 @@ def test_shared_out_weights_do_not_go_with_private_gradients(site: SiteConfig) -
     study = private_study(patient=PATIENT)
     sharded = changed(site, compute={"devices": 2, "zero_stage": 3})
     found = privacy_of(sharded, study)
-    assert (found.status, found.mend) == ("red", "set compute.zero_stage: 2")
+    assert (found.status, "compute.zero_stage: 2" in found.mend) == ("red", True)
     assert privacy_of(changed(sharded, compute={"devices": 1}), study).status == "green"
     assert privacy_of(sharded, private_study(central={"noise_multiplier": 4})).status == "green"
 

@@ -38,7 +38,8 @@ def test_the_points_rise_with_time_and_fall_with_noise() -> None:
     assert [each.rdp for each in falling] == sorted((e.rdp for e in falling), reverse=True)
     assert all(each.prv is not None and each.prv < each.rdp for each in rising + falling)
     line = rounds.line(5)
-    assert (line[0], line[-1]) == tuple((e.at, e.rdp) for e in (rising[0], rising[-1]))
+    assert line[0] == pytest.approx((rising[0].at, rising[0].rdp))
+    assert line[-1] == pytest.approx((rising[-1].at, rising[-1].rdp))
 
 
 def test_more_patients_are_sampled_more_seldom() -> None:

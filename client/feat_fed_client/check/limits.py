@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from feat_fed.errors import DataError
+from feat_fed.errors import ConfigError, DataError
 from feat_fed.privacy.claims import LARGEST_DELTA, Claim, claims, told
 from feat_fed.privacy.resolve import resolved
 from feat_fed.report.units import format_bytes, format_duration
+from feat_fed.train.private import check_private
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
+from feat_fed_client.check.text import told_and_mend
 from feat_fed_client.limits import SiteLimits
 
 
@@ -79,15 +81,13 @@ def privacy(subject: Subject) -> Finding:
             "ask the coordinator for it, or leave the study",
             **numbers,
         )
-    if "patient" not in planned:
+    if study.privacy.patient is None:
         return green(found, **numbers)
-    sharded = study.training.engine == "deepspeed" and site.compute.num_devices > 1
-    if sharded and site.compute.zero_stage == 3:
-        return red(
-            "privacy.patient needs the whole gradient, and compute.zero_stage is 3",
-            "set compute.zero_stage: 2",
-            **numbers,
-        )
+    try:
+        check_private(study.privacy.patient, study.training, site.compute)
+    except ConfigError as error:
+        unfit, mend = told_and_mend(str(error), site)
+        return red(unfit, mend, **numbers)
     if doubt := _too_few(subject, planned["patient"]):
         return amber(f"{found}; {doubt[0]}", doubt[1], **numbers)
     return green(found, **numbers)
