@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from feat_fed.audit.log import FOLDER, read_head
 from feat_fed.config import SiteConfig, StudyConfig
-from feat_fed.errors import AuditError, ConfigError, PrivacyError
+from feat_fed.errors import AuditError, PrivacyError
 from feat_fed.privacy.accounting import LEAST_NOISE
 from feat_fed.privacy.anchors import noted_by_server, read_books
 from feat_fed.privacy.ledger import Budget, Ledger
@@ -69,8 +69,6 @@ class PrivacyBudget:
         ------
         DeclinedError
             If they would spend more than is left, or the ledger cannot be believed.
-        ConfigError
-            If the study does not say how much noise there is.
         StorageError
             If the ledger cannot be written.
         """
@@ -78,11 +76,7 @@ class PrivacyBudget:
         patient = study.privacy.patient
         if patient is None:
             return None
-        if patient.noise_multiplier is None:
-            raise ConfigError(
-                "privacy.patient.noise_multiplier came as null: the server has to find it from "
-                "epsilon before the study begins"
-            )
+        assert patient.noise_multiplier is not None  # or the session has refused the study
         audit = read_head(self.site.store / FOLDER)
         wanted = Reserved(
             study_id=assignment.study_id,

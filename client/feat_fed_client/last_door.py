@@ -40,7 +40,6 @@ _ALWAYS = frozenset(
 )
 _NOT_DONE = frozenset({"code", "reference"})
 _TRAINED = frozenset({"steps", "ended_by", "within_clip_norm", "patients_only_here"})
-_SCORED = frozenset[str]()
 _AGREED = frozenset({"enclosed"})
 _ENCLOSED: dict[Task, type[BaseModel]] = {"keys": KeyOffer, "shares": ShareOffer, "unmask": Shares}
 _TOLD: dict[Told, frozenset[str]] = {
@@ -49,7 +48,7 @@ _TOLD: dict[Told, frozenset[str]] = {
     "times": frozenset({"train_sec"}),
 }
 """What depends on who the patients are; without privacy in the study it is told."""
-_OF_TRAINING = frozenset({"train_loss", "patients", "skipped_steps", "train_sec"})
+_OF_TRAINING = _TRAINED | {"train_loss", "patients", "skipped_steps", "train_sec"}
 
 
 class DoorError(FeatFedError):
@@ -152,9 +151,8 @@ def allowed(report: Report, study: StudyConfig, tell: Sequence[Told]) -> Report:
     else:
         private = study.privacy.patient or study.privacy.central
         told = _TOLD if not private else {each: _TOLD[each] for each in tell}
-        of_task = _TRAINED if report.task == "train" else _SCORED
-        fields |= of_task.union(*told.values())
-        if report.task != "train":
+        fields |= _TRAINED.union(*told.values())
+        if report.task == "evaluate":
             fields -= _OF_TRAINING
     kept = {name: value for name, value in report.model_dump().items() if name in fields}
     is_counted = report.outcome == "ok" and report.task not in _ENCLOSED

@@ -55,7 +55,8 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for machines.")] = False,
 ) -> None:
     """Check that no line was changed or removed; note the head that it prints."""
-    verdict = verify_log(log_folder(where), noted_hash=head)
+    owner = load_site(where).name if where.is_file() else None
+    verdict = verify_log(log_folder(where), noted_hash=head, owner=owner)
     if as_json:
         tree = asdict(verdict) | {"head": verdict.head and verdict.head.model_dump()}
         typer.echo(json.dumps(tree, indent=1))

@@ -114,6 +114,15 @@ def test_a_head_is_printed_noted_and_held_against_the_log(
     assert len(json.loads(told)["problems"]) == 2
 
 
+def test_another_sites_log_is_a_problem_in_its_first_line(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    AuditLog.of_site(site.parent / "store", "hospital-b").append(ClientStopped(cause="stopped"))
+    status, _, told = command(capsys, "audit", "verify", site)
+    assert status == 1
+    assert "000001.jsonl:1: it is the log of hospital-b, not of hospital-a" in told
+
+
 def test_where_there_is_no_log_it_is_said(
     site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

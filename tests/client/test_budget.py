@@ -235,7 +235,7 @@ def test_a_study_that_does_not_say_its_noise_is_refused(
     site: SiteConfig, trainer: list[Train]
 ) -> None:
     unresolved = {"privacy": {"patient": {"epsilon": 8.0}}}
-    with pytest.raises(ConfigError, match="noise_multiplier came as null"):
+    with pytest.raises(ConfigError, match="noise_multiplier is null"):
         asked(site, told(study=unresolved))
     assert entries(site) == []
 
