@@ -14,12 +14,17 @@
     │   ├── DeviceError      the GPU was lost, or the driver under it
     │   └── StalledError     training has made no progress for too long
     ├── ProtocolError        a message from the other side breaks the protocol
-    │   └── MissingBaseError it builds on weights that this side does not have
+    │   ├── MissingBaseError it builds on weights that this side does not have
+    │   └── AgreementError   keys, shares or sites of a secure aggregation are not in order
     ├── FederationError      the study cannot go on
+    │   ├── DropoutError     too few sites are left in a round with secure aggregation
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
     ├── RunError             a run's folder cannot be used
-    └── AuditError           there is no audit log, or it cannot be read
+    ├── AuditError           there is no audit log, or it cannot be read
+    └── PrivacyError         patients here would be less protected than the site demands
+        ├── LedgerError      the privacy ledger is damaged, cut off or another site's
+        └── BudgetError      a round would spend more than is left
 
 A message says what was wrong, with the value, and what to do next. It is meant
 for a screen or a log of the machine where it was raised: it may hold paths, so it
@@ -46,6 +51,7 @@ RefusalCode = Literal[
     "moved",
     "norm",
     "share",
+    "agreement",
 ]
 """Why a message is turned away: all that its sender learns of it."""
 
@@ -157,6 +163,15 @@ class MissingBaseError(ProtocolError):
     code = "base"
 
 
+class AgreementError(ProtocolError):
+    """Keys, shares or sites of a secure aggregation are not in order."""
+
+    code = "agreement"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, refusal="agreement")
+
+
 class FederationError(FeatFedError):
     """The study cannot go on; the message is made of site names and fixed phrases."""
 
@@ -165,6 +180,12 @@ class FederationError(FeatFedError):
     def shareable(self) -> str:
         """Return the message itself."""
         return str(self)
+
+
+class DropoutError(FederationError):
+    """Too few sites are left for the sum of a round to be found; the round may be asked again."""
+
+    code = "dropouts"
 
 
 class RefusedError(FederationError):
@@ -197,3 +218,17 @@ class AuditError(FeatFedError):
     """There is no audit log, or it cannot be read."""
 
     code = "audit"
+
+
+class PrivacyError(FeatFedError):
+    """Patients of the site would be less protected than it demands."""
+
+    code = "privacy"
+
+
+class LedgerError(PrivacyError):
+    """The privacy ledger cannot be believed; the message names the line."""
+
+
+class BudgetError(PrivacyError):
+    """A round would spend more than is left of the site's epsilon."""

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from pydantic import AwareDatetime, StringConstraints, ValidationError, field_validator
 
 from feat_fed.config.base import StrictModel
+from feat_fed.config.privacy import Fingerprint
 from feat_fed.config.site import Address
 from feat_fed.config.study import Name
 from feat_fed.errors import ConfigError, ProtocolError
@@ -34,7 +35,6 @@ _MARK = "feat-fed-join-1"
 _HASH = hashes.SHA384()
 _Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _Base64 = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{1,400}={0,2}$")]
-Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{4}( [0-9a-f]{4}){7}$")]
 PublicKey = Annotated[
     str, StringConstraints(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/]{60,400}={0,2}$")
 ]

@@ -8,6 +8,7 @@ into which a text from inside a hospital could be put.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -28,7 +29,7 @@ from feat_fed.errors import ProtocolError, RefusalCode
 from feat_fed.versions import installed_versions
 
 PROTOCOL_VERSION: Literal[1] = 1
-MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADER_BYTES = 256 * 1024
 
 StudyId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Reference = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
@@ -36,7 +37,14 @@ WeightsDigest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """SHA-256 of weights: :func:`feat_fed.federate.digest_of`."""
 _VERSION = r"[0-9A-Za-z.+-]{1,32}"
 VersionText = Annotated[str, StringConstraints(pattern=f"^{_VERSION}$")]
-Task = Literal["train", "evaluate"]
+Attempt = Annotated[int, Field(ge=1, le=1000)]
+"""At a round with secure aggregation: one that begins again with new keys is another."""
+Enclosed = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=MAX_HEADER_BYTES)
+]
+"""Base64 of a message of :mod:`feat_fed.secagg`, which its task and direction tell."""
+Task = Literal["train", "evaluate", "keys", "shares", "unmask"]
+"""The last three are secure aggregation's; they move no weights."""
 Outcome = Literal["ok", "failed", "declined"]
 
 FailureCode = Literal[
@@ -50,6 +58,7 @@ FailureCode = Literal[
     "stalled",
     "protocol",
     "base",
+    "agreement",
     "internal",
 ]
 """Why a site could not do its part: the class of the error and nothing of its text."""
@@ -72,6 +81,7 @@ FAILURES: dict[FailureCode, str] = {
     "stalled": "training at the site made no progress and was ended",
     "protocol": "the site did not accept the server's message",
     "base": "the site does not have the weights to which it was sent a difference",
+    "agreement": "the site found keys or sites of the secure aggregation not in order",
     "internal": "an unexpected error at the site",
 }
 
@@ -79,7 +89,7 @@ DECLINES: dict[DeclineCode, str] = {
     "paused": "the site is paused",
     "hours": "the site does not train at this time of day",
     "traffic": "the round's weights are more than the site sends and receives in a round",
-    "privacy": "the round would spend more of the site's privacy budget than is left",
+    "privacy": "the site's privacy budget does not allow the round, or its ledger is not whole",
     "protection": "the study lacks a protection of patients that the site demands",
 }
 
@@ -106,6 +116,7 @@ REFUSALS: dict[RefusalCode, str] = {
     "moved": "a weight moved further than the round's steps can move it",
     "norm": "the update was far larger than the others'",
     "share": "the site would have had almost all of the weight in the mean",
+    "agreement": "its part in the secure aggregation was not in order",
 }
 """Why the server does not take an update."""
 
@@ -161,6 +172,13 @@ class ProbeAnswer(StrictModel):
     versions: Versions
 
 
+class LedgerHead(StrictModel):
+    """The last line of a site's privacy ledger: a later one must still hold it."""
+
+    line: int = Field(ge=1, le=10**9)
+    hash: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
 class Verdict(StrictModel):
     """What became of a site's last answer."""
 
@@ -205,12 +223,27 @@ class Assignment(StrictModel):
         description="the last round of which the server used this site's update, 0: none; None: "
         "the server does not know the site by name yet",
     )
+    attempt: Attempt | None = Field(
+        None, description="whose keys mask the update; None: it is not masked"
+    )
+    enclosed: Enclosed | None = None
+    clip_norm: float | None = Field(
+        None, gt=0, description="longest update in this round, where the study has central privacy"
+    )
+    ledger: LedgerHead | None = Field(
+        None, description="of the site's privacy ledger, as the site told it last in this study"
+    )
 
     @field_validator("study")
     @classmethod
     def _has_no_paths(cls, study: StudyConfig) -> StudyConfig:
         # Of either side's making: the server's paths stay there, and a site opens none of them.
         return study.without_paths()
+
+    @property
+    def moves_weights(self) -> bool:
+        """Whether the task starts from weights."""
+        return self.task in ("train", "evaluate")
 
 
 class Report(StrictModel):
@@ -245,13 +278,25 @@ class Report(StrictModel):
         None, description="of the server's weights that the site keeps, for differences"
     )
     version: VersionText | None = Field(None, description="of feat-fed at the site")
+    attempt: Attempt | None = Field(None, description="that of the assignment")
+    enclosed: Enclosed | None = None
+    within_clip_norm: bool | None = Field(
+        None, description="whether the update was no longer than clip_norm before it was clipped"
+    )
+    patients_only_here: bool = Field(
+        False, description="the site vouches that its patients are at no other site of the study"
+    )
+    ledger: LedgerHead | None = Field(
+        None, description="of the site's privacy ledger, in a study with DP-SGD"
+    )
 
     @model_validator(mode="after")
     def _outcome_is_told(self) -> Self:
         codes = {"ok": {None}, "failed": FAILURES.keys(), "declined": DECLINES.keys()}
         if self.code not in codes[self.outcome]:
             raise ValueError("a report of no success carries a code of its kind")
-        if self.outcome == "ok" and self.examples < 1:
+        moves_weights = self.task in ("train", "evaluate")
+        if self.outcome == "ok" and moves_weights and self.examples < 1:
             raise ValueError("a report of success carries at least one example")
         return self
 
@@ -289,6 +334,26 @@ def parse_header(model: type[HeaderT], text: str) -> HeaderT:
             f"a header that is no {model.__name__} of protocol {PROTOCOL_VERSION}"
             f" (wrong: {', '.join(fields) or 'its form'})"
         ) from None
+
+
+def enclose(message: BaseModel) -> str:
+    """Return a message as a header carries it beside its own fields."""
+    return base64.b64encode(message.model_dump_json().encode()).decode()
+
+
+def opened(text: str | None, model: type[HeaderT]) -> HeaderT:
+    """Return a message that came inside a header.
+
+    Raises
+    ------
+    ProtocolError
+        If there is none, or it breaks the schema.
+    """
+    try:
+        return model.model_validate_json(base64.b64decode(text or "", validate=True))
+    except ValueError:  # pydantic's errors are some, too
+        error = ProtocolError(f"a header that encloses no {model.__name__}", refusal="agreement")
+        raise error from None
 
 
 def refusal_code(content: bytes) -> int | None:

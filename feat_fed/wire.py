@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from feat_fed.bundle import bundle_files
 from feat_fed.errors import ProtocolError
-from feat_fed.protocol import parse_header
+from feat_fed.protocol import Task, parse_header
 
 HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
@@ -56,6 +56,11 @@ def bundle() -> tuple[bytes, str]:
         warnings.filterwarnings("ignore", message="GitWildMatchPattern")
         content, _ = build_fab_from_files(bundle_files())
     return content, hashlib.sha256(content).hexdigest()
+
+
+def message_type(task: Task) -> str:
+    """Return the type of Flower's messages that ask for a task."""
+    return task if task in ("train", "evaluate") else f"query.{task}"
 
 
 def weights_record(buckets: Sequence[bytes]) -> ArrayRecord:

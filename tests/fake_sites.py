@@ -91,7 +91,8 @@ class FakeGrid:
             assignment, buckets = from_records(message.content, Assignment)
             name = list(self.sites)[message.metadata.dst_node_id - 1]
             self.bytes_to[name] += sum(map(len, buckets))
-            weights = self.received(name, assignment, buckets)
+            moves = assignment.moves_weights
+            weights = self.received(name, assignment, buckets) if moves else {}
             if weights is None:
                 lacks = report(assignment, name, outcome="failed", code="base", examples=0)
                 answer: Any = to_records(lacks.model_copy(update={"holds": self.holds(name)}))

@@ -35,7 +35,16 @@ def module(name: str) -> ModuleType:
 
 @pytest.mark.parametrize(
     "script",
-    ["attention_twin", "encoding", "feat_step", "loading", "privacy_step", "training", "wkv"],
+    [
+        "attention_twin",
+        "encoding",
+        "feat_step",
+        "loading",
+        "privacy_step",
+        "secure_aggregation",
+        "training",
+        "wkv",
+    ],
 )
 def test_a_benchmark_runs_and_reports(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -23,12 +23,16 @@ from feat_fed.errors import DataError, FeatFedError, MissingBaseError
 from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report, verdict_text
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
+from feat_fed_client.clipped import clip_own
 from feat_fed_client.exchanged import ExchangedWeights
 from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.known_study import remember_study
+from feat_fed_client.last_door import DoorError, LastDoor
 from feat_fed_client.limits import TRAINING_SHARE, DeclinedError
 from feat_fed_client.round_files import tidy
+from feat_fed_client.secure import SecurePart
 from feat_fed_client.session import SiteSession
+from feat_fed_client.site_audit import PrivacyCost
 from feat_fed_client.supervision import Witness
 from feat_fed_client.traffic import Traffic
 
@@ -40,6 +44,7 @@ def make_app(
     *,
     witness: Witness = lambda _: None,
     arrived_at: float | None = None,
+    is_last: bool = False,
 ) -> ClientApp:
     """Return a ClientApp.
 
@@ -51,18 +56,55 @@ def make_app(
         Is told again and again that the work goes on.
     arrived_at
         Time of the message by ``time.monotonic``; None: when the app is called.
+    is_last
+        No process comes after this one at whose door the reply is looked at, as in a simulation.
     """
     app = ClientApp()
 
+    def answered(message: Message, context: Context) -> Message:
+        site = site_of(context)
+
+        def work() -> Message:
+            return answer(message, site, witness=witness, arrived_at=arrived_at)
+
+        return let_out(work, message, site)[0] if is_last else work()
+
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context), witness=witness, arrived_at=arrived_at)
+        return answered(message, context)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return answer(message, site_of(context), witness=witness)
+        return answered(message, context)
+
+    for stage in ("keys", "shares", "unmask"):
+
+        @app.query(stage)
+        def agree(message: Message, context: Context) -> Message:
+            return answered(message, context)
 
     return app
+
+
+def let_out(
+    work: Callable[[], Message], message: Message, site: SiteConfig
+) -> tuple[Message, PrivacyCost | None]:
+    """Return the reply that ``work`` makes to an assignment, as it may leave, and what it costs.
+
+    In place of one that must not leave goes a code.
+
+    Raises
+    ------
+    StorageError
+        If the privacy ledger cannot be written.
+    """
+    assignment, _ = from_records(message.content, Assignment)
+    try:
+        return LastDoor(site, assignment).passed(work(), to=message)
+    except DoorError as error:
+        reference = secrets.token_hex(4)
+        log.error("[%s] NOTHING LEAVES, stopped at the last door: %s", reference, error)
+        return failure(message, site, "internal", reference), None
 
 
 def answer(
@@ -82,7 +124,8 @@ def answer(
         raise Unreadable(FAILURES["protocol"]) from error
     remember_study(site.store, assignment)
     traffic = Traffic(site.store, assignment)
-    traffic.received(sum(map(len, buckets)), message_id=message.metadata.message_id)
+    if assignment.moves_weights:
+        traffic.received(sum(map(len, buckets)), message_id=message.metadata.message_id)
     if assignment.verdict:
         hear_verdict(site.store, assignment)
     # A message may live longer than the server waits, for answers that come late.
@@ -91,6 +134,9 @@ def answer(
     )
     train_until = arrived_at + TRAINING_SHARE * given_sec
     try:
+        secure = SecurePart.of(site, assignment)
+        if secure is not None and assignment.task != "train":
+            return Message(to_records(secure.answer()), reply_to=message)
         tidy(site.store, study_id=assignment.study_id)
         exchanged = ExchangedWeights(site.store, assignment)
         # Also where the round is declined: asked again, it comes without weights.
@@ -98,8 +144,12 @@ def answer(
         traffic.require(site.limits)
         session = SiteSession(site, witness=witness, train_until=train_until)
         report, trained = session.run(assignment, weights)
+        report, trained = clip_own(assignment, site, report, trained, weights)
         report = report.model_copy(update={"holds": exchanged.held})
-        update = exchanged.encode(trained, weights) if trained else []
+        if secure is not None:
+            report, update = secure.masked(report, trained, weights)
+        else:
+            update = exchanged.encode(trained, weights) if trained else []
         traffic.sent(sum(map(len, update)))
         note_report(site.store, report)
         return Message(to_records(report, update), reply_to=message)
@@ -107,7 +157,8 @@ def answer(
         log.info("round %d: the weights have to come whole: %s", assignment.round, error)
         return Message(to_records(_failed(assignment, site, "base")), reply_to=message)
     except DeclinedError as declined:
-        log.info("round %d declined: %s", assignment.round, declined)
+        level = logging.WARNING if declined.limit in ("privacy", "protection") else logging.INFO
+        log.log(level, "round %d declined: %s", assignment.round, declined)
         report = _declined(assignment, site, declined)
         note_report(site.store, report)
         return Message(to_records(report), reply_to=message)
@@ -159,6 +210,7 @@ def _failed(
         code=code,
         reference=reference,
         holds=ExchangedWeights(site.store, assignment).held,
+        attempt=assignment.attempt,
     )
 
 
@@ -172,6 +224,7 @@ def _declined(assignment: Assignment, site: SiteConfig, declined: DeclinedError)
         outcome="declined",
         code=declined.limit,
         holds=ExchangedWeights(site.store, assignment).held,
+        attempt=assignment.attempt,
     )
 
 

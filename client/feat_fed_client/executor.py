@@ -54,9 +54,10 @@ from feat_fed.protocol import Assignment, FailureCode, Report
 from feat_fed.train import preload
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import READY
-from feat_fed_client.app import failure, make_app, site_of_this_machine
+from feat_fed_client.app import failure, let_out, make_app, site_of_this_machine
 from feat_fed_client.history import note_idle
-from feat_fed_client.site_audit import SiteAudit
+from feat_fed_client.last_door import FAILED, DoorError
+from feat_fed_client.site_audit import PrivacyCost, SiteAudit
 from feat_fed_client.supervision import Death, Patience, Witness, supervised
 from feat_fed_client.trust import MAX_BUNDLE_BYTES, own_bundle, trusted_bundles
 
@@ -72,7 +73,6 @@ REFUSALS: dict[Refusal, str] = {
     "size": "the site takes no application bundle of this size",
     "task": "the site runs no task of this kind",
 }
-FAILED = "the site could not answer; its own log says why"
 
 _TOLD: dict[Refusal, str] = {
     "bundle": "refused a task: its bundle %s is not approved here; `feat-fed site trust` shows it",
@@ -146,12 +146,13 @@ class Executor:
             site = self.site_of(None)
             audit, refused = SiteAudit(site), refusal(task_type, fab, trusted_bundles(site))
             audit.task(task_type, fab, refused)
+            cost = None
             if refused:
                 log.error(_TOLD[refused], hashlib.sha256(fab.content).hexdigest())
                 reply = Message(Error(ErrorCode.INVALID_FAB, REFUSALS[refused]), reply_to=message)
             else:
-                reply = self._assigned(client, audit, message, context)
-            audit.leaving(reply)
+                reply, cost = self._assigned(client, audit, message, context)
+            audit.leaving(reply, cost)
             return reply
         except FeatFedError as error:
             reference = secrets.token_hex(4)
@@ -161,15 +162,17 @@ class Executor:
 
     def _assigned(
         self, client: RuntimeHttpClient, audit: SiteAudit, message: Message, context: Context
-    ) -> Message:
+    ) -> tuple[Message, PrivacyCost | None]:
+        """Return the reply as it may leave, and what it costs."""
         try:
             assignment, buckets = from_records(message.content, Assignment)
         except (ProtocolError, ValueError):  # an error of the server's making has no content
             log.exception("a message that is no assignment")
             audit.no_assignment()
-            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
+            error = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED)
+            return Message(error, reply_to=message), None
         audit.assignment(assignment, buckets)
-        return self._work(client, message, context)
+        return let_out(lambda: self._work(client, message, context), message, audit.site)
 
     def _work(self, client: RuntimeHttpClient, message: Message, context: Context) -> Message:
         """Let the application reply in a child, again where it dies; at last in its place.
@@ -257,11 +260,21 @@ def _parts(reply: Message) -> list[bytes]:
 
 
 def _joined(parts: Sequence[bytes], message: Message) -> Message:
-    """Make the message of what :func:`_parts` returned in a child."""
-    kind, head, *rest = parts
-    if kind == _ERROR:
-        return Message(Error(int(head), rest[0].decode()), reply_to=message)
-    report = Report.model_validate_json(head).model_copy(update={"version": __version__})
+    """Make the message of what :func:`_parts` returned in a child.
+
+    Raises
+    ------
+    DoorError
+        If it is neither an error nor a report of the protocol's form.
+    """
+    try:
+        kind, head, *rest = parts
+        if kind == _ERROR:
+            return Message(Error(int(head), rest[0].decode()), reply_to=message)
+        report = Report.model_validate_json(head)
+    except (ValueError, IndexError):
+        raise DoorError("the trainer's reply is no report of the protocol") from None
+    report = report.model_copy(update={"version": __version__})
     return Message(to_records(report, rest), reply_to=message)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from feat_fed.atomic import write_bytes_atomically
+from feat_fed.config import SiteConfig
 from feat_fed.errors import ConfigError
 
 
@@ -68,3 +70,26 @@ def check_site_key(path: Path) -> None:
             f"server.private_key: {path} is not an elliptic-curve key; "
             "make one with `feat-fed keygen`"
         )
+
+
+def identity_key(site: SiteConfig) -> ec.EllipticCurvePrivateKey:
+    """Return the key with which a site signs what other sites get to see.
+
+    It is the one with which it speaks to the server; a virtual site, which has none, gets one.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be used.
+    """
+    if site.server is not None:
+        path = site.server.private_key
+    else:
+        path = site.store / "virtual-site.key"
+        if not path.exists():
+            path.with_suffix(".pub").unlink(missing_ok=True)  # of one that a kill left half
+            make_site_key(path)
+    check_site_key(path)
+    return cast(
+        ec.EllipticCurvePrivateKey, serialization.load_ssh_private_key(path.read_bytes(), None)
+    )

@@ -7,6 +7,7 @@
     optimiser/STUDY_ID/after-0003.safetensors  feat_fed_client.optimiser_store
     received/STUDY_ID/reference.safetensors    feat_fed_client.exchanged
     residual/STUDY_ID/after-0003.safetensors   feat_fed_client.residual_store
+    secagg/STUDY_ID/state.json                 feat_fed_client.secure
     training/round-1a2b3c4d/, worker-0.log     feat_fed.train.workers
 """
 
@@ -32,8 +33,9 @@ KEEP_DAYS = 30
 KEEP_STUDIES = 2
 """Other studies of which something is kept at all: a server may name as many as it likes."""
 
-_OF_STUDIES = ("rounds", "spool", "optimiser", "received", "residual")
-_LEARNT = (*_OF_STUDIES, "training")
+_WEIGHTS = ("rounds", "spool", "optimiser", "received", "residual")
+_OF_STUDIES = (*_WEIGHTS, "secagg")
+_LEARNT = (*_WEIGHTS, "training")
 
 
 def under_way(store: Path, *, study_id: str, job: str) -> MidRoundFile:

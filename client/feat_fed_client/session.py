@@ -34,6 +34,7 @@ from feat_fed.train import (
 )
 from feat_fed.train.mid_round import Checkpoints, MidRoundFile, job_digest
 from feat_fed.train.private import check_private
+from feat_fed_client.budget import PrivacyBudget, require_protections
 from feat_fed_client.events import RoundEvents, round_events
 from feat_fed_client.label import label_of
 from feat_fed_client.limits import SiteLimits
@@ -121,12 +122,13 @@ class SiteSession:
         ConfigError
             If the site's configuration does not go with the study's privacy.
         DeclinedError
-            If the site's limits forbid the round, or no step of it could be taken before its
-            hours ended or it was paused.
+            If the site's limits or its demands on privacy forbid the round, or no step of it
+            could be taken before its hours ended or it was paused.
         TrainingError
             If the round's time was up before its training began, among others.
         """
         be_nice(self._site.compute.niceness)
+        require_protections(self._site, assignment.study)
         tidy(self._site.store, study_id=assignment.study_id)
         spool = Spool.of(self._site.store, study_id=assignment.study_id)
         spool.settle(assignment)
@@ -251,6 +253,8 @@ class SiteSession:
                 "the round's time was up before training began; what was encoded stays for the "
                 "next one. If that is not enough, raise the study's sites.round_sec"
             )
+        budget = PrivacyBudget(self._site)
+        reservation = budget.reserve(assignment)
         minutes = self._site.checkpoint_minutes
         checkpoints = Checkpoints(
             mid_round, minutes and minutes * 60, written=lambda: self._witness("kept")
@@ -267,6 +271,8 @@ class SiteSession:
                     keep=checkpoints.keep,
                 ),
             )
+            # Before anything of the result is kept but in the round's own checkpoint.
+            budget.settle(reservation, steps=result.steps)
             events.heldout(result.heldout_loss, step=job.first_step)
         self._witness("working")
         if result.optimiser_state is not None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,17 +22,33 @@ from feat_fed.audit.events import (
     ClientStopped,
     Connected,
     Decided,
+    Enclosed,
     Leaving,
     MessageRefused,
     StudySeen,
     TaskReceived,
 )
 from feat_fed.config import ServerLinkConfig, SiteConfig
-from feat_fed.protocol import Assignment, Report
+from feat_fed.protocol import Assignment, Report, Task
 from feat_fed.wire import from_records
 from feat_fed_client.trust import trusted_bundles
 
+_DONE: dict[Task, str] = {
+    "train": "trained",
+    "evaluate": "scored",
+    "keys": "keys-made",
+    "shares": "shares-dealt",
+    "unmask": "shares-given",
+}
 _KNOWN_TASKS = frozenset(each.value for each in TaskType)
+
+
+@dataclass(frozen=True)
+class PrivacyCost:
+    """What all studies have spent of a patient of the site."""
+
+    epsilon: float
+    delta: float
 
 
 @dataclass(frozen=True)
@@ -96,21 +113,21 @@ class SiteAudit:
                 weights_sha256=digest_of(buckets),
             )
         )
+        self._enclosed("enclosed-received", assignment)
 
     def no_assignment(self) -> None:
         """Note a message that breaks the protocol."""
         self.log.append(MessageRefused())
 
-    def leaving(self, reply: Message) -> None:
+    def leaving(self, reply: Message, cost: PrivacyCost | None = None) -> None:
         """Note what was decided and what leaves, to the last field and byte."""
         if reply.has_error():
             self.log.append(Leaving(message="refusal"))
             return
         report, buckets = from_records(reply.content, Report)
-        done = "trained" if report.task == "train" else "scored"
         about = {"study_id": report.study_id, "round": report.round, "task": report.task}
         decided = {
-            "outcome": done if report.outcome == "ok" else report.outcome,
+            "outcome": _DONE[report.task] if report.outcome == "ok" else report.outcome,
             "code": report.code,
             "reference": report.reference,
         }
@@ -124,8 +141,31 @@ class SiteAudit:
             "weights_sha256": digest_of(buckets) if buckets else None,
             "report_fields": tuple(report.model_dump(exclude_defaults=True)),
             "report_sha256": hashlib.sha256(report.model_dump_json().encode()).hexdigest(),
+            "epsilon": cost and cost.epsilon,
+            "delta": cost and cost.delta,
+            "ledger_line": report.ledger and report.ledger.line,
+            "ledger_hash": report.ledger and report.ledger.hash,
         }
         self.log.append(Leaving.model_validate(about | event))
+        self._enclosed("enclosed-leaving", report)
+
+    def _enclosed(
+        self, kind: Literal["enclosed-received", "enclosed-leaving"], told: Assignment | Report
+    ) -> None:
+        """Note what a message holds of a secure aggregation, if it is part of one."""
+        if told.attempt is None:
+            return
+        data = (told.enclosed or "").encode()
+        event = {
+            "kind": kind,
+            "study_id": told.study_id,
+            "round": told.round,
+            "task": told.task,
+            "attempt": told.attempt,
+            "enclosed_bytes": len(data),
+            "enclosed_sha256": hashlib.sha256(data).hexdigest() if data else None,
+        }
+        self.log.append(Enclosed.model_validate(event))
 
 
 def digest_of(buckets: Sequence[bytes]) -> str:

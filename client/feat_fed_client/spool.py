@@ -57,6 +57,10 @@ class Spool:
         written = assignment.round - (assignment.task == "train")
         self._files.remove(but=tuple(each for each in self._files.numbers() if each > written))
 
+    def holds(self, round_number: int) -> bool:
+        """Return whether there is a file of a round, whatever is in it."""
+        return round_number in self._files.numbers()
+
     def find(self, job: str) -> tuple[Report, dict[str, Tensor]] | None:
         """Return the update of this very job, if there is one that is whole."""
         for number in self._files.numbers():

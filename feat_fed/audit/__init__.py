@@ -2,7 +2,18 @@
 
 from feat_fed.audit.events import AuditEvent
 from feat_fed.audit.line import Head, Line
-from feat_fed.audit.log import FOLDER, AuditLog, lines
-from feat_fed.audit.verify import Verdict, verify
+from feat_fed.audit.log import FOLDER, AuditLog, ChainedLog, lines
+from feat_fed.audit.verify import Noted, Verdict, verify
 
-__all__ = ["FOLDER", "AuditEvent", "AuditLog", "Head", "Line", "Verdict", "lines", "verify"]
+__all__ = [
+    "FOLDER",
+    "AuditEvent",
+    "AuditLog",
+    "ChainedLog",
+    "Head",
+    "Line",
+    "Noted",
+    "Verdict",
+    "lines",
+    "verify",
+]

@@ -13,7 +13,15 @@ from pydantic import Field, StringConstraints, TypeAdapter
 from feat_fed.config.base import StrictModel
 from feat_fed.config.site import Address
 from feat_fed.config.study import Name
-from feat_fed.protocol import DeclineCode, FailureCode, Reference, StudyId, Task, VersionText
+from feat_fed.protocol import (
+    Attempt,
+    DeclineCode,
+    FailureCode,
+    Reference,
+    StudyId,
+    Task,
+    VersionText,
+)
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
@@ -138,7 +146,9 @@ class Decided(StrictModel):
     study_id: StudyId
     round: Round
     task: Task
-    outcome: Literal["trained", "scored", "declined", "failed"]
+    outcome: Literal[
+        "trained", "scored", "keys-made", "shares-dealt", "shares-given", "declined", "failed"
+    ]
     code: FailureCode | DeclineCode | None = None
     reference: Reference | None = None
 
@@ -161,6 +171,53 @@ class Leaving(StrictModel):
         (), description="of the report, that say something"
     )
     report_sha256: Sha256 | None = Field(None, description="of the report's JSON")
+    epsilon: Annotated[float, Field(ge=0)] | None = Field(
+        None,
+        description="that all studies have spent of a patient here, with this; of a study with "
+        "DP-SGD",
+    )
+    delta: float | None = Field(None, description="that goes with it")
+    ledger_line: int | None = Field(None, ge=1, description="the privacy ledger's last")
+    ledger_hash: Sha256 | None = None
+
+
+class DamageAccepted(StrictModel):
+    """A person at the site has looked at what is wrong with this log, and lets it go on."""
+
+    kind: Literal["damage-accepted"] = "damage-accepted"
+    problems: Count
+
+
+class Enclosed(StrictModel):
+    """What a message holds of a secure aggregation, beside weights: keys, shares, sites' names."""
+
+    kind: Literal["enclosed-received", "enclosed-leaving"]
+    study_id: StudyId
+    round: Round
+    task: Task
+    attempt: Attempt
+    site: Name | None = Field(None, description="at the other end, in a run's log")
+    enclosed_bytes: Count
+    enclosed_sha256: Sha256 | None = None
+
+
+class AggregationBegan(StrictModel):
+    """A round's masks are agreed on by these sites, or it begins again with new keys."""
+
+    kind: Literal["masks-agreed", "masks-given-up"]
+    round: Round
+    attempt: Attempt
+    sites: tuple[Name, ...] = Field(description="that are left of those that offered keys")
+
+
+class SumUnmasked(StrictModel):
+    """The server can tell the sum of these sites' updates."""
+
+    kind: Literal["sum-unmasked"] = "sum-unmasked"
+    round: Round
+    attempt: Attempt
+    sites: tuple[Name, ...]
+    dropped: tuple[Name, ...] = Field(description="that dealt shares and sent no update")
 
 
 class ServerStarted(StrictModel):
@@ -291,6 +348,10 @@ AuditEvent = (
     | MessageRefused
     | Decided
     | Leaving
+    | DamageAccepted
+    | Enclosed
+    | AggregationBegan
+    | SumUnmasked
     | ServerStarted
     | ProcessRestarted
     | StudyBegan

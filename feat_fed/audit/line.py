@@ -1,4 +1,4 @@
-"""One line of an audit log: its place, its time, its event, and the hash that chains it.
+"""One line of a chained log: its place, its time, its event, and the hash that chains it.
 
 ::
 
@@ -15,9 +15,9 @@ import hashlib
 import re
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializeAsAny, ValidationError
 
-from feat_fed.audit.events import AuditEvent, Sha256
+from feat_fed.audit.events import Sha256
 from feat_fed.config.base import StrictModel
 
 NOTHING = "0" * 64
@@ -59,10 +59,10 @@ class _Body(StrictModel):
     sequence: int
     at: str
     previous: str
-    event: AuditEvent
+    event: SerializeAsAny[StrictModel]
 
 
-def write_line(event: AuditEvent, *, after: Head | None) -> tuple[bytes, Head]:
+def write_line(event: StrictModel, *, after: Head | None) -> tuple[bytes, Head]:
     """Return a line with its line feed, and the head that it makes."""
     body = _Body(
         sequence=after.sequence + 1 if after else 1,

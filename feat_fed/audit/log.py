@@ -1,4 +1,4 @@
-"""An append-only log whose lines are chained by hashes: who, what, when, and what left.
+"""Append-only logs whose lines are chained by hashes: who, what, when, and what left.
 
 ::
 
@@ -6,7 +6,7 @@
     audit/head.json                         the last line's number and hash
     audit/lock                              held while a line is written
 
-A line is on the disk before :meth:`AuditLog.append` returns, so what it records has not happened
+A line is on the disk before :meth:`ChainedLog.append` returns, so what it records has not happened
 yet when that fails. Nothing that was written is ever changed or removed here; segments may be
 archived from the oldest on.
 
@@ -22,9 +22,10 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -32,6 +33,7 @@ from feat_fed import __version__
 from feat_fed.atomic import sync_folder
 from feat_fed.audit.events import AuditEvent, LogBegan, SegmentBegan, TailMissing, TornLineClosed
 from feat_fed.audit.line import Head, Line, read_line, write_line
+from feat_fed.config.base import StrictModel
 from feat_fed.errors import StorageError
 
 FOLDER = "audit"
@@ -54,7 +56,10 @@ class _End:
     rest: bytes = b""
 
 
-class AuditLog:
+EventT = TypeVar("EventT", bound=StrictModel)
+
+
+class ChainedLog(Generic[EventT]):
     """A folder with a log; made with its first line. Any number of processes may append.
 
     Parameters
@@ -63,23 +68,25 @@ class AuditLog:
         What the first line says.
     """
 
-    def __init__(self, folder: Path, owner: LogBegan) -> None:
+    what: ClassVar[str] = "the log"
+    """In messages."""
+
+    def __init__(self, folder: Path, owner: EventT) -> None:
         self.folder = folder
         self._owner = owner
 
-    @classmethod
-    def of_site(cls, store: Path, name: str) -> AuditLog:
-        """Name the log in a site's store."""
-        return cls(store / FOLDER, LogBegan(owner="site", name=name, version=__version__))
-
-    @classmethod
-    def of_run(cls, root: Path, study: str, study_id: str) -> AuditLog:
-        """Name the log in a run's folder."""
-        owner = LogBegan(owner="run", name=study, study_id=study_id or None, version=__version__)
-        return cls(root / FOLDER, owner)
-
-    def append(self, event: AuditEvent) -> Head:
+    def append(self, event: EventT) -> Head:
         """Write an event to the disk.
+
+        Raises
+        ------
+        StorageError
+            If that cannot be done: the event must not be acted on then.
+        """
+        return self.append_after(lambda: event)
+
+    def append_after(self, look: Callable[[], EventT]) -> Head:
+        """Write the event that ``look`` returns, which nobody appends in the meantime of.
 
         Raises
         ------
@@ -90,12 +97,12 @@ class AuditLog:
             if not self.folder.is_dir():
                 self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock():
-                head = self._write(event)
+                head = self._write(look())
                 _write_head(self.folder, head)
                 return head
         except OSError as error:
             raise StorageError(
-                f"the audit log {self.folder} cannot be written: {error.strerror or error}; "
+                f"{self.what} {self.folder} cannot be written: {error.strerror or error}; "
                 "nothing leaves without it"
             ) from error
 
@@ -108,7 +115,7 @@ class AuditLog:
                     return line
         return None
 
-    def _write(self, event: AuditEvent) -> Head:
+    def _write(self, event: EventT) -> Head:
         end, noted = self._end(), read_head(self.folder)
         is_new = end.head is None
         if end.rest:
@@ -185,7 +192,7 @@ class AuditLog:
         )
         return self._add(_End(path, end.head), began)
 
-    def _add(self, end: _End, event: AuditEvent, *, before: bytes = b"") -> _End:
+    def _add(self, end: _End, event: StrictModel, *, before: bytes = b"") -> _End:
         line, head = write_line(event, after=end.head)
         _append(end.segment, before + line)
         return _End(end.segment, head)
@@ -206,6 +213,23 @@ class AuditLog:
                         raise OSError("another process holds it") from None
                     time.sleep(_LOCK_PAUSE_SEC)
             yield
+
+
+class AuditLog(ChainedLog[AuditEvent]):
+    """A site's or a run's."""
+
+    what = "the audit log"
+
+    @classmethod
+    def of_site(cls, store: Path, name: str) -> AuditLog:
+        """Name the log in a site's store."""
+        return cls(store / FOLDER, LogBegan(owner="site", name=name, version=__version__))
+
+    @classmethod
+    def of_run(cls, root: Path, study: str, study_id: str) -> AuditLog:
+        """Name the log in a run's folder."""
+        owner = LogBegan(owner="run", name=study, study_id=study_id or None, version=__version__)
+        return cls(root / FOLDER, owner)
 
 
 def segments(folder: Path) -> list[Path]:

@@ -1,18 +1,31 @@
-"""Whether an audit log is whole: each line's own hash, its place in the chain, and its end."""
+"""Whether a chained log is whole: each line's own hash, its place in the chain, and its end."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from feat_fed.audit.events import EVENTS, TailMissing, TornLineClosed
 from feat_fed.audit.line import Head, Line, read_line
 from feat_fed.audit.log import read_head, segments
+from feat_fed.config.base import StrictModel
 from feat_fed.errors import AuditError
+
+Seen = Callable[[str, Line, StrictModel], None]
+"""Gets where a line is (``000001.jsonl:7``), the line, and its event."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """A line of a log that somebody else has noted."""
+
+    by: str
+    head: Head
 
 
 @dataclass
@@ -28,37 +41,57 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
 
 
-def verify(folder: Path, *, noted_hash: str | None = None) -> Verdict:
+def verify(
+    folder: Path,
+    *,
+    noted_hash: str | None = None,
+    noted: Iterable[Noted] = (),
+    owner: str | None = None,
+    events: TypeAdapter[Any] = EVENTS,
+    what: str = "audit log",
+    seen: Seen = lambda *_: None,
+) -> Verdict:
     """Check a log from its first line to its last.
 
     Parameters
     ----------
     noted_hash
         A head that was noted before: the log must still hold that line.
+    noted
+        The same, with what they were noted by.
+    owner
+        Whose name its first line must say.
+    events
+        Reads the log's events.
+    seen
+        Called with each whole line of a kind that is known.
 
     Raises
     ------
     AuditError
         If there is no log, or it cannot be read.
     """
+    head = read_head(folder)  # first: lines may be written meanwhile
     files = segments(folder)
     if not files:
-        raise AuditError(f"{folder} holds no audit log")
-    check = _Check()
+        raise AuditError(f"{folder} holds no {what}")
+    check = _Check(owner, events, seen)
     try:
         for path in files:
             check.file(path)
     except OSError as error:
         raise AuditError(f"{error.filename} cannot be read: {error.strerror}") from error
-    check.end(read_head(folder), noted_hash)
+    check.end(head, noted_hash)
+    check.hold(noted)
     return check.verdict
 
 
 class _Check:
-    def __init__(self) -> None:
+    def __init__(self, owner: str | None, events: TypeAdapter[Any], seen: Seen) -> None:
         self.verdict = Verdict()
+        self._owner, self._events, self._seen = owner, events, seen
         self._number: int | None = None
-        self._hashes: set[str] = set()
+        self._hashes: dict[int, str] = {}
         self._bad: list[tuple[str, bytes]] = []
         self._torn: tuple[str, int] | None = None
 
@@ -73,7 +106,8 @@ class _Check:
             self.verdict.problems.append(f"files are missing between it and {path.name}")
         first_of_all, self._number = self._number is None, number
         for where, raw, ended in _raw_lines(path):
-            line = read_line(raw) if ended else None
+            # Of one that is whole only the line feed is missing; the next one adds it.
+            line = read_line(raw)
             if line is None:
                 self._bad.append((where, raw + b"\n" * ended))
             else:
@@ -85,9 +119,14 @@ class _Check:
         before, bad, self._bad = self.verdict.head, self._bad, []
         event = None
         try:
-            event = EVENTS.validate_python(line.event)
+            event = self._events.validate_python(line.event)
         except ValidationError:
             self.verdict.problems.append(f"{where}: an event that this version does not know")
+        else:
+            self._seen(where, line, event)
+        name = getattr(event, "name", None)  # of a log's first event alone
+        if self._owner is not None and name not in (None, self._owner):
+            self.verdict.problems.append(f"{where}: it is the log of {name}, not of {self._owner}")
         skipped = len(bad)
         if isinstance(event, TornLineClosed) and _closes(event, bad):
             self.verdict.notes.append(f"{where}: closes a line that a kill left torn")
@@ -108,7 +147,7 @@ class _Check:
         self.verdict.lines += 1
         self.verdict.began_at = self.verdict.began_at or line.at
         self.verdict.ended_at, self.verdict.head = line.at, line.head
-        self._hashes.add(line.hash)
+        self._hashes[line.sequence] = line.hash
 
     def _end_of_file(self) -> None:
         if self._bad and not self._bad[-1][1].endswith(b"\n"):
@@ -132,10 +171,26 @@ class _Check:
                 f"it ends with line {last}, and head.json names line {head.sequence}: its end is "
                 "missing"
             )
-        if noted_hash and noted_hash not in self._hashes:
+        elif head and self._hashes.get(head.sequence) != head.hash:
+            self.verdict.problems.append(
+                f"line {head.sequence} is not the one that head.json names: it was changed"
+            )
+        if noted_hash and noted_hash not in self._hashes.values():
             self.verdict.problems.append(
                 "it does not hold the noted line: its end is missing, or it is another log"
             )
+
+    def hold(self, noted: Iterable[Noted]) -> None:
+        """Note what of the noted is not there; what was archived cannot be looked for."""
+        first, last = min(self._hashes, default=1), max(self._hashes, default=0)
+        for each in noted:
+            number = each.head.sequence
+            if number > last:
+                told = f"it ends with line {last}, and {each.by} has seen line {number}"
+                self.verdict.problems.append(f"{told}: its end is missing, or it is another log")
+            elif number >= first and self._hashes.get(number) != each.head.hash:
+                told = f"line {number} is not the one that {each.by} has seen"
+                self.verdict.problems.append(f"{told}: it was changed, or it is another log")
 
 
 def _raw_lines(path: Path) -> Iterator[tuple[str, bytes, bool]]:

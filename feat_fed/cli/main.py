@@ -16,6 +16,7 @@ from feat_fed.cli import (
     data,
     demo,
     identity,
+    privacy,
     provision,
     run,
     site,
@@ -55,6 +56,7 @@ app.command(rich_help_panel=_FIRST)(demo.demo)
 app.command(rich_help_panel=_FIRST)(run.version)
 app.command(rich_help_panel=_FIRST)(status.status)
 app.add_typer(audit.app, name="audit", rich_help_panel=_FIRST)
+app.add_typer(privacy.app, name="privacy", rich_help_panel=_FIRST)
 app.add_typer(provision.app, name="provision", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(study.server)
 app.add_typer(study_sites.app, name="study", rich_help_panel=_STUDY)

@@ -28,7 +28,9 @@ from feat_fed.report.units import format_bytes, format_duration
 
 _PHASES = {
     "waiting": "waiting for sites",
+    "agreeing": "sites agree on masks",
     "training": "sites are training",
+    "unmasking": "sites unmask the sum",
     "aggregating": "aggregating",
     "scoring": "scoring the final weights",
     "done": "done",

@@ -13,10 +13,11 @@ import psutil
 from pydantic import BaseModel
 
 from feat_fed.audit import FOLDER, lines
+from feat_fed.cli.central_lines import central_lines
 from feat_fed.errors import RunError
 from feat_fed.metrics import Metric
 from feat_fed.report.live import StudyLive
-from feat_fed.report.records import RoundRecord
+from feat_fed.report.records import CentralSpending, RoundRecord
 from feat_fed.report.run_store import RunStore, is_locked
 from feat_fed.report.units import format_bytes, format_duration
 
@@ -76,6 +77,8 @@ class RunStatus(BaseModel):
     bytes_down: int
     bytes_up: int
     sites: list[SiteState]
+    central: CentralSpending | None
+    """What was spent so far, where the study has central privacy."""
     processes: Processes
 
 
@@ -129,6 +132,7 @@ def run_status(store: RunStore, standing: Mapping[str, str] | None = None) -> Ru
         bytes_down=sum(each.bytes_down for each in sites),
         bytes_up=sum(each.bytes_up for each in sites),
         sites=sites,
+        central=summary.central,
         processes=processes,
     )
 
@@ -151,6 +155,7 @@ def run_lines(status: RunStatus) -> list[str]:
     )
     lines.append("sites:" if status.sites else "sites: none yet")
     lines += [f"  {_site_line(each, status)}" for each in status.sites]
+    lines += central_lines(status.central) if status.central else ()
     there = [name.replace("_", " ") for name, is_there in status.processes if is_there]
     lines.append(f"processes: {', '.join(there) or 'none'}")
     return lines
@@ -174,7 +179,10 @@ def run_metrics(status: RunStatus) -> list[Metric]:
         ok.add(site.rounds_ok, site=site.site)
         moved.add(site.bytes_down, site=site.site, direction="down")
         moved.add(site.bytes_up, site=site.site, direction="up")
-    return [rounds, wanted, running, loss, seconds, up, ok, moved]
+    epsilon = Metric("feat_fed_central_epsilon", "Spent of each hospital so far, bounded by RDP.")
+    for each in status.central.sites if status.central else ():
+        epsilon.add(each.rdp, site=each.site)
+    return [rounds, wanted, running, loss, seconds, up, ok, moved, epsilon]
 
 
 def _sites(

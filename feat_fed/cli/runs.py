@@ -9,6 +9,7 @@ from pathlib import Path
 from feat_fed.cli.console import console, say
 from feat_fed.config import StudyConfig
 from feat_fed.errors import FeatFedError, RunError
+from feat_fed.privacy.claims import told
 from feat_fed.report import RunStore, SampleFiles, write_report, write_samples
 from feat_fed.report.run_store import lock_run
 
@@ -25,9 +26,13 @@ def run_to_report(root: Path, study: StudyConfig, train: Callable[[RunStore], No
     ------
     RunError
         If the folder is not a run of this study, or another process writes it.
+    ConfigError
+        If the study's privacy cannot be had.
     """
     with lock_run(root):
         store = _open(root, study)
+        for line in told(store.study):
+            say(f"privacy: {line}")
         if not _is_complete(store):
             with _defined_end(store):
                 train(store)

@@ -70,7 +70,7 @@ def client_app(sites: Sequence[SiteConfig]) -> ClientApp:
     """Return the ClientApp of all virtual sites; Flower's partition number tells which."""
     from feat_fed_client.app import make_app
 
-    return make_app(lambda context: sites[int(context.node_config[_PARTITION])])
+    return make_app(lambda context: sites[int(context.node_config[_PARTITION])], is_last=True)
 
 
 def _simulate(store: RunStore, sites: Sequence[SiteConfig], ray_address: str | None) -> None:

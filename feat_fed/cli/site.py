@@ -30,6 +30,7 @@ def client(
     from feat_fed.data import Manifest, scan
     from feat_fed.metrics import served_metrics
     from feat_fed.train import resolve_device
+    from feat_fed_client.budget import problems_at_start
     from feat_fed_client.events import events_folder
     from feat_fed_client.supernode import SiteLauncher, check_link
 
@@ -44,6 +45,8 @@ def client(
     if dry_run:
         output.print(dump_yaml(site), markup=False, end="")
         return
+    for problem in problems_at_start(site):
+        say(f"ROUNDS WITH DP-SGD WILL BE DECLINED: {problem} (`feat-fed privacy verify`)")
     with (
         served_metrics(site.metrics_port, lambda: site_metrics(site)) as url,
         SiteScreen(site.store, tell=plain_lines()) as screen,

@@ -88,7 +88,7 @@ def live_line(live: SiteLive) -> str:
 
 def outcome_line(report: Report) -> str:
     """Return what came of a round at the site."""
-    what = f"round {report.round}" if report.task == "train" else "scoring"
+    what = "scoring" if report.task == "evaluate" else f"round {report.round}"
     if report.outcome != "ok":
         told = next(text for code, text in (FAILURES | DECLINES).items() if code == report.code)
         where = f" (look for {report.reference} in the log)" if report.reference else ""

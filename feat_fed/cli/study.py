@@ -14,6 +14,7 @@ from feat_fed.cli.runs import run_to_report
 from feat_fed.config import StudyConfig, dump_yaml, load_federation, load_study
 from feat_fed.errors import ConfigError
 from feat_fed.metrics import served_metrics
+from feat_fed.privacy.resolve import resolved
 from feat_fed.processes import require_free, split_address
 from feat_fed.report.run_store import RunStore
 
@@ -49,7 +50,7 @@ def server(
     """
     config = resolve_study(study, rounds)
     if dry_run:
-        output.print(dump_yaml(config), markup=False, end="")
+        output.print(dump_yaml(resolved(config)), markup=False, end="")
         return
     from feat_fed_server.certificates import TlsFiles
     from feat_fed_server.launch import StudyLauncher

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from feat_fed.cli.console import output, say
+from feat_fed.privacy.claims import told
 from feat_fed.report.run_store import RunStore, lock_run
 
 app = typer.Typer(help="See a study's sites; keep one out or let it in.", no_args_is_help=True)
@@ -27,10 +28,13 @@ def sites(
     """List a study's sites: who takes part, who is kept out and why, and their past rounds."""
     from feat_fed.cli.study_lines import site_lines, study_sites
 
-    found = study_sites(RunStore(run))
+    store = RunStore(run)
+    found = study_sites(store)
     if as_json:
         typer.echo(json.dumps([each.model_dump(mode="json") for each in found], indent=1))
         return
+    for line in told(store.study):
+        output.print(f"privacy: {line}", markup=False, soft_wrap=True)
     for line in site_lines(found):
         output.print(line, markup=False, soft_wrap=True)
 

@@ -17,7 +17,7 @@ from feat_fed.cli.console import say
 from feat_fed.cli.progress import StudyScreen, followed
 from feat_fed.cli.runs import run_to_report
 from feat_fed.cli.study import Rounds, RunName, Runs, Study, resolve_study
-from feat_fed.config import SiteConfig, load_site
+from feat_fed.config import PrivacyConfig, SiteConfig, StudyConfig, load_site
 from feat_fed.log_file import rotating_handler
 from feat_fed.protocol import Assignment, Report, Task
 from feat_fed.report.live import StudyLive
@@ -50,10 +50,18 @@ def train_local(
     os.umask(0o077)  # all that a site keeps is its own: keys, latents, logs
     site = load_site(site_config)
     resolve_device(site.compute)
-    config = resolve_study(study, rounds)
+    config = at_a_site(resolve_study(study, rounds))
     run_to_report(
         runs / (run or f"{config.name}-{site.name}"), config, lambda store: _train(store, site)
     )
+
+
+def at_a_site(study: StudyConfig) -> StudyConfig:
+    """Return the study without what only a server does, so that nobody claims it."""
+    if study.privacy.protections <= {"patient"}:
+        return study
+    say("privacy: what the study does at the server (central, secure_aggregation) is left out here")
+    return study.model_copy(update={"privacy": PrivacyConfig(patient=study.privacy.patient)})
 
 
 def _train(store: RunStore, site: SiteConfig) -> None:
@@ -137,7 +145,9 @@ def _ask(
             report, trained = session.run(assignment, weights)
             note_report(session.store, report)
             return report, trained
-        except DeclinedError:
+        except DeclinedError as declined:
+            if declined.limit not in ("paused", "hours"):
+                raise  # waiting changes nothing
             session.wait_until_open(number, tell=lambda why: say(f"waiting: {why}"))
 
 

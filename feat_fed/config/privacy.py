@@ -15,8 +15,8 @@ from feat_fed.config.base import StrictModel
 Told = Literal["losses", "counts", "times"]
 Protection = Literal["patient", "central", "secure-aggregation"]
 
-Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-"""SHA-256 of a public key (SubjectPublicKeyInfo, DER)."""
+Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{4}( [0-9a-f]{4}){7}$")]
+"""Of a public key, as people compare it: :func:`feat_fed.joining.fingerprint`."""
 
 
 class PatientPrivacyConfig(StrictModel):
@@ -86,7 +86,8 @@ class CentralPrivacyConfig(StrictModel):
         gt=0,
         le=1000,
         description="standard deviation of the noise on the sum of updates in clip_norm; null: "
-        "found from epsilon",
+        "found from epsilon. Adaptive clipping spends a part on its count, and the noise on the "
+        "sum is larger by that",
     )
     clipping: Literal["fixed", "adaptive"] = "fixed"
     clip_norm: float = Field(
@@ -102,13 +103,23 @@ class CentralPrivacyConfig(StrictModel):
         None,
         gt=0,
         description="standard deviation of the noise on the count of updates within the bound; "
-        "null: a twentieth of sites.minimum, at least 1",
+        "null: a twentieth of sites.minimum, at least 1 and noise_multiplier",
     )
 
     @model_validator(mode="after")
     def _noise_is_known(self) -> Self:
         if self.epsilon is None and self.noise_multiplier is None:
             raise ValueError("neither epsilon nor noise_multiplier is set; set one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _count_spends_less_than_all(self) -> Self:
+        z, count = self.noise_multiplier, self.count_noise
+        if self.clipping == "adaptive" and z is not None and count is not None and z >= 2 * count:
+            raise ValueError(
+                f"count_noise is {count:g}, with which the count alone spends more than "
+                f"noise_multiplier {z:g} allows; raise it above {z / 2:g}, or leave it out"
+            )
         return self
 
 
@@ -121,6 +132,7 @@ class SecureAggregationConfig(StrictModel):
     neighbours: int | None = Field(
         None,
         ge=2,
+        multiple_of=2,
         description="sites with which each site shares masks and keys, an even number; null: all",
     )
     threshold: int | None = Field(
@@ -134,6 +146,12 @@ class SecureAggregationConfig(StrictModel):
         gt=0,
         description="that a weight may move in a round; what goes beyond is cut off. null: "
         "central.clip_norm, or else screening.max_move * learning_rate * local_steps",
+    )
+    stage_sec: float = Field(
+        300,
+        gt=0,
+        description="longest that a round waits for answers in each of its short stages: keys, "
+        "shares, unmasking",
     )
 
 
@@ -174,17 +192,18 @@ class SitePrivacyConfig(StrictModel):
     delta: float = Field(1e-5, gt=0, lt=0.1, description="that goes with max_epsilon")
     tell: tuple[Told, ...] = Field(
         (),
-        description="what reports of a study with DP-SGD say of this site's patients, exactly and "
-        "outside of the accounting: losses, counts (clips, patients), times (of training)",
+        description="what reports of a study with patient or central privacy say of this site's "
+        "patients, exactly and outside of the accounting: losses, counts (clips, patients), times "
+        "(of training)",
     )
     patients_only_here: bool = Field(
         False,
-        description="that no patient of this site is at another site of the study: what is proven "
-        "of the hospital then holds of each patient",
+        description="that no patient of this site is at another site of the study: an epsilon of "
+        "each patient then follows from central privacy, too",
     )
     peers: dict[str, Fingerprint] = Field(
         {},
-        description="SHA-256 of the public keys of other sites of a study with secure aggregation, "
-        "as `feat-fed fingerprint` shows them there; one that is not listed is believed when it "
-        "first comes and must stay the same",
+        description="fingerprints of the keys of other sites of a study with secure aggregation, "
+        "as `feat-fed join` shows them there and `feat-fed provision status` to the coordinator; "
+        "one that is not listed is believed when it first comes and must stay the same",
     )

@@ -147,6 +147,15 @@ class StudyConfig(StrictModel):
                 )
         if self.privacy.secure_aggregation:
             self._require("secure_aggregation", "transfer.up", self.transfer.up, "fp32")
+            if (
+                self.privacy.secure_aggregation.largest_value is None
+                and self.privacy.central is None
+                and self.screening.max_move is None
+            ):
+                raise ValueError(
+                    "privacy.secure_aggregation.largest_value and screening.max_move are both "
+                    "null; say how far a weight may move in a round, such as largest_value: 0.1"
+                )
             if self.sites.minimum < 3:
                 raise ValueError(
                     f"privacy.secure_aggregation needs three sites, of two each could subtract its "

@@ -9,6 +9,7 @@ from typing import Any
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import dump_yaml
+from feat_fed.privacy.claims import claims
 from feat_fed.report import plots, units
 from feat_fed.report.facts import ended_at, heldout_points, site_totals, weights_share
 from feat_fed.report.page import data_url, render
@@ -42,6 +43,7 @@ def _page(store: RunStore) -> dict[str, Any]:
         "summary": summary,
         "study": store.study,
         "study_yaml": dump_yaml(store.study.without_paths()),
+        "claims": tuple(claims(store.study)),
         "rounds": rounds,
         "totals": totals,
         "styles": plots.site_styles(each.site for each in totals),
@@ -53,6 +55,7 @@ def _page(store: RunStore) -> dict[str, Any]:
         "gif": _data_uri(files.gif, "image/gif", at_most_bytes=_LARGEST_GIF_BYTES),
         "mp4": _data_uri(files.mp4, "video/mp4"),
         "contact_sheet": _data_uri(files.contact_sheet, "image/png"),
+        "central_rounds": [each.central for each in rounds if each.central],
         "written_at": datetime.now(UTC).isoformat(),
         "nothing": units.NOTHING,
     }

@@ -40,7 +40,7 @@ class Live(StrictModel):
 class StudyLive(Live):
     """The server's view."""
 
-    phase: Literal["waiting", "training", "aggregating", "scoring", "done"]
+    phase: Literal["waiting", "agreeing", "training", "unmasking", "aggregating", "scoring", "done"]
     round: int
     rounds: int
     connected: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ def render(template: str, facts: Mapping[str, object]) -> str:
     environment.filters |= {
         "bytes": units.format_bytes,
         "count": units.format_count,
+        "epsilon": units.format_epsilon,
         "duration": units.format_duration,
         "loss": units.format_loss,
         "time": units.format_time,

@@ -23,7 +23,7 @@ from feat_fed.report.units import bytes_unit, time_unit
 
 INK, MUTED, HAIRLINE = "#1b2026", "#5a636e", "#e4e7eb"
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's set, told apart with any colour vision; yellow is too pale on white."""
 _MARKERS = (("o", "●"), ("s", "■"), ("^", "▲"), ("D", "◆"), ("v", "▼"))
 _MOST_MARKS = 15
@@ -31,7 +31,7 @@ _SIZE_PT = (420, 270)
 
 _GLOBAL = {"color": INK, "marker": "o", "linewidth": 3.2, "markersize": 6.5, "zorder": 1.9}
 """Broad and below the sites, so that neither hides the other where they agree."""
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "feat-fed",
     "font.size": 11.5,
@@ -66,7 +66,7 @@ class SiteStyle:
 def site_styles(names: Iterable[str]) -> dict[str, SiteStyle]:
     """Give each name a colour and a marker; thirty differ in one of the two."""
     return {
-        name: SiteStyle(_COLOURS[index % len(_COLOURS)], *_MARKERS[index % len(_MARKERS)])
+        name: SiteStyle(COLOURS[index % len(COLOURS)], *_MARKERS[index % len(_MARKERS)])
         for index, name in enumerate(sorted(set(names)))
     }
 
@@ -131,7 +131,7 @@ def _of_site(record: RoundRecord, name: str, field: str) -> float:
 
 
 def _figure(x_label: str, y_label: str) -> tuple[Figure, Any]:
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_SIZE_PT[0] / 72, _SIZE_PT[1] / 72), layout="constrained")
         axes = figure.subplots()
     axes.set_xlabel(x_label)
@@ -158,14 +158,14 @@ def _line(axes: Any, xy: Sequence[tuple[int, float | None]], **look: object) -> 
     """Join the points that have a value; of many, some carry the marker."""
     known = [(x, y) for x, y in xy if y is not None]
     every = max(1, len(known) // _MOST_MARKS)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         axes.plot([x for x, _ in known], [y for _, y in known], markevery=every, **look)
 
 
 def _svg(figure: Figure, name: str, story: str) -> str:
     """Return the figure as an ``<svg>`` element whose ids are its own on the page."""
     buffer = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(
             buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )

@@ -47,6 +47,9 @@ class SiteRound(StrictModel):
     link: Link | None = Field(
         None, description="what went over the wire in the round, measured at the server's door"
     )
+    patients_only_here: bool = Field(
+        False, description="the site vouches that its patients are at no other site of the study"
+    )
 
     @property
     def shortfall(self) -> str:
@@ -60,6 +63,22 @@ class SiteRound(StrictModel):
         if self.skipped_steps:
             parts.append(f"{self.skipped_steps} skipped: not finite")
         return "; ".join(parts)
+
+
+class CentralRecord(StrictModel):
+    """A round's noisy mean of clipped updates; nothing of it is exact but what the study says."""
+
+    release: str = Field(
+        pattern=r"^[0-9a-f]{32}$",
+        description="tells one drawing of noise from another: a round that is aggregated again "
+        "with the same noise is one release",
+    )
+    clip_norm: float = Field(gt=0, description="longest update in the mean")
+    noise_multiplier: float = Field(gt=0, description="that the round's releases claim together")
+    share_within: float | None = Field(
+        None,
+        description="of updates within the bound, noised; None where clipping is fixed",
+    )
 
 
 class RoundRecord(StrictModel):
@@ -77,6 +96,7 @@ class RoundRecord(StrictModel):
         0, ge=0, description="of the model's weights, whole and exact; 0: not known"
     )
     sites: tuple[SiteRound, ...]
+    central: CentralRecord | None = Field(None, description="where the study has central privacy")
 
     @field_validator("started_at")
     @classmethod
@@ -84,6 +104,29 @@ class RoundRecord(StrictModel):
         if datetime.fromisoformat(text).utcoffset() != timedelta(0):
             raise ValueError(f"{text!r} is not a time in UTC; write 2026-01-31T12:00:00+00:00")
         return text
+
+
+class SiteEpsilon(StrictModel):
+    """What a study's releases so far have spent of one hospital, as bounded by RDP and by PRV.
+
+    The bound by RDP counts. PRV is None where its numerics do not reach.
+    """
+
+    site: str
+    releases: int = Field(ge=1, description="in which the hospital took part")
+    rdp: float
+    prv: float | None
+    patient_rdp: float | None = Field(
+        None, description="of each patient; None: the site does not vouch that they are only there"
+    )
+    patient_prv: float | None = None
+
+
+class CentralSpending(StrictModel):
+    """What central privacy has spent so far, of each hospital that took part."""
+
+    delta: float
+    sites: tuple[SiteEpsilon, ...]
 
 
 class RunSummary(StrictModel):
@@ -100,3 +143,6 @@ class RunSummary(StrictModel):
         (), description="what the coordinator should know of the run, in phrases of ours"
     )
     versions: dict[str, str] = Field(default_factory=dict)
+    central: CentralSpending | None = Field(
+        None, description="epsilon spent, where the study has central privacy"
+    )

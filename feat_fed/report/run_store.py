@@ -38,6 +38,7 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
 from feat_fed.lock import is_held
+from feat_fed.privacy.resolve import resolved
 from feat_fed.report.links import LINKS_FILE
 from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
@@ -95,11 +96,20 @@ class RunStore:
 
     @classmethod
     def create(cls, root: Path, study: StudyConfig) -> Self:
-        """Lay out a new run in an absent or empty folder."""
+        """Lay out a new run in an absent or empty folder.
+
+        Raises
+        ------
+        RunError
+            The folder is a run or holds other things, or cannot be made.
+        ConfigError
+            The study's privacy cannot be had (:func:`feat_fed.privacy.resolve.resolved`).
+        """
         if (root / "study.yaml").exists():
             raise RunError(f"{root} is a run already: resume it, or give the new run another name")
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise RunError(f"{root} exists and is not a run: give the run another name")
+        study = resolved(study)
         summary = RunSummary(
             study=study.name,
             study_id=uuid.uuid4().hex,
@@ -126,8 +136,11 @@ class RunStore:
         ------
         RunError
             The folder is not a run, or is one of another study.
+        ConfigError
+            With the noise that the run began with, the rounds asked for spend too much.
         """
         store = cls(root)
+        study = resolved(study, begun=store.study)
         differences = _differences(store.study.model_dump(), study.model_dump())
         fatal = [f"  {field}: {what}" for field, what in differences.items() if _fixes(field)]
         if fatal:
@@ -205,20 +218,24 @@ class RunStore:
             raise RunError(f"{path} cannot be written: {error}") from error
 
     def rounds(self) -> tuple[RoundRecord, ...]:
-        """Return the rounds in order, each by its last record.
+        """Return the rounds in order, each by its last record."""
+        records = {each.round: each for each in self.records()}
+        return tuple(records[number] for number in sorted(records))
+
+    def records(self) -> tuple[RoundRecord, ...]:
+        """Return every record, as they were appended; a round that was done again has several.
 
         A line without its end is what a crash left of an append; it is passed over.
         """
         path = self.root / "metrics.jsonl"
         *whole, _torn = _read_bytes(path).split(b"\n")
-        records: dict[int, RoundRecord] = {}
+        records = []
         for number, line in enumerate(whole, start=1):
             try:
-                record = RoundRecord.model_validate_json(line)
+                records.append(RoundRecord.model_validate_json(line))
             except ValidationError as error:
                 raise RunError(f"{path}, line {number}, is not a round: {_first(error)}") from None
-            records[record.round] = record
-        return tuple(records[number] for number in sorted(records))
+        return tuple(records)
 
     def write_summary(self, summary: RunSummary) -> None:
         """Replace the run's summary."""

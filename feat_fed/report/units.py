@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
 NOTHING = "–"  # noqa: RUF001
@@ -46,6 +47,16 @@ def format_duration(sec: float) -> str:
 def format_loss(loss: float | None) -> str:
     """Write a loss to four digits."""
     return NOTHING if loss is None else f"{loss:#.4g}"
+
+
+def format_epsilon(epsilon: float | None) -> str:
+    """Write a bound to three digits, and never less than it is."""
+    if epsilon is None:
+        return NOTHING
+    if epsilon == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(epsilon)))
+    return f"{math.ceil(round(epsilon * 10**digits, 6)) / 10**digits:.{digits}f}"
 
 
 def format_count(number: int) -> str:

@@ -24,6 +24,7 @@ from feat_fed.atomic import remove_parts, sync_folder, write_bytes_atomically
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.model import FEAT, read_weights, write_weights
+from feat_fed.report.records import CentralSpending
 from feat_fed.report.run_store import RunStore
 from feat_fed.tensor_file import read_digest, read_tensor_file, write_tensor_file
 from feat_fed.train.ema import ema_update
@@ -44,6 +45,8 @@ class RoundManifest(StrictModel):
     files: dict[str, str]
     """SHA-256 of header and tensors, by the file's name."""
     standing: dict[str, JsonValue]
+    clip_norm: float | None = None
+    """Of the next round's updates, where the study has central privacy."""
 
 
 class _OptimiserHeader(StrictModel):
@@ -64,6 +67,8 @@ class GlobalState:
     """The server optimiser's, where the strategy has one."""
     standing: Standing = field(default_factory=dict)
     """What the rounds so far have taught of the sites, as the round loop writes it."""
+    clip_norm: float | None = None
+    """Of the next round's updates, where the study has central privacy; None before the first."""
 
     def after_round(
         self,
@@ -72,6 +77,7 @@ class GlobalState:
         ema_decay: float,
         optimiser: Mapping[str, Tensor] | None = None,
         standing: Standing | None = None,
+        clip_norm: float | None = None,
     ) -> GlobalState:
         """Return the state that the next round starts from; ``standing`` None keeps it."""
         number = self.rounds_done + 1
@@ -83,6 +89,7 @@ class GlobalState:
             ema_update(self.ema, weights, decay=decay),
             dict(optimiser or {}),
             self.standing if standing is None else standing,
+            clip_norm,
         )
 
 
@@ -127,7 +134,9 @@ def save(store: RunStore, state: GlobalState) -> None:
     }
     if state.optimiser:
         files[optimiser.name] = write_tensor_file(optimiser, state.optimiser, _OptimiserHeader())
-    manifest = RoundManifest(round=number, files=files, standing=dict(state.standing))
+    manifest = RoundManifest(
+        round=number, files=files, standing=dict(state.standing), clip_norm=state.clip_norm
+    )
     path = store.manifest(number)
     try:
         write_bytes_atomically(path, manifest.model_dump_json(indent=1).encode())
@@ -141,6 +150,7 @@ def summarise(
     to: Literal["running", "complete"],
     *,
     final_heldout_loss: float | None = None,
+    central: CentralSpending | None = None,
 ) -> None:
     """Write into the run's summary how far it is."""
     now = {
@@ -149,6 +159,7 @@ def summarise(
         "rounds_wanted": store.study.rounds,
         "final_heldout_loss": final_heldout_loss,
         "message": "",
+        "central": central,
     }
     store.write_summary(store.summary().model_copy(update=now))
 
@@ -177,6 +188,7 @@ def _read(store: RunStore, number: int) -> GlobalState:
         state.ema,
         read_tensor_file(optimiser, _OptimiserHeader)[1] if has_state else {},
         manifest.standing,
+        manifest.clip_norm,
     )
 
 

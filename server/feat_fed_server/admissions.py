@@ -26,11 +26,11 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config.base import StrictModel
+from feat_fed.config.privacy import Fingerprint
 from feat_fed.config.study import Name
 from feat_fed.errors import ConfigError, ProtocolError
 from feat_fed.joining import (
     MAX_REQUEST_BYTES,
-    Fingerprint,
     JoinRequest,
     JoinState,
     Token,

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from feat_fed.config import StudyConfig
 from feat_fed.errors import FeatFedError, FederationError, ProtocolError
+from feat_fed.protocol import Task
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
+from feat_fed.wire import message_type
 from feat_fed_server.asked import MOST_LACKS, Asked, activations, is_lost
 from feat_fed_server.late_answers import LateAnswers
 from feat_fed_server.outgoing import Parcel
@@ -27,6 +29,14 @@ log = logging.getLogger(__name__)
 
 POLL_SEC = 0.1
 _SLOWEST_POLL_SEC = 1.0
+
+_PHASES: dict[Task, str] = {
+    "train": "training",
+    "evaluate": "scoring",
+    "keys": "agreeing",
+    "shares": "agreeing",
+    "unmask": "unmasking",
+}
 
 Accept = Callable[[Reply], Reply]
 """Takes a good reply in, weights and all; returns it without them, or refused."""
@@ -76,6 +86,7 @@ class Asking:
         draw: Draw = sorted,
         accept: Accept = lambda reply: reply,
         accept_late: AcceptLate = too_late,
+        free_only: bool = True,
     ) -> list[Reply]:
         """Ask the sites that are drawn; collect their replies until their time is up.
 
@@ -89,6 +100,8 @@ class Asking:
             Sites that are not asked.
         replied
             Sites to show beside those that answer now.
+        free_only
+            Where enough others are there, none is asked that may be at an older question.
 
         Returns
         -------
@@ -104,7 +117,8 @@ class Asking:
         there = self._connected.keys() - but - question.desk.kept_out().keys()
         # A busy site's SuperNode would only queue the message behind the older one.
         free = there - self._late.busy(question)
-        chosen = draw(sorted(free if len(free) >= max(1, needed) else there))
+        enough = free_only and len(free) >= max(1, needed)
+        chosen = draw(sorted(free if enough else there))
         if not chosen:
             return []
         replies = self._collect(question, chosen, accept, accept_late, replied)
@@ -155,7 +169,7 @@ class Asking:
         waiting = self._send(question, sites)
         deadline = max(each.until for each in waiting)
         replies: list[Reply] = []
-        phase = "training" if question.assignment.task == "train" else "scoring"
+        phase = _PHASES[question.assignment.task]
 
         def tell() -> None:
             answered = {*replied, *(each.site for each in replies)}
@@ -182,7 +196,7 @@ class Asking:
 
     def _send(self, question: Question, sites: Collection[str]) -> list[Asked]:
         asked, parcels = list[Asked](), list[Parcel]()
-        waits = {site: question.desk.wait_sec(site) for site in sites}
+        waits = {site: question.wait_sec(site) for site in sites}
         going_on = list[Asked]()
         for site, wait_sec in waits.items():
             if (before := self._late.again(site, question)) is not None:
@@ -194,7 +208,7 @@ class Asking:
             message = Message(
                 content,
                 dst_node_id=node,
-                message_type=question.assignment.task,
+                message_type=message_type(question.assignment.task),
                 group_id=str(question.assignment.round),
                 ttl=question.desk.message_lives_sec(waits),
             )

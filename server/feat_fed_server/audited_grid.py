@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from flwr.app import ArrayRecord, Message
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
-from feat_fed.protocol import Assignment
+from feat_fed.errors import ProtocolError
+from feat_fed.protocol import Assignment, Report
 from feat_fed.wire import from_records
 from feat_fed_server.roster import Roster
 from feat_fed_server.run_audit import RunAudit, Sending
@@ -47,6 +49,8 @@ class AuditedGrid:
         sendings = [self._sending(message) for message in messages]
         for sending in sendings:
             self._audit.asked(sending)
+            if sending.attempt is not None:
+                self._audit.enclosed("enclosed-leaving", sending, sending.enclosed)
         ids = list(self._grid.push_messages(messages))
         self._sendings |= dict(zip(ids, sendings, strict=True))
         return ids
@@ -58,6 +62,8 @@ class AuditedGrid:
             sending = self._sendings.pop(reply.metadata.reply_to_message_id, None)
             if sending is not None:
                 self._audit.received(sending, _weights(reply), error=_error(reply))
+                if sending.attempt is not None and not reply.has_error():
+                    self._audit.enclosed("enclosed-received", sending, _enclosed(reply))
         return replies
 
     def _sending(self, message: Message) -> Sending:
@@ -68,6 +74,8 @@ class AuditedGrid:
             round=assignment.round,
             task=assignment.task,
             bytes_down=sum(map(len, buckets)),
+            attempt=assignment.attempt,
+            enclosed=assignment.enclosed,
         )
 
 
@@ -77,6 +85,13 @@ def _weights(reply: Message) -> list[bytes]:
         return []
     records = (each for each in reply.content.values() if isinstance(each, ArrayRecord))
     return [array.data for record in records for _, array in sorted(record.items())]
+
+
+def _enclosed(reply: Message) -> str | None:
+    """Return what a reply brought of a secure aggregation, if it can be read."""
+    with contextlib.suppress(ProtocolError):
+        return from_records(reply.content, Report)[0].enclosed
+    return None
 
 
 def _error(reply: Message) -> int | None:

@@ -47,13 +47,15 @@ class Arrived(StrictModel):
     """Unix time."""
 
 
-class _Closed(StrictModel):
+class ClosedNote(StrictModel):
     """With it, a round's updates are all there; the record tells who sent none, and why."""
 
     schema_version: Literal[1] = 1
     sites: tuple[str, ...]
     record: RoundRecord
     standing: dict[str, JsonValue]
+    noise_seed: str | None = None
+    """Of the round's noise, in a study with central privacy."""
 
 
 class Inbox:
@@ -84,6 +86,11 @@ class Inbox:
                 self._take(path)
         except OSError as error:
             raise StorageError(f"{folder} cannot be used: {error}") from error
+
+    @property
+    def folder(self) -> Path:
+        """Where it is."""
+        return self._folder
 
     def put(self, arrived: Arrived, weights: Mapping[str, Tensor]) -> None:
         """Write a site's update; an older one of the site is replaced.
@@ -116,35 +123,46 @@ class Inbox:
         self._arrived.pop(site, None)
         self._path(site).unlink(missing_ok=True)
 
-    def close(self, record: RoundRecord, standing: StandingTree) -> None:
+    def close(
+        self, record: RoundRecord, standing: StandingTree, noise_seed: str | None = None
+    ) -> ClosedNote:
         """Note that nobody is asked any more; a round that is done again then aggregates the same.
 
-        ``standing`` is what the round has taught of the sites.
+        Parameters
+        ----------
+        standing
+            What the round has taught of the sites.
+        noise_seed
+            What the round's noise follows from, where it has any.
 
         Raises
         ------
         StorageError
             If it cannot be written.
         """
-        closed = _Closed(sites=tuple(sorted(self._arrived)), record=record, standing=dict(standing))
+        closed = ClosedNote(
+            sites=tuple(sorted(self._arrived)),
+            record=record,
+            standing=dict(standing),
+            noise_seed=noise_seed,
+        )
         try:
             text = closed.model_dump_json()
             write_bytes_atomically(self._closed, text.encode(), durable=False)
         except OSError as error:
             raise StorageError(f"{self._closed} cannot be written: {error}") from error
+        return closed
 
-    def closed(self) -> tuple[RoundRecord, StandingTree] | None:
+    def closed(self) -> ClosedNote | None:
         """Return with what it was closed, if it was and all its updates are there."""
         try:
-            closed = _Closed.model_validate_json(self._closed.read_bytes())
+            closed = ClosedNote.model_validate_json(self._closed.read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, ValidationError):
             log.warning("%s is damaged; sites that sent no update are asked again", self._closed)
             return None
-        if closed.sites != tuple(sorted(self._arrived)):
-            return None
-        return closed.record, closed.standing
+        return closed if closed.sites == tuple(sorted(self._arrived)) else None
 
     def clear(self) -> None:
         """Remove the folder."""

@@ -133,6 +133,24 @@ class Intake:
         return replace(reply, weights=None, norm=norm)
 
 
+def known_reply(arrived: Arrived, number: int) -> Reply:
+    """Return the reply of an update that was there when the server started."""
+    report = arrived.report
+    late = arrived.base_round if arrived.base_round != number else None
+    return Reply(
+        report.site,
+        "ok",
+        report=report,
+        bytes_down=arrived.bytes_down,
+        bytes_up=arrived.bytes_up,
+        digest=arrived.digest,
+        norm=arrived.norm,
+        answer_sec=arrived.answer_sec,
+        answered_at=arrived.answered_at,
+        answers_round=late,
+    )
+
+
 def moved_onto(
     now: Mapping[str, Tensor], weights: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:

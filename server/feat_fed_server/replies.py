@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feat_fed.config import TrainingConfig
 from feat_fed.errors import ProtocolError, RefusalCode
+from feat_fed.masked import num_counters, unpack_masked
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
@@ -84,6 +85,7 @@ class Reply:
             bytes_down=bytes_down,
             bytes_up=self.bytes_up,
             answers_round=self.answers_round,
+            patients_only_here=told.patients_only_here if told else False,
         )
 
     def refused(self, error: ProtocolError) -> Reply:
@@ -104,6 +106,7 @@ class Reply:
             train_sec=report.train_sec if report else 0.0,
             answered_at=self.answered_at,
             of_round=self.answers_round,
+            ledger=report.ledger if report else None,
         )
 
 
@@ -143,10 +146,14 @@ def read_reply(
     size = sum(len(bucket) for bucket in buckets)
     if report.outcome != "ok":
         return Reply(site, report.outcome, _why(report), report=report)
-    if assignment.task == "evaluate" or outgoing is None:
+    if assignment.task != "train" or outgoing is None:
         return Reply(site, "ok", report=report, bytes_up=size)
     try:
-        weights = outgoing.read_update(buckets)
+        if assignment.attempt is None:
+            weights = outgoing.read_update(buckets)
+        else:
+            counters = num_counters(assignment.study)
+            weights = unpack_masked(buckets, outgoing.weights, counters=counters)
     except ProtocolError as error:
         return Reply(site, "refused", bytes_up=size).refused(error)
     return Reply(
@@ -155,7 +162,12 @@ def read_reply(
 
 
 def _check_answers(report: Report, assignment: Assignment) -> None:
-    fields: dict[str, RefusalCode] = {"study_id": "study", "round": "round", "task": "task"}
+    fields: dict[str, RefusalCode] = {
+        "study_id": "study",
+        "round": "round",
+        "task": "task",
+        "attempt": "agreement",
+    }
     for field, code in fields.items():
         if getattr(report, field) != getattr(assignment, field):
             raise ProtocolError(f"an answer to another {field.replace('_', ' ')}", refusal=code)

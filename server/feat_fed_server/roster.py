@@ -11,6 +11,7 @@ from flwr.proto.node_pb2 import NodeInfo
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.errors import ProtocolError
+from feat_fed.joining import key_pem, read_public_key
 
 
 class Roster(Protocol):
@@ -28,6 +29,9 @@ class Roster(Protocol):
 
     def check(self, node_id: int, claimed: str) -> str:
         """Return the site's name, or raise :class:`ProtocolError` if it claims another's."""
+
+    def is_key_of(self, site: str, public_key: str) -> bool:
+        """Return whether a key (OpenSSH) is a site's, as far as the sites' keys are known."""
 
 
 class KeyRoster:
@@ -67,6 +71,10 @@ class KeyRoster:
         if claimed != name:
             raise ProtocolError(f"{name} reports under another site's name", refusal="name")
         return name
+
+    def is_key_of(self, site: str, public_key: str) -> bool:
+        """Return whether a key is registered for the site."""
+        return self.name_of(key_pem(read_public_key(public_key.encode()))) == site
 
     def save(self, path: Path) -> None:
         """Write the roster for the processes of the study."""
@@ -117,3 +125,7 @@ class ClaimedRoster:
     def check(self, node_id: int, claimed: str) -> str:
         """Return the claim."""
         return self._claims.setdefault(node_id, claimed)
+
+    def is_key_of(self, site: str, public_key: str) -> bool:
+        """Return True: no key is known."""
+        return True

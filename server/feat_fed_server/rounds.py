@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-import math
 import time
 from collections.abc import Sequence
 from typing import cast
@@ -12,34 +11,36 @@ from typing import cast
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from feat_fed.errors import FederationError
 from feat_fed.protocol import Assignment, Task, Versions
 from feat_fed.report.links import Link, Links
-from feat_fed.report.records import RoundRecord
+from feat_fed.report.records import CentralSpending, RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
 from feat_fed.train.run_state import Standing as StandingTree
+from feat_fed_server.again import Again
 from feat_fed_server.asking import Asking
 from feat_fed_server.audited_grid import AuditedGrid
-from feat_fed_server.inbox import Arrived, Inbox, clear_inboxes
-from feat_fed_server.intake import Intake
+from feat_fed_server.central import CentralStrategy, PrivateRound, clipped_sum
+from feat_fed_server.central_account import central_spending, require_budget
+from feat_fed_server.inbox import ClosedNote, Inbox, clear_inboxes
+from feat_fed_server.intake import Intake, known_reply
 from feat_fed_server.outgoing import Outbox, last_taken
 from feat_fed_server.question import Question
 from feat_fed_server.replies import Reply
 from feat_fed_server.roster import Roster
 from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.sampling import draw
+from feat_fed_server.secure_asking import SecureAsking
+from feat_fed_server.secure_round import SecureRound
+from feat_fed_server.secure_sum import secure_sum
+from feat_fed_server.seeded_noise import new_seed
 from feat_fed_server.site_desk import SiteDesk
 from feat_fed_server.standing import Standing
 from feat_fed_server.strategy import build_strategy
 from feat_fed_server.tally import Tally
 
 log = logging.getLogger(__name__)
-
-_ASK_AGAIN_SEC = 30.0
-_ASK_AGAIN_TIMES = 20
-"""At most, of a site that declined, within the study's ``sites.wait_sec``."""
 
 Weights = dict[str, Tensor]
 
@@ -67,6 +68,7 @@ class RoundLoop:
         self._study_id = store.summary().study_id
         self._versions = Versions.installed()
         self._strategy = build_strategy(self._study.strategy)
+        self._central = CentralStrategy.of(self._study, self._strategy)
         self._audit = RunAudit(store)
         audited = cast(Grid, AuditedGrid(grid, roster, self._audit))
         self._asking = Asking(audited, roster, store)
@@ -84,16 +86,17 @@ class RoundLoop:
         """
         state = restore(self._store)
         self._tidy(state)  # what a kill after a round's end has left
-        summarise(self._store, state, "running")
+        summarise(self._store, state, "running", central=self._spent())
+        self._warn(state)
         done = (each for each in self._store.rounds() if each.round <= state.rounds_done)
         self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
         self._audit.began(after_round=state.rounds_done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
         while state.rounds_done < self._study.rounds:
             state = self._round(state)
-            summarise(self._store, state, "running")
+            summarise(self._store, state, "running", central=self._spent())
         final = self._score(state)
-        summarise(self._store, state, "complete", final_heldout_loss=final)
+        summarise(self._store, state, "complete", final_heldout_loss=final, central=self._spent())
         clear_inboxes(self._store.inbox(1).parent)
         self._audit.ended("complete")
         self._asking.tell("done", state.rounds_done)
@@ -104,20 +107,23 @@ class RoundLoop:
         inbox = self._inbox(number)
         closed = inbox.closed()
         if closed is None:
-            closed = self._gather(number, state, inbox)
-            inbox.close(*closed)
-        record, standing = closed
-        started = time.monotonic()
+            if (central := self._study.privacy.central) is not None:
+                require_budget(self._store.records(), config=central)
+            record, standing = self._gather(number, state, inbox)
+            closed = inbox.close(record, standing, new_seed() if self._central else None)
+        record, started = closed.record, time.monotonic()
         self._asking.tell("aggregating", number)
-        weights, optimiser = self._strategy.aggregate(number, inbox, state.weights, state.optimiser)
+        weights, optimiser, private = self._aggregated(number, inbox, closed, state)
         new = state.after_round(
             weights,
             ema_decay=self._study.strategy.ema_decay,
             optimiser=optimiser,
-            standing=standing,
+            standing=closed.standing,
+            clip_norm=private.clip_norm if private else None,
         )
         seconds = record.seconds + time.monotonic() - started
-        self._store.append(self._measured(record.model_copy(update={"seconds": seconds})))
+        noted = {"seconds": seconds, "central": private.record if private else None}
+        self._store.append(self._measured(record.model_copy(update=noted)))
         save(self._store, new)
         self._taken = last_taken(self._taken, [record])
         self._audit.round_done(record)
@@ -126,6 +132,47 @@ class RoundLoop:
             self._audit.site("site-quarantined", site, code=now.of(site).offences[-1].code)
         self._tidy(new)
         return new
+
+    def _aggregated(
+        self, number: int, inbox: Inbox, closed: ClosedNote, state: GlobalState
+    ) -> tuple[Weights, Weights, PrivateRound | None]:
+        """Return the next weights, the server optimiser's state, and what was private of it."""
+        before, clip_norm = state.weights, self._clip_norm(state)
+        summed = None
+        if self._study.privacy.secure_aggregation is not None:
+            summed = secure_sum(inbox, self._study, before)
+        if self._central is not None and clip_norm is not None:
+            summed = summed or clipped_sum(inbox, before, clip_norm=clip_norm)
+            seed = closed.noise_seed or new_seed()
+            private = self._central.release(
+                number, summed, before, state.optimiser, clip_norm=clip_norm, seed=seed
+            )
+            return private.weights, private.optimiser, private
+        if summed is not None:
+            means = summed.means(before)
+            return *self._strategy.finish(number, means, before, state.optimiser), None
+        return *self._strategy.aggregate(number, inbox, before, state.optimiser), None
+
+    def _clip_norm(self, state: GlobalState) -> float | None:
+        """Return the longest update in the next round; None where there is no bound."""
+        return self._central.clip_norm(state.clip_norm) if self._central else None
+
+    def _spent(self) -> CentralSpending | None:
+        """Return what central privacy has spent so far, where the study has it."""
+        central = self._study.privacy.central
+        if central is None:
+            return None
+        return central_spending(self._store.records(), delta=central.delta)
+
+    def _warn(self, state: GlobalState) -> None:
+        """Say once what the coordinator should know before anybody trains for nothing."""
+        expected = len(self._roster.expected)
+        told = self._central and self._central.warning(state.weights, num_sites=expected)
+        summary = self._store.summary()
+        if told and told not in summary.warnings:
+            log.warning("%s", told)
+            warnings = (*summary.warnings, told)
+            self._store.write_summary(summary.model_copy(update={"warnings": warnings}))
 
     def _tidy(self, state: GlobalState) -> None:
         """Remove what no way on needs.
@@ -156,19 +203,43 @@ class RoundLoop:
     def _gather(
         self, number: int, state: GlobalState, inbox: Inbox
     ) -> tuple[RoundRecord, StandingTree]:
-        """Ask until enough updates that are good among each other are in the inbox.
-
-        A site that failed is asked again at once, a few times. One that declined for the time
-        being is asked after a while, as long as the study waits for sites.
-        """
+        """Ask until enough updates that are good among each other are in the inbox."""
         started_at, started = dt.datetime.now(dt.UTC), time.monotonic()
-        sites, give_up_at = self._study.sites, math.inf
-        tally = Tally(self._roster.expected, needed=sites.minimum)
-        tally.add([_known(each, number) for each in inbox.arrived()])
+        tally = Tally(self._roster.expected, needed=self._study.sites.minimum)
         outgoing = self._outbox.prepare(state.weights, rounds_done=number - 1)
         desk = self._desk(state)
-        intake = Intake(self._store, number, state.weights, inbox, desk.standing)
-        question = Question(self._assignment("train", number), outgoing, desk, self._taken)
+        assignment = self._assignment("train", number)
+        assignment = assignment.model_copy(update={"clip_norm": self._clip_norm(state)})
+        question = Question(assignment, outgoing, desk, self._taken)
+        if (secure := self._study.privacy.secure_aggregation) is not None:
+            secure_asking = SecureAsking(
+                self._study, secure, question, self._asking, self._roster, inbox
+            )
+            SecureRound(secure_asking, audit=self._audit, tally=tally).gather()
+        else:
+            intake = Intake(self._store, number, state.weights, inbox, desk.standing)
+            self._ask_until_enough(question, intake, tally)
+        tally.add_absent(self._asking.busy)
+        record = RoundRecord(
+            round=number,
+            started_at=started_at.isoformat(timespec="seconds"),
+            seconds=time.monotonic() - started,
+            train_loss=_mean(tally.replies, "train_loss"),
+            heldout_loss=_mean(tally.replies, "heldout_loss"),
+            weights_bytes=sum(each.nbytes for each in state.weights.values()),
+            sites=tally.records(self._study.training),
+        )
+        standing = desk.standing_now().after_round(
+            number,
+            [each.answer() for each in tally.replies],
+            screening=self._study.screening,
+        )
+        return record, standing.model_dump(mode="json")
+
+    def _ask_until_enough(self, question: Question, intake: Intake, tally: Tally) -> None:
+        number, sites = question.assignment.round, self._study.sites
+        again = Again(self._asking, sites, number)
+        tally.add([known_reply(each, number) for each in intake.inbox.arrived()])
         while True:
             replies = self._asking.ask(
                 question,
@@ -192,30 +263,8 @@ class RoundLoop:
             if not tally.still_needed:
                 intake.compare(tally, self._strategy.weight_of)
             if not tally.still_needed:
-                break
-            log.warning("round %d has %s", number, tally.told())
-            if tally.declined:
-                give_up_at = min(give_up_at, time.time() + sites.wait_sec)
-            if tally.hopeless or (not tally.failed and time.time() >= give_up_at):
-                raise FederationError(f"round {number} had {tally.told()}")
-            if tally.declined and not tally.failed:
-                self._wait_for_declined(number, tally, give_up_at)
-        tally.add_absent(self._asking.busy)
-        record = RoundRecord(
-            round=number,
-            started_at=started_at.isoformat(timespec="seconds"),
-            seconds=time.monotonic() - started,
-            train_loss=_mean(tally.replies, "train_loss"),
-            heldout_loss=_mean(tally.replies, "heldout_loss"),
-            weights_bytes=sum(each.nbytes for each in state.weights.values()),
-            sites=tally.records(self._study.training),
-        )
-        standing = desk.standing_now().after_round(
-            number,
-            [each.answer() for each in tally.replies],
-            screening=self._study.screening,
-        )
-        return record, standing.model_dump(mode="json")
+                return
+            again.wait(tally)
 
     def _desk(self, state: GlobalState) -> SiteDesk:
         moved = {
@@ -225,12 +274,6 @@ class RoundLoop:
         }
         standing = Standing.of_state(state.standing)
         return SiteDesk(self._store.root, self._study.sites, standing, moved)
-
-    def _wait_for_declined(self, number: int, tally: Tally, until: float) -> None:
-        """Let some time go by before sites that declined are asked again."""
-        self._asking.tell("waiting", number, tally.good, until, tally.declined)
-        pause_sec = max(_ASK_AGAIN_SEC, self._study.sites.wait_sec / _ASK_AGAIN_TIMES)
-        time.sleep(max(0.0, min(pause_sec, until - time.time())))
 
     def _score(self, state: GlobalState) -> float | None:
         """Ask for the held-out loss of the final weights; no answer is no failure."""
@@ -249,24 +292,6 @@ class RoundLoop:
             study=self._study,
             versions=self._versions,
         )
-
-
-def _known(arrived: Arrived, number: int) -> Reply:
-    """Return the reply of an update that was there when the server started."""
-    report = arrived.report
-    late = arrived.base_round if arrived.base_round != number else None
-    return Reply(
-        report.site,
-        "ok",
-        report=report,
-        bytes_down=arrived.bytes_down,
-        bytes_up=arrived.bytes_up,
-        digest=arrived.digest,
-        norm=arrived.norm,
-        answer_sec=arrived.answer_sec,
-        answered_at=arrived.answered_at,
-        answers_round=late,
-    )
 
 
 def _mean(replies: Sequence[Reply], field: str) -> float | None:

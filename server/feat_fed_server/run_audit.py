@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from feat_fed import __version__
 from feat_fed.audit import AuditLog
 from feat_fed.audit.events import (
+    AggregationBegan,
     CheckpointWritten,
+    Enclosed,
     ProcessRestarted,
     ReplyReceived,
     RoundOutcome,
@@ -25,6 +27,7 @@ from feat_fed.audit.events import (
     SiteChanged,
     StudyBegan,
     StudyEnded,
+    SumUnmasked,
 )
 from feat_fed.protocol import Task
 from feat_fed.report.records import RoundRecord
@@ -41,6 +44,7 @@ _KINDS = {
 }
 
 Process = Literal["superlink", "executor", "serverapp"]
+EnclosedWay = Literal["enclosed-received", "enclosed-leaving"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Sending:
     round: int
     task: Task
     bytes_down: int
+    attempt: int | None = None
+    enclosed: str | None = None
 
 
 class RunAudit:
@@ -136,6 +142,50 @@ class RunAudit:
             weights_bytes=sum(map(len, weights)),
             weights_sha256=digest.hexdigest() if weights else None,
             error=error,
+        )
+        self.log.append(event)
+
+    def enclosed(self, kind: EnclosedWay, sending: Sending, text: str | None) -> None:
+        """Note what a message or its answer holds of a secure aggregation."""
+        data = (text or "").encode()
+        event = {
+            "kind": kind,
+            "study_id": self._store.summary().study_id,
+            "round": sending.round,
+            "task": sending.task,
+            "attempt": sending.attempt,
+            "site": sending.site,
+            "enclosed_bytes": len(data),
+            "enclosed_sha256": hashlib.sha256(data).hexdigest() if data else None,
+        }
+        self.log.append(Enclosed.model_validate(event))
+
+    def masks(
+        self,
+        kind: Literal["masks-agreed", "masks-given-up"],
+        number: int,
+        attempt: int,
+        sites: Iterable[str],
+    ) -> None:
+        """Note which sites mask a round's updates, or that it begins again with new keys."""
+        event = {"kind": kind, "round": number, "attempt": attempt, "sites": tuple(sorted(sites))}
+        self.log.append(AggregationBegan.model_validate(event))
+
+    def last_attempt(self, number: int) -> int:
+        """Return the last attempt at a round with secure aggregation; 0: none is known."""
+        last = self.log.last("enclosed-leaving")
+        is_of_round = last is not None and last.event["round"] == number
+        return int(last.event["attempt"]) if last is not None and is_of_round else 0
+
+    def unmasked(
+        self, number: int, attempt: int, sites: Iterable[str], dropped: Iterable[str]
+    ) -> None:
+        """Note of whose updates the sum can be told."""
+        event = SumUnmasked(
+            round=number,
+            attempt=attempt,
+            sites=tuple(sorted(sites)),
+            dropped=tuple(sorted(dropped)),
         )
         self.log.append(event)
 

@@ -65,6 +65,7 @@ class SiteDesk:
             update={
                 "answer_within_sec": within_sec,
                 "verdict": self.standing.of(site).verdict,
+                "ledger": self.standing.of(site).ledger,
             }
         )
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from feat_fed.config import ScreeningConfig, SitesConfig
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import RefusalCode
-from feat_fed.protocol import Verdict
+from feat_fed.protocol import LedgerHead, Verdict
 from feat_fed.report.records import SiteStatus
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import Standing as StandingTree
@@ -42,6 +42,7 @@ class Answer(StrictModel):
     train_sec: float = 0.0
     answered_at: float | None = Field(None, description="Unix time")
     of_round: int | None = Field(None, description="that it answers, where that is an earlier one")
+    ledger: LedgerHead | None = Field(None, description="of the site's privacy ledger")
 
 
 class SiteStanding(StrictModel):
@@ -56,6 +57,9 @@ class SiteStanding(StrictModel):
     )
     misses: int = Field(0, description="rounds since in which its time was up")
     answered_at: float | None = Field(None, description="Unix time of its last answer")
+    ledger: LedgerHead | None = Field(
+        None, description="the furthest that it has told of its privacy ledger, which is told back"
+    )
 
     def deadline_sec(self, sites: SitesConfig, *, transfer_sec: float = 0.0) -> float:
         """Return how long the site is waited for."""
@@ -69,7 +73,7 @@ class SiteStanding(StrictModel):
         declining and being late or silent are no offences, and forgive none.
         """
         answered = answer.answer_sec is not None and answer.status in ("ok", "late", "refused")
-        now = self._timed(answer) if answered else self
+        now = (self._timed(answer) if answered else self)._anchored(answer.ledger)
         if answer.status == "missing":
             now = now.model_copy(update={"misses": self.misses + 1})
         if answer.status == "refused" and answer.code is not None:
@@ -85,6 +89,11 @@ class SiteStanding(StrictModel):
         return self.model_copy(
             update={"past": past, "misses": 0, "answered_at": answer.answered_at}
         )
+
+    def _anchored(self, told: LedgerHead | None) -> Self:
+        if told is None or (self.ledger and told.line <= self.ledger.line):
+            return self
+        return self.model_copy(update={"ledger": told})
 
     def _refused(self, number: int, code: RefusalCode, *, quarantine_after: int | None) -> Self:
         in_a_row = self.in_a_row + 1

@@ -13,7 +13,7 @@ server's. The EMA is the server's own over the global weights, and no site sends
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -69,25 +69,53 @@ class ServerStrategy:
         CheckpointError
             If an update cannot be read any more.
         """
+        means = self._means(round_number, inbox, previous)
+        return self.finish(round_number, means, previous, state)
+
+    def finish(
+        self,
+        round_number: int,
+        means: Iterable[Mapping[str, Tensor]],
+        previous: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the same from the mean of the sites' weights, however that was come by.
+
+        Parameters
+        ----------
+        means
+            Group for group, of all floats; in float32 at least.
+
+        Raises
+        ------
+        FederationError
+            If the result is not finite.
+        """
+        new, new_state = dict(previous), dict[str, Tensor]()
+        for combined in means:
+            if self._optimiser:
+                before = widened({name: previous[name] for name in combined})
+                with np.errstate(over="ignore", invalid="ignore"):  # found and told below
+                    combined, part = self._optimiser.step(round_number, combined, before, state)
+                new_state |= part
+            new |= {name: each.to(previous[name].dtype) for name, each in combined.items()}
+        _require_finite(new, new_state)
+        return new, new_state
+
+    def _means(
+        self, round_number: int, inbox: Inbox, previous: Mapping[str, Tensor]
+    ) -> Iterator[dict[str, Tensor]]:
         weights = {each.report.site: self.weight_of(each.report) for each in inbox.arrived()}
         if self._config.kind == "krum":
             weights = self._chosen(weights, inbox, previous)
-        new, new_state = dict(previous), dict[str, Tensor]()
         for names in groups(previous, len(weights)):
             replies = [
-                reply_of(_widened(inbox.read(site, names)), weight=weight)
+                reply_of(widened(inbox.read(site, names)), weight=weight)
                 for site, weight in weights.items()
             ]
             arrays, _ = self._combining.aggregate_train(round_number, replies)
             combined = tensors_of(arrays)
-            if self._optimiser:
-                before = _widened({name: previous[name] for name in names})
-                with np.errstate(over="ignore", invalid="ignore"):  # found and told below
-                    combined, part = self._optimiser.step(round_number, combined, before, state)
-                new_state |= part
-            new |= {name: combined[name].to(previous[name].dtype) for name in names}
-        _require_finite(new, new_state)
-        return new, new_state
+            yield {name: combined[name] for name in names}
 
     def weight_of(self, report: Report) -> int:
         """Return what a site weighs; replies in which that is not positive are refused before."""
@@ -144,7 +172,7 @@ def _combining(config: StrategyConfig) -> FedAvg:
     return FedAvg(weighted_by_key=WEIGHT_KEY)
 
 
-def _widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def widened(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return floats as float32 at least."""
     return {
         name: each.to(torch.promote_types(each.dtype, torch.float32))

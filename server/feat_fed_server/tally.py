@@ -51,6 +51,10 @@ class Tally:
         """Note that an update is not good after all."""
         self._replies[site] = self._replies[site].refused(error)
 
+    def reopen(self) -> None:
+        """Forget which sites gave good replies: all are asked again."""
+        self._replies = {site: each for site, each in self._replies.items() if each.status != "ok"}
+
     @property
     def replies(self) -> list[Reply]:
         """Return them, sites by name."""

@@ -21,6 +21,7 @@ from feat_fed.metrics import exposition
 from feat_fed.protocol import Report
 from feat_fed.report import RoundRecord, RunStore, SiteRound
 from feat_fed.report.live import SiteLive, StudyLive
+from feat_fed.report.records import CentralSpending, SiteEpsilon
 from feat_fed.report.run_store import lock_run
 from feat_fed_client.history import note_report
 from feat_fed_server.roster import KeyRoster
@@ -92,6 +93,23 @@ def test_a_run_that_goes_on(store: RunStore, capsys: pytest.CaptureFixture[str])
     assert "processes: server, round loop" in told
     assert (found["state"], found["round"], found["phase"]) == ("running", 3, "training")
     assert [each["connected"] for each in found["sites"]] == [True, False, False]
+
+
+def test_what_central_privacy_has_spent(
+    store: RunStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = SiteEpsilon(site="a", releases=1, rdp=4.7281, prv=None, patient_rdp=10.31, patient_prv=9)
+    two = SiteEpsilon(site="b", releases=2, rdp=12.0, prv=11.2)
+    spending = CentralSpending(delta=1e-6, sites=(one, two))
+    store.write_summary(store.summary().model_copy(update={"central": spending}))
+    told = status(capsys, "--run", store.root)
+    assert "epsilon spent so far at delta 1e-06, by RDP (by PRV):" in told
+    assert "  a: 4.73 (–) in 1 round; of a patient: 10.4 (9.00)" in told  # noqa: RUF001
+    assert "  b: 12.0 (11.2) in 2 rounds; of a patient: unknown, the site does not vouch" in told
+    found = json.loads(status(capsys, "--run", store.root, "--json"))
+    assert found["central"]["sites"][1]["rdp"] == 12.0
+    page = exposition(run_metrics(run_status(store)))
+    assert 'feat_fed_central_epsilon{site="b"} 12.0' in page
 
 
 def test_a_run_whose_server_was_killed(store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:

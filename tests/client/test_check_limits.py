@@ -1,10 +1,13 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from client.check_site import changed, make_site, small_study
-from feat_fed.config import HoursConfig, SiteConfig
-from feat_fed_client.check import Subject, limits
+from feat_fed.config import HoursConfig, SiteConfig, SitePrivacyConfig, StudyConfig
+from feat_fed.errors import ConfigError
+from feat_fed_client.check import Finding, Subject, limits
+from feat_fed_client.check.clips import KnownClips
 from feat_fed_client.pause import begin_pause
 
 
@@ -53,3 +56,67 @@ def test_no_privacy_budget_is_made_up(site: SiteConfig) -> None:
     found = limits.privacy(Subject(site, study=small_study()))
     assert (found.status, found.numbers) == ("green", {})
     assert "no privacy budget" in found.found
+
+
+def private_study(**privacy: dict[str, Any]) -> StudyConfig:
+    strategy, training = {"weigh_by": "equal"}, {"engine": "deepspeed"}
+    return small_study(strategy=strategy, training=training, privacy=privacy)
+
+
+def privacy_of(site: SiteConfig, study: StudyConfig, **demands: Any) -> Finding:
+    demanding = site.model_copy(update={"privacy": SitePrivacyConfig(**demands)})
+    return limits.privacy(Subject(demanding, study=study))
+
+
+PATIENT = {"epsilon": 8, "sample_rate": 0.1}
+
+
+def test_what_a_private_study_spends_is_told(site: SiteConfig) -> None:
+    study = private_study(patient=PATIENT, central={"noise_multiplier": 4, "delta": 1e-6})
+    found = privacy_of(site, study, require=("patient", "central"))
+    assert found.status == "green"
+    assert "of each patient" in found.found
+    assert "of each hospital" in found.found
+    assert 7.9 < float(found.numbers["patient_epsilon"] or 0) <= 8
+    assert found.numbers["hospital_delta"] == 1e-6
+
+
+def test_a_study_that_lacks_what_the_site_demands_is_red(site: SiteConfig) -> None:
+    demands = ("patient", "secure-aggregation")
+    found = privacy_of(site, private_study(patient=PATIENT), require=demands)
+    assert (found.status, "lacks secure-aggregation" in found.found) == ("red", True)
+    assert privacy_of(site, small_study(), require=("central",)).status == "red"
+
+
+def test_shared_out_weights_do_not_go_with_private_gradients(site: SiteConfig) -> None:
+    study = private_study(patient=PATIENT)
+    sharded = changed(site, compute={"devices": 2, "zero_stage": 3})
+    found = privacy_of(sharded, study)
+    assert (found.status, "compute.zero_stage: 2" in found.mend) == ("red", True)
+    assert privacy_of(changed(sharded, compute={"devices": 1}), study).status == "green"
+    assert privacy_of(sharded, private_study(central={"noise_multiplier": 4})).status == "green"
+
+
+@pytest.mark.parametrize(
+    ("patients", "delta", "told"),
+    [(9, 1e-5, "0.9 of the 9 patients"), (20, 0.01, "not well below 1 / 20"), (20, 1e-5, None)],
+)
+def test_few_patients_and_a_large_delta_are_amber(
+    site: SiteConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    patients: int,
+    delta: float,
+    told: str | None,
+) -> None:
+    sides = dict.fromkeys(map(str, range(patients)), "train") | {"x": "heldout"}
+    known = KnownClips((), 0, 0, 0, (), None, sides, b"")  # type: ignore[arg-type]
+    monkeypatch.setattr("feat_fed_client.check.subject.read_known_clips", lambda *_: known)
+    found = privacy_of(site, private_study(patient=PATIENT | {"delta": delta}))
+    assert found.status == ("amber" if told else "green")
+    assert told is None or told in found.found
+
+
+def test_a_study_whose_noise_cannot_be_found_is_red_in_the_report(site: SiteConfig) -> None:
+    hopeless = private_study(patient={"epsilon": 1e-4, "sample_rate": 1.0})
+    with pytest.raises(ConfigError, match="no noise makes"):
+        privacy_of(site, hopeless)

@@ -23,6 +23,7 @@ from feat_fed.bundle import bundle_files
 from feat_fed.config import SiteConfig, SiteDataConfig, load_study
 from feat_fed.errors import ConfigError, StorageError
 from feat_fed.federate import pack
+from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment, Report
 from feat_fed.wire import bundle, from_records, to_records
 from feat_fed_client import executor as executor_module
@@ -166,10 +167,15 @@ def must_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     works(monkeypatch, lambda _: pytest.fail("it was run"))
 
 
+WEIGHTS = {
+    name: torch.zeros(each.shape, dtype=each.dtype)
+    for name, each in state_schema(load_study("demo").model).items()
+}
+
+
 def update(message: Message) -> Message:
     report = Report(study_id="a" * 32, round=3, task="train", site="a", outcome="ok", examples=7)
-    weights = {"w": torch.zeros(2, 3), "b": torch.zeros(2, dtype=torch.float16)}
-    return Message(to_records(report, pack(weights)), reply_to=message)
+    return Message(to_records(report, pack(WEIGHTS)), reply_to=message)
 
 
 def test_what_came_and_what_leaves_is_in_the_log(
@@ -185,11 +191,12 @@ def test_what_came_and_what_leaves_is_in_the_log(
     assert (study["study"], study["study_id"]) == ("demo", "a" * 32)
     assert (assignment["round"], assignment["weights_bytes"]) == (3, 0)
     assert decided["outcome"] == "trained"
-    assert (leaving["message"], leaving["tensors"]) == ("update", 2)
+    assert (leaving["message"], leaving["tensors"]) == ("update", len(WEIGHTS))
     assert leaving["weights_bytes"] == sum(map(len, buckets))
     assert leaving["weights_sha256"] == hashlib.sha256(b"".join(buckets)).hexdigest()
-    layout = b"b F16 [2]\nw F32 [2, 3]\n"
-    assert leaving["layout_sha256"] == hashlib.sha256(layout).hexdigest()
+    layout = "".join(f"{name} F32 {list(each.shape)}\n" for name, each in sorted(WEIGHTS.items()))
+    assert leaving["layout_sha256"] == hashlib.sha256(layout.encode()).hexdigest()
+    assert not {"epsilon", "ledger_line"} & leaving.keys()  # of studies with DP-SGD alone
     assert {"site", "examples"} <= set(leaving["report_fields"])
     assert "train_loss" not in leaving["report_fields"]
     recorded(tmp_path, asked())

@@ -12,6 +12,10 @@ from feat_fed.config import (
 )
 from feat_fed.config.load import parse_yaml
 from feat_fed.errors import ConfigError
+from feat_fed.privacy.claims import patient_claim
+from feat_fed.privacy.resolve import resolved
+
+EXAMPLES = Path(__file__).parents[2] / "configs" / "studies"
 
 
 @pytest.mark.parametrize("name", built_in_studies())
@@ -160,3 +164,24 @@ def test_devices_and_hours_as_they_are_written(tmp_path: Path) -> None:
     site = load_site(path)
     assert (site.compute.devices, site.compute.num_devices) == ((0, 2), 2)
     assert site.limits.model_dump()["hours"] == ("22:00-06:00",)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_study_to_copy_loads(path: Path) -> None:
+    assert load_study(path).name
+
+
+def test_the_private_study_to_copy_keeps_its_epsilon() -> None:
+    private = resolved(load_study(EXAMPLES / "private.yaml"))
+    assert private.privacy.protections == {"patient", "secure-aggregation"}
+    claim = patient_claim(private)
+    assert claim is not None
+    assert 7.9 < claim.epsilon <= 8
+
+
+def test_what_the_private_study_leaves_out_can_be_put_in(tmp_path: Path) -> None:
+    text = (EXAMPLES / "private.yaml").read_text()
+    assert "  # central:" in text
+    head, _, tail = text.partition("  # central:")
+    (tmp_path / "study.yaml").write_text(head + ("  # central:" + tail).replace("  # ", "  "))
+    assert "central" in load_study(tmp_path / "study.yaml").privacy.protections

@@ -27,6 +27,20 @@ def study() -> StudyConfig:
 
 
 @pytest.fixture(scope="session")
+def private(study: StudyConfig) -> StudyConfig:
+    """The study with every mechanism; the noise of one is to be found."""
+    tree = study.model_dump(mode="json")
+    tree["strategy"]["weigh_by"] = "equal"
+    tree["sites"]["minimum"] = 3
+    tree["privacy"] = {
+        "patient": {"epsilon": 8},
+        "central": {"noise_multiplier": 2},
+        "secure_aggregation": {},
+    }
+    return StudyConfig.model_validate(tree)
+
+
+@pytest.fixture(scope="session")
 def records() -> tuple[RoundRecord, ...]:
     def site(name: str, train_loss: float, heldout_loss: float) -> SiteRound:
         return SiteRound(

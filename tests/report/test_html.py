@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feat_fed.config import StudyConfig
 from feat_fed.errors import RunError
 from feat_fed.report import RoundRecord, RunStore, RunSummary, html, write_report, write_samples
+from feat_fed.report.records import CentralRecord, CentralSpending, SiteEpsilon
 
 Records = tuple[RoundRecord, ...]
 
@@ -64,6 +66,30 @@ def test_nothing_is_fetched_and_nothing_runs(finished_report: Path) -> None:
     assert re.search(r"@import|url\((?!#)", finished_report.read_text()) is None
 
 
+def test_a_run_with_central_privacy_tells_what_it_covers_and_what_was_spent(
+    tmp_path: Path, study: StudyConfig, records: Records, final: RunSummary
+) -> None:
+    central = {"noise_multiplier": 1.5, "clipping": "adaptive", "clip_norm": 0.25}
+    changes = {"strategy": {"weigh_by": "equal"}, "privacy": {"central": central}}
+    private = StudyConfig.model_validate(study.model_dump() | changes)
+    store = RunStore.create(tmp_path / "private", private)
+    for at, record in enumerate(records, start=1):
+        noted = CentralRecord(
+            release=f"{at:032x}", clip_norm=0.25 * at, noise_multiplier=1.5, share_within=0.2
+        )
+        store.append(record.model_copy(update={"central": noted}))
+    spent = SiteEpsilon(site="north", releases=3, rdp=4.7281, prv=4.31)
+    spending = CentralSpending(delta=1e-5, sites=(spent,))
+    store.write_summary(final.model_copy(update={"central": spending}))
+    words = Page(write_report(store)).words
+    assert "Differential privacy: off" not in words
+    assert "Central privacy: on." in words
+    assert "(0.25 in the first round, 0.75 in the last)" in words
+    assert "Spent so far at delta 1e-05." in words
+    assert "north 3 4.73 4.31 – –" in words  # noqa: RUF001
+    assert "With screening.max_norm_z the length" in words
+
+
 def test_text_of_others_is_escaped(store: RunStore, records: Records, final: RunSummary) -> None:
     attack = "<script>alert(1)</script>"
     site = records[0].sites[0].model_copy(update={"status": "refused", "reason": attack})
@@ -85,6 +111,28 @@ def test_a_round_that_a_site_shortened_or_declined_says_why(
     words = Page(write_report(store)).words
     assert "12 of 20 steps: the site's hours ended; 2 skipped: not finite" in words
     assert "– Declined by the site the site is paused" in words  # noqa: RUF001
+
+
+def test_a_private_run_says_what_it_promises_and_hides_what_was_not_told(
+    tmp_path: Path, private: StudyConfig, records: Records
+) -> None:
+    store = RunStore.create(tmp_path / "run", private)
+    hidden = {"examples": 1, "train_loss": None, "heldout_loss": None, "train_sec": 0}
+    sites = tuple(each.model_copy(update=hidden) for each in records[0].sites)
+    losses = {"train_loss": None, "heldout_loss": None}
+    store.append(records[0].model_copy(update=losses | {"sites": sites}))
+    words = Page(write_report(store)).words
+    for phrase in (
+        "each patient, in what the site sends 7.99",
+        "1e-05",
+        "660 steps",
+        "each hospital, in the global weights",
+        "3 rounds",
+        "Secure aggregation: on.",
+        "Training clips –",  # noqa: RUF001
+    ):
+        assert phrase in words
+    assert "Differential privacy: off." not in words
 
 
 def test_a_run_that_has_just_begun_reads_well(store: RunStore) -> None:

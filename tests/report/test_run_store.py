@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from feat_fed.config import StudyConfig
-from feat_fed.errors import RunError
+from feat_fed.errors import ConfigError, RunError
 from feat_fed.report import RoundRecord, RunStore, RunSummary
 
 Records = tuple[RoundRecord, ...]
@@ -64,6 +64,31 @@ def test_a_resumed_run_may_go_on_for_longer(store: RunStore, study: StudyConfig)
     longer = study.model_copy(update={"rounds": 100})
     assert RunStore.resume(store.root, longer).study.rounds == 100
     assert RunStore(store.root).study == longer
+
+
+def test_a_private_run_keeps_the_noise_that_it_began_with(
+    tmp_path: Path, private: StudyConfig
+) -> None:
+    begun = RunStore.create(tmp_path / "run", private).study
+    assert begun.privacy.patient is not None
+    assert begun.privacy.patient.noise_multiplier is not None
+    assert RunStore(tmp_path / "run").study == begun
+    assert RunStore.resume(tmp_path / "run", private).study == begun
+    fewer = private.model_copy(update={"rounds": 2})
+    assert RunStore.resume(tmp_path / "run", fewer).study.privacy == begun.privacy
+    more = private.model_copy(update={"rounds": 30})
+    with pytest.raises(ConfigError, match=r"privacy\.patient\.epsilon, 8; ask for fewer rounds"):
+        RunStore.resume(tmp_path / "run", more)
+
+
+def test_a_run_goes_on_with_the_privacy_that_it_has(
+    tmp_path: Path, store: RunStore, private: StudyConfig, study: StudyConfig
+) -> None:
+    begun = RunStore.create(tmp_path / "private", private)
+    with pytest.raises(RunError, match="run of another study"):
+        RunStore.resume(begun.root, study)
+    with pytest.raises(RunError, match="run of another study"):
+        RunStore.resume(store.root, private)
 
 
 def test_rounds_come_back_in_order(store: RunStore, records: Records) -> None:

@@ -3,7 +3,7 @@ import os
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
-from feat_fed_server import asking, rounds
+from feat_fed_server import again, asking
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +17,7 @@ def flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the grid more often than is good for a server."""
     monkeypatch.setattr(asking, "POLL_SEC", 0.01)
-    monkeypatch.setattr(rounds, "_ASK_AGAIN_SEC", 0.01)
+    monkeypatch.setattr(again, "ASK_AGAIN_SEC", 0.01)
 
 
 @pytest.fixture(autouse=True)

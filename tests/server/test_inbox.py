@@ -68,8 +68,11 @@ def test_a_damaged_or_foreign_file_is_removed_and_the_others_stay(
 def test_a_closed_inbox_tells_its_record_as_long_as_all_is_there(folder: Path) -> None:
     inbox = Inbox(folder)
     assert inbox.closed() is None
-    inbox.close(RECORD, {"sites": {}})
-    assert Inbox(folder).closed() == (RECORD, {"sites": {}})
+    inbox.close(RECORD, {"sites": {}}, "ab" * 32)
+    closed = Inbox(folder).closed()
+    assert closed is not None
+    assert (closed.record, closed.standing) == (RECORD, {"sites": {}})
+    assert closed.noise_seed == "ab" * 32
     flip_last(folder / "a.safetensors")
     assert Inbox(folder).closed() is None
 

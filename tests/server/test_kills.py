@@ -15,6 +15,8 @@ from feat_fed.config import StudyConfig
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.tensor_file import read_digest, verify_tensor_file
+from feat_fed_server.inbox import Inbox
+from feat_fed_server.seeded_noise import SeededNoise
 
 SITES = {"a": honest("a", 0.5, examples=3), "b": honest("b", -0.25, examples=2)}
 
@@ -134,3 +136,31 @@ def test_a_study_killed_five_times_ends_with_the_bytes_of_an_undisturbed_one(
         disk.dies_at = None
     run(RunStore(store.root), SITES)
     assert finished(store.root) == finished(whole.root)
+
+
+def test_a_kill_at_any_write_makes_no_second_release(tmp_path: Path, disk: Disk) -> None:
+    """Under central privacy: the noise that was drawn for a round stays the round's."""
+    privacy = {"central": {"noise_multiplier": 1.0, "clipping": "adaptive"}}
+    changes = {"strategy": {"weigh_by": "equal"}, "privacy": privacy}
+    private = StudyConfig.model_validate(study(1).model_dump() | changes)
+    whole = RunStore.create(tmp_path / "whole", private)
+    began = disk.changes
+    run(whole, SITES)
+    writes, drawn_before = disk.changes - began, 0
+    for at in range(writes):
+        store = RunStore.create(tmp_path / f"killed-{at}", private)
+        disk.dies_at = disk.changes + at
+        with pytest.raises(Killed):
+            run(store, SITES)
+        disk.dies_at = None
+        closed = Inbox(store.inbox(1)).closed() if store.inbox(1).exists() else None
+        run(RunStore(store.root), SITES)
+        released = {each.central.release for each in store.records() if each.central}
+        assert len(released) == 1
+        if closed is not None and closed.noise_seed is not None:
+            assert released == {SeededNoise(closed.noise_seed).name}
+            drawn_before += 1
+        spending = store.summary().central
+        assert spending is not None
+        assert [each.releases for each in spending.sites] == [1, 1]
+    assert drawn_before > 3

@@ -18,7 +18,7 @@ from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import restore
 from feat_fed.wire import to_records
-from feat_fed_server import rounds as rounds_module
+from feat_fed_server import again as again_module
 from feat_fed_server.asked import MAX_SENDINGS
 from feat_fed_server.roster import KeyRoster
 from feat_fed_server.rounds import RoundLoop
@@ -232,7 +232,7 @@ def declines(site: str, *, times: int, code: str = "paused") -> Answer:
 def test_a_site_that_declines_is_asked_again_and_the_others_work_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds_module, "_ASK_AGAIN_TIMES", 10**6)
+    monkeypatch.setattr(again_module, "_ASK_AGAIN_TIMES", 10**6)
     patient = STUDY.sites.model_copy(update={"wait_sec": 600})
     store = RunStore.create(tmp_path / "run", STUDY.model_copy(update={"sites": patient}))
     grid = run(store, {"a": honest("a", 1.0), "b": declines("b", times=3)})

@@ -13,8 +13,8 @@ from feat_fed.errors import FederationError, StorageError
 from feat_fed.federate import pack
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.run_state import RoundManifest
+from feat_fed_server import again as again_module
 from feat_fed_server import asking as asking_module
-from feat_fed_server import rounds as rounds_module
 from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.standing import standing_of
 
@@ -22,7 +22,7 @@ from feat_fed_server.standing import standing_of
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking_module, "POLL_SEC", 0.01)
-    monkeypatch.setattr(rounds_module, "_ASK_AGAIN_SEC", 0.01)
+    monkeypatch.setattr(again_module, "ASK_AGAIN_SEC", 0.01)
 
 
 @pytest.fixture

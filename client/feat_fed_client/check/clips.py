@@ -38,6 +38,11 @@ class KnownClips:
         """Clips whose patients are not held out."""
         return sum(self.sides.get(each.patient) != "heldout" for each in self.usable)
 
+    @property
+    def num_training_patients(self) -> int:
+        """Patients who are not held out."""
+        return sum(each != "heldout" for each in self.sides.values())
+
 
 def read_known_clips(site: SiteConfig, study: StudyConfig | None) -> KnownClips | None:
     """Read the manifest; None where there is none yet.

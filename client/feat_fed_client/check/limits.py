@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from feat_fed.errors import ConfigError, DataError
+from feat_fed.privacy.claims import LARGEST_DELTA, Claim, claims, told
+from feat_fed.privacy.resolve import resolved
 from feat_fed.report.units import format_bytes, format_duration
+from feat_fed.train.private import check_private
 from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
+from feat_fed_client.check.text import told_and_mend
 from feat_fed_client.limits import SiteLimits
 
 
@@ -60,5 +65,53 @@ def traffic(subject: Subject) -> Finding:
 
 
 def privacy(subject: Subject) -> Finding:
-    """Say what the study spends of a privacy budget."""
-    return green("the study adds no noise: no privacy budget is kept or spent")
+    """Say what the study spends, and whether it does what the site demands."""
+    assert subject.study is not None
+    site, study = subject.site, resolved(subject.study)
+    planned = {each.unit: each for each in claims(study)}
+    numbers: dict[str, Number] = {}
+    for unit, claim in planned.items():
+        numbers[f"{unit}_epsilon"] = round(claim.epsilon, 4)
+        numbers[f"{unit}_delta"] = claim.delta
+    found = "; ".join(told(study)) or "the study adds no noise: no privacy budget is kept or spent"
+    if lacking := sorted(set(site.privacy.require) - study.privacy.protections):
+        return red(
+            f"the study lacks {', '.join(lacking)}, which privacy.require demands: every round "
+            "would be declined",
+            "ask the coordinator for it, or leave the study",
+            **numbers,
+        )
+    if study.privacy.patient is None:
+        return green(found, **numbers)
+    try:
+        check_private(study.privacy.patient, study.training, site.compute)
+    except ConfigError as error:
+        unfit, mend = told_and_mend(str(error), site)
+        return red(unfit, mend, **numbers)
+    if doubt := _too_few(subject, planned["patient"]):
+        return amber(f"{found}; {doubt[0]}", doubt[1], **numbers)
+    return green(found, **numbers)
+
+
+def _too_few(subject: Subject, claim: Claim) -> tuple[str, str] | None:
+    """Return what the number of this site's patients makes doubtful, and what to do."""
+    try:
+        clips = subject.clips
+    except DataError:  # that of clips says so
+        return None
+    patients = clips.num_training_patients if clips else 0
+    if not patients:
+        return None
+    if claim.delta * patients > LARGEST_DELTA:
+        return (
+            f"delta is not well below 1 / {patients} patients of this site",
+            f"ask the coordinator for privacy.patient.delta {LARGEST_DELTA / patients:.0e} or less",
+        )
+    taken = claim.spending.sample_rate * patients
+    if taken < 1:
+        return (
+            f"a step takes {taken:.2g} of the {patients} patients here on average, so that what it "
+            "learns is mostly noise",
+            "nothing, if the study's other sites are larger; else ask for a larger sample_rate",
+        )
+    return None

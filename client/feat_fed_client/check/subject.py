@@ -98,8 +98,7 @@ class Subject:
         privacy = self.study.privacy.patient
         if privacy is None or self.clips is None:
             return 1
-        training = sum(side == "train" for side in self.clips.sides.values())
-        return max(1, round(privacy.sample_rate * training))
+        return max(1, round(privacy.sample_rate * self.clips.num_training_patients))
 
     @property
     def latents(self) -> Path:

@@ -1,0 +1,117 @@
+"""What the site demands of a study's privacy, and what it spends of its own on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from feat_fed.audit.log import FOLDER, read_head
+from feat_fed.config import SiteConfig, StudyConfig
+from feat_fed.errors import AuditError, ConfigError, PrivacyError
+from feat_fed.privacy.accounting import LEAST_NOISE
+from feat_fed.privacy.anchors import noted_by_server, read_books
+from feat_fed.privacy.ledger import Budget, Ledger
+from feat_fed.privacy.ledger_events import Reserved
+from feat_fed.privacy.spent import Reservation
+from feat_fed.protocol import Assignment, LedgerHead
+from feat_fed_client.limits import DeclinedError
+
+
+def require_protections(site: SiteConfig, study: StudyConfig) -> None:
+    """Raise :class:`DeclinedError` where a study lacks a mechanism that the site demands."""
+    patient = study.privacy.patient
+    noise = patient.noise_multiplier if patient is not None else None
+    if noise is not None and noise < LEAST_NOISE:
+        raise DeclinedError(
+            "protection",
+            f"privacy.patient.noise_multiplier of {study.name} is {noise:g}; less than "
+            f"{LEAST_NOISE:g} protects nobody",
+        )
+    lacking = sorted(set(site.privacy.require) - study.privacy.protections)
+    if lacking:
+        raise DeclinedError(
+            "protection",
+            f"privacy.require demands {', '.join(lacking)}, which {study.name} does not have; "
+            "nothing leaves without it",
+        )
+
+
+def problems_at_start(site: SiteConfig) -> list[str]:
+    """Return why rounds with DP-SGD would be declined, of a site that has seen one."""
+    try:
+        books = read_books(site.store, site.name)
+    except AuditError as error:
+        return [str(error)]
+    begun = books.spent.head is not None or books.ledger.problems
+    return books.problems if begun else []
+
+
+@dataclass(frozen=True)
+class PrivacyBudget:
+    """A site's, over all studies.
+
+    Parameters
+    ----------
+    site
+        Whose ledger, in its store, it is.
+    """
+
+    site: SiteConfig
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger itself."""
+        return Ledger(self.site.store, self.site.name)
+
+    def reserve(self, assignment: Assignment) -> Reservation | None:
+        """Reserve a round's steps before the first of them; None in a study without DP-SGD.
+
+        Raises
+        ------
+        DeclinedError
+            If they would spend more than is left, or the ledger cannot be believed.
+        ConfigError
+            If the study does not say how much noise there is.
+        StorageError
+            If the ledger cannot be written.
+        """
+        study = assignment.study
+        patient = study.privacy.patient
+        if patient is None:
+            return None
+        if patient.noise_multiplier is None:
+            raise ConfigError(
+                "privacy.patient.noise_multiplier came as null: the server has to find it from "
+                "epsilon before the study begins"
+            )
+        audit = read_head(self.site.store / FOLDER)
+        wanted = Reserved(
+            study_id=assignment.study_id,
+            study=study.name,
+            round=assignment.round,
+            noise_multiplier=patient.noise_multiplier,
+            sample_rate=patient.sample_rate,
+            steps=study.training.local_steps,
+            audit=audit and LedgerHead(line=audit.sequence, hash=audit.hash),
+        )
+        noted = noted_by_server(assignment.ledger)
+        privacy = self.site.privacy
+        try:
+            read_books(self.site.store, self.site.name, noted).require()
+            return self.ledger.reserve(
+                wanted, budget=Budget(privacy.max_epsilon, privacy.delta), noted=noted
+            )
+        except (PrivacyError, AuditError) as error:
+            raise DeclinedError("privacy", str(error)) from error
+
+    def settle(self, reservation: Reservation | None, *, steps: int) -> None:
+        """Write how many steps were taken, before anything that they gave is kept.
+
+        Raises
+        ------
+        LedgerError
+            If the ledger cannot be believed any more.
+        StorageError
+            If it cannot be written.
+        """
+        if reservation is not None:
+            self.ledger.settle(reservation, steps=steps)
