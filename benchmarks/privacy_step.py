@@ -50,7 +50,7 @@ SIZES = (
     Size(
         "18 M",
         FEATConfig(in_channels=6, hidden_size=256, num_trios=4, num_heads=4),
-        (8, 16, 6, 16, 16),
+        (4, 16, 6, 16, 16),
     ),
     Size("FEAT-S, 158 M", FEATConfig(), (4, 16, 4, 16, 16)),
 )

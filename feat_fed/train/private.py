@@ -138,6 +138,7 @@ class PrivateSteps:
         for patient in patients[share.start : share.stop]:
             gradient, loss = self._gradient(patient, step, micro_batch)
             lost += not math.isfinite(total.add(gradient))
+            del gradient  # before the next one is there
             losses += loss if math.isfinite(loss) else 0.0
         if lost:
             _log.warning("gradients that are not finite, and count as zero: %d", lost)

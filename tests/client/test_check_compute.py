@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from client.check_site import changed, make_site, small_study
+from client.check_site import changed, look_at_clips, make_site, small_study
 from feat_fed.config import HoursConfig, SiteConfig, StudyConfig
 from feat_fed.errors import TrainingError
 from feat_fed_client.check import Finding, Subject, compute, measure, trial
@@ -189,3 +189,31 @@ def test_gpus_that_are_there(site: SiteConfig, monkeypatch: pytest.MonkeyPatch) 
     assert found(3).status == "red"
     assert "asks for GPU 5" in found((0, 5)).found
     assert found(1, "bf16").status == "amber"
+
+
+def private_study(**patient: Any) -> StudyConfig:
+    told = {"noise_multiplier": 1.0, "sample_rate": 0.5, "clips_per_patient": 2, "draws": 2}
+    return small_study(strategy={"weigh_by": "equal"}, privacy={"patient": told | patient})
+
+
+def test_a_private_step_is_tried_with_as_many_patients_as_take_part(tmp_path: Path) -> None:
+    site = make_site(tmp_path, patients="abcdefgh")
+    assert Subject(site, study=private_study())._patients_in_a_step() == 1, "not looked at yet"
+    look_at_clips(site)
+    subject = Subject(site, study=private_study(sample_rate=0.5))
+    assert subject.clips is not None
+    training = sum(side == "train" for side in subject.clips.sides.values())
+    assert 4 <= training < 8
+    assert subject._patients_in_a_step() == round(training / 2)
+    assert Subject(site, study=small_study())._patients_in_a_step() == 1
+
+
+def test_a_private_step_takes_a_patients_windows_at_once(site: SiteConfig, tmp_path: Path) -> None:
+    """Also of a study whose noise is found when it begins."""
+    study = private_study(noise_multiplier=None, epsilon=3.0)
+    task = trial.TrialTask(kind="train", site=site, study=study, patients=9)
+    found = trial._try(task, tmp_path / "trial").step
+    assert found is not None and (found.micro_batch, found.steps) == (4, trial.MAX_STEPS - 1)
+    told = compute.memory(with_trial(site, found, study))
+    assert (told.status, told.numbers["batch_size"]) == ("green", 4)
+    assert "4 of 4 clips of a patient at once" in told.found
