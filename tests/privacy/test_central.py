@@ -8,7 +8,6 @@ from flwr.supercore.differential_privacy import compute_adaptive_noise_params
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from feat_fed.config import StudyConfig
 from feat_fed.config.privacy import CentralPrivacyConfig
 from feat_fed.errors import ConfigError
 from feat_fed.privacy.central import central_noise, next_clip_norm, spent, updates_noise
