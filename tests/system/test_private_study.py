@@ -25,7 +25,7 @@ from system.study_runs import TINY, Command, wait_until
 
 SERVER_PROCESSES = ("feat_fed_server.superlink", "flwr-serverapp")
 VALUES = 32
-STEPS = 60
+STEPS = 24
 
 
 class AnyHeader(BaseModel):
