@@ -124,7 +124,7 @@ class CentralPrivacyConfig(StrictModel):
 
 
 class SecureAggregationConfig(StrictModel):
-    """SecAgg+ (Bell et al., arXiv 2012.05433; Bonawitz et al., arXiv 1611.04482).
+    """SecAgg+ (Bell et al., ePrint 2020/704; Bonawitz et al., arXiv 1611.04482).
 
     The server gets the sum of the sites' updates and no single one.
     """

@@ -8,7 +8,6 @@ from flwr.supercore.differential_privacy import compute_adaptive_noise_params
 from scipy.optimize import brentq
 from scipy.special import ndtr
 
-from feat_fed.config import StudyConfig
 from feat_fed.config.privacy import CentralPrivacyConfig
 from feat_fed.errors import ConfigError
 from feat_fed.privacy.central import central_noise, next_clip_norm, spent, updates_noise
@@ -111,9 +110,3 @@ def study(**central: object) -> dict[str, object]:
         "strategy": {"weigh_by": "equal"},
         "privacy": {"central": {"noise_multiplier": 1.0, **central}, "secure_aggregation": {}},
     }
-
-
-def test_sums_alone_tell_no_share_within_the_bound() -> None:
-    StudyConfig.model_validate(study())
-    with pytest.raises(ValueError, match=r"set privacy\.central\.clipping: fixed"):
-        StudyConfig.model_validate(study(clipping="adaptive"))

@@ -1,4 +1,7 @@
-"""DeepSpeed where feat-fed runs it: forked from a preloaded parent, and in a Ray actor."""
+"""DeepSpeed where feat-fed runs it: forked from a preloaded parent.
+
+That a Ray actor trains one client after the other is in tests/system/test_simulate.py.
+"""
 
 import os
 import subprocess
@@ -48,22 +51,6 @@ digests = [in_child(), in_child(), train()]
 assert len(set(digests)) == 1, digests
 """
 
-IN_ACTOR = """
-import ray
-ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
-         logging_level="ERROR", configure_logging=False)
-
-@ray.remote(num_cpus=1)
-class Clients:
-    def train(self):
-        return train()
-
-clients = Clients.remote()
-digests = [ray.get(clients.train.remote(), timeout=60) for _ in range(3)] + [train()]
-ray.shutdown()
-assert len(set(digests)) == 1, digests
-"""
-
 
 def run(script: str, folder: Path) -> None:
     environment = {
@@ -83,9 +70,3 @@ def run(script: str, folder: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads in /proc")
 def test_children_of_a_preloaded_parent_train_alike(tmp_path: Path) -> None:
     run(TRAIN + FORKED, tmp_path)
-
-
-@pytest.mark.slow
-def test_a_ray_actor_trains_one_client_after_the_other(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="pip install 'feat-fed[simulation]'")
-    run(TRAIN + IN_ACTOR, tmp_path)

@@ -1,4 +1,4 @@
-"""Three hospitals with secure aggregation on real processes, one of which is killed in between."""
+"""Three hospitals with all of a study's privacy on real processes; one is killed in between."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from feat_fed.audit import FOLDER, lines, verify
 from feat_fed.model.checkpoint import read_weights
+from feat_fed.privacy.accounting import NoisySteps, rdp_epsilon
+from feat_fed.privacy.ledger import Ledger
 from feat_fed.report import RunStore
 from feat_fed.tensor_file import read_tensor_file
 from system.consortium import NAMES, Consortium, make_folders
@@ -23,6 +25,7 @@ from system.study_runs import TINY, Command, wait_until
 
 SERVER_PROCESSES = ("feat_fed_server.superlink", "flwr-serverapp")
 VALUES = 32
+STEPS = 24
 
 
 class AnyHeader(BaseModel):
@@ -34,12 +37,13 @@ def write_study(path: Path) -> Path:
         "rounds": 1,
         "strategy": {"weigh_by": "equal"},
         "privacy": {
+            "patient": {"noise_multiplier": 1.0, "sample_rate": 0.5},
             "secure_aggregation": {"threshold": 2},
             "central": {"noise_multiplier": 0.5, "clip_norm": 5.0, "clipping": "adaptive"},
         },
     }
     tree["sites"] |= {"minimum": 3, "wait_sec": 300, "round_sec": 300}
-    tree["training"]["local_steps"] = 60
+    tree["training"]["local_steps"] = STEPS
     path.write_text(yaml.safe_dump(tree))
     return path
 
@@ -116,6 +120,17 @@ def test_the_server_never_holds_an_update_and_a_killed_site_goes_on(tmp_path: Pa
         assert not verify(root / FOLDER).problems
     told = [each for each in kinds(stores[NAMES[0]]) if each["kind"] == "enclosed-leaving"]
     assert [each["task"] for each in told] == ["keys", "shares", "train", "unmask"]
+    # Whatever was killed, each site has spent a round of the study's plan, and told no more of it.
+    spent = rdp_epsilon([NoisySteps(1.0, 0.5, STEPS)], delta=1e-5)
+    for name, root in stores.items():
+        assert Ledger(root, name).read().epsilon(delta=1e-5) == pytest.approx(spent)
+        [left] = [
+            each for each in kinds(root) if each["kind"] == "leaving" and each["weights_bytes"]
+        ]
+        assert left["epsilon"] == pytest.approx(spent)
+    assert {(each.examples, each.train_loss, each.train_sec) for each in record.sites} == {
+        (1, None, 0.0)
+    }
 
 
 def look_for_updates(run: Path, stores: dict[str, Path], processes: list[psutil.Process]) -> None:
