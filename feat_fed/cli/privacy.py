@@ -63,7 +63,7 @@ def plan(
 
 @app.command()
 def audit(
-    canaries: Annotated[int, typer.Option(min=10, help="Made-up patients to plant.")] = 300,
+    canaries: Annotated[int, typer.Option(min=10, max=4096, help="Patients to plant.")] = 300,
     steps: Annotated[int, typer.Option(min=1, help="Of the training that is audited.")] = 10,
     epsilon: Annotated[
         float | None, typer.Option(help="To claim, of which the noise is found; 3 if unset.")

@@ -22,7 +22,8 @@ Verdict = Literal["holds", "broken", "blind"]
 
 _EPSILON = 3.0
 _SAMPLE_RATE = 0.5
-_MOST_CANARIES = 20_000
+_MOST_CANARIES = 4096
+"""Some gigabytes and hours."""
 
 _MEANING: dict[Verdict, str] = {
     "holds": "the leak without noise was caught, and with noise nothing contradicts the claim. "

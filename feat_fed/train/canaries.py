@@ -3,7 +3,8 @@
 Canaries are made-up patients of whom each is in the training by a fair coin. Who looks is the one
 that the epsilon of DP-SGD is about: all clips, the seed and the settings are known, and so are the
 weights before each step and the gradient that the optimiser was given, noise included. What is
-not known is how the coins fell, who took part in which step, and the noise.
+not known is how the coins fell, who took part in which step, and the noise; how much of it there
+is shows.
 
 A gradient is a sum of the known gradients of those who took part, and noise. The best linear guess
 of who did in a step (LMMSE) gives each canary's odds to be in, and all steps together its score.
@@ -60,7 +61,7 @@ _OPEN = 0.05
 _BETA_1 = 0.9
 """Of AdamW, which the engines leave as it is."""
 _ROUNDING = 1e-8
-"""Of a gradient without noise, as a share of the canaries' mean square."""
+"""Variance of a gradient without noise, as a share of the parts' mean square."""
 
 
 class PlantedClips:
@@ -199,7 +200,6 @@ def _private_odds(
     job: RoundJob, privacy: PatientPrivacyConfig, step: ObservedStep, everybody: PlantedClips
 ) -> Tensor:
     """Return the logarithm of each canary's odds to be in, by a private step."""
-    assert privacy.noise_multiplier is not None
     model, rate = _model_at(job, step), privacy.sample_rate
     with closing(open_engine(model, job.training)) as engine:
         steps = PrivateSteps(job, privacy, model, engine, everybody, peers=ALONE)
@@ -212,13 +212,9 @@ def _private_odds(
         )
     chance_P = torch.full((len(part_PD),), rate / 2, dtype=torch.float64)
     chance_P[:_PATIENTS] = rate
-    return took_part(
-        part_PD,
-        step.gradient_D * (rate * len(part_PD)),
-        chance_P,
-        noise_variance=(privacy.noise_multiplier * privacy.clip_norm) ** 2,
-        rate=rate,
-    )[_PATIENTS:]
+    seen_D = step.gradient_D * (rate * len(part_PD))
+    noise = noise_variance(part_PD, seen_D)
+    return took_part(part_PD, seen_D, chance_P, noise_variance=noise, rate=rate)[_PATIENTS:]
 
 
 def _plain_odds(
@@ -248,9 +244,25 @@ def _plain_odds(
         part_KD,
         step.gradient_D - gradient(of_others(model)),
         torch.full((len(part_KD),), 0.5, dtype=torch.float64),
-        noise_variance=_ROUNDING * float(part_KD.square().sum(dim=1).mean()),
+        noise_variance=_rounding(part_KD),
         rate=1.0,
     )
+
+
+def noise_variance(part_PD: Tensor, seen_D: Tensor) -> float:
+    """Return the noise's variance, from what no sum of the parts can explain; P is less than D.
+
+    Whoever believes the claim instead of this makes little of noise that is missing.
+    """
+    gram_PP = part_PD @ part_PD.T
+    gram_PP.diagonal().add_(_rounding(part_PD))
+    rest_D = seen_D - torch.linalg.solve(gram_PP, part_PD @ seen_D) @ part_PD
+    places, numbers = part_PD.shape
+    return max(float(rest_D.square().sum()) / (numbers - places), _rounding(part_PD))
+
+
+def _rounding(part_PD: Tensor) -> float:
+    return _ROUNDING * float(part_PD.square().sum(dim=1).mean())
 
 
 def took_part(

@@ -12,7 +12,7 @@ from feat_fed.privacy.auditing import LowerBound, provable
 from feat_fed.privacy.clipping import ClippedSum
 from feat_fed.privacy.noise import GaussianNoise
 from feat_fed.train import private
-from feat_fed.train.canaries import PlantedClips, measured, took_part
+from feat_fed.train.canaries import PlantedClips, measured, noise_variance, took_part
 
 CANARIES, STEPS, DELTA, CONFIDENCE = 40, 2, 1e-5, 0.95
 CLAIM = 1.0
@@ -97,6 +97,15 @@ def test_units_that_overlap_are_told_apart() -> None:
         rate=1.0,
     )
     assert ((odds > 0) == present).all()
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.3, 5.0])
+def test_the_noise_is_what_the_parts_do_not_explain(deviation: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.randn(20, 20_000, generator=generator, dtype=torch.float64) / 100
+    noise = torch.randn(20_000, generator=generator, dtype=torch.float64) * deviation
+    found = noise_variance(parts, parts[::2].sum(dim=0) + noise)
+    assert found == pytest.approx(deviation**2, rel=0.05, abs=1e-6)
 
 
 def test_two_audits_of_one_seed_differ_in_the_noise_alone(monkeypatch: pytest.MonkeyPatch) -> None:
