@@ -22,7 +22,6 @@ from system.consortium import make_folders
 from system.study_runs import wait_until
 
 CHOSEN = (
-    "ServerApp killed, training",
     "SuperLink killed, replying",
     "server and a site killed, training",
 )
