@@ -21,6 +21,11 @@ from feat_fed.errors import AgreementError
 from feat_fed.secagg import Roster, read_state, write_state
 
 _FILE = "peers.json"
+_MEND = (
+    "put it back from a backup. Without one, first write the fingerprints of the other hospitals' "
+    "keys, as they read them out by telephone, into privacy.peers of this site's file; then remove "
+    "it. Whatever key the server shows of a site in neither is believed"
+)
 
 
 class _Peers(StrictModel):
@@ -41,7 +46,7 @@ def known_peers(site: SiteConfig, roster: Roster) -> dict[str, Fingerprint]:
         If the file is damaged.
     """
     path = site.store / _FILE
-    seen = (read_state(path, _Peers) or _Peers()).first_seen
+    seen = (read_state(path, _Peers, mend=_MEND) or _Peers()).first_seen
     offered = {each.site: each.fingerprint for each in roster.offers if each.site != site.name}
     for name, fingerprint in offered.items():
         told = site.privacy.peers.get(name)

@@ -12,6 +12,8 @@ from feat_fed.errors import CheckpointError, StorageError
 
 StateT = TypeVar("StateT", bound=BaseModel)
 
+_MEND = "remove it, and the round is asked again with new keys"
+
 
 def write_state(path: Path, state: BaseModel) -> None:
     """Write a state, whole and durable, with mode 0600; the folder is made where it is missing.
@@ -28,8 +30,13 @@ def write_state(path: Path, state: BaseModel) -> None:
         raise StorageError(f"{path} cannot be written: {error}") from error
 
 
-def read_state(path: Path, kind: type[StateT]) -> StateT | None:
+def read_state(path: Path, kind: type[StateT], *, mend: str = _MEND) -> StateT | None:
     """Return the state in a file; None where there is none.
+
+    Parameters
+    ----------
+    mend
+        What whoever finds it damaged is told to do.
 
     Raises
     ------
@@ -42,6 +49,5 @@ def read_state(path: Path, kind: type[StateT]) -> StateT | None:
         return None
     except (OSError, ValidationError) as error:
         raise CheckpointError(
-            f"{path} is damaged or cannot be read ({type(error).__name__}); remove it, and the "
-            "round is asked again with new keys"
+            f"{path} is damaged or cannot be read ({type(error).__name__}); {mend}"
         ) from None

@@ -144,6 +144,18 @@ def test_a_site_that_comes_with_another_key_is_not_believed(
     assert report.outcome == "ok"
 
 
+def test_a_damaged_list_of_peers_is_not_begun_anew_without_a_word(
+    hospitals: Hospitals, caplog: pytest.LogCaptureFixture
+) -> None:
+    (server := Server(hospitals)).shares()
+    peers = hospitals.sites["a"].store / "peers.json"
+    peers.write_bytes(peers.read_bytes()[:-5])
+    caplog.set_level(logging.ERROR)
+    report, _ = server.ask("a", "shares", enclosed=enclose(server.core.roster()))
+    assert report.outcome == "failed"
+    assert "put it back from a backup" in caplog.text
+
+
 def test_a_paused_site_offers_keys_for_what_it_has_trained_alone(hospitals: Hospitals) -> None:
     server = Server(hospitals)
     server.shares()

@@ -82,7 +82,7 @@ def run(
             stage.wait(lambda: stage.rounds_done() >= done + 3)  # noqa: B023
             results.round_sec = (time.monotonic() - began) / 3
             results.load = f"a load of {os.getloadavg()[0]:.0f}"
-            marks = [mark(stage, "none")]
+            marks = [mark(stage, "the start")]
             while left and time.monotonic() < until:
                 fault = left.pop(0)
                 if not note(stage, fault, results):

@@ -29,8 +29,10 @@ faults have been run; `make faults ARGS=--missing` runs the others.
 """
 
 _TAIL = """
-{verdict} While a site's disk is full, its optimiser's state may not be kept, and its next round
-starts from an older one, as its log says; so that fault comes after the others.
+{verdict}
+
+While a site's disk is full, its optimiser's state may not be kept, and its next round starts from
+an older one, as its log says; so `make faults` takes that fault last.
 
 Not in this table, for they are tests of their own, which `make test` runs: hostile updates (NaN,
 infinite, missing, extra, misshapen, of another round or study, replayed) in
