@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from feat_fed.cli import privacy_audit
 from feat_fed.cli.main import run_app
@@ -63,7 +64,7 @@ def test_the_verdict_is_shown_and_is_the_exit_status(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr(privacy_audit, "output", Console(width=140))
     asked = measuring(monkeypatch, off=off, on=on)
     found, told, _ = command(capsys, *SMALL, "--seed", "7")
     assert found == status and says in told
