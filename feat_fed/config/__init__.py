@@ -20,6 +20,7 @@ from feat_fed.config.privacy import (
     CentralPrivacyConfig,
     PatientPrivacyConfig,
     PrivacyConfig,
+    ReleaseConfig,
     SecureAggregationConfig,
     SitePrivacyConfig,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "MonaiKLConfig",
     "PatientPrivacyConfig",
     "PrivacyConfig",
+    "ReleaseConfig",
     "RulesConfig",
     "SamplerConfig",
     "ScreeningConfig",
