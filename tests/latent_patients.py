@@ -9,7 +9,7 @@ from feat_fed.codec import flip_latent
 
 SIGNS = (1, 1, -1)
 SHAPE_Chw = (3, 12, 12)
-BASIS = 6
+BASIS = 12
 
 
 @dataclass

@@ -74,6 +74,9 @@ def release(
     store = RunStore(run)
     folder, sites = ReleaseFolder(store.root), _sites_of(store)
     number = round_number or store.latest_round() or 0
+    if not store.ema(number).is_file():
+        kept = ", ".join(map(str, store.done_rounds()))
+        raise RunError(f"{store.root} has no weights of round {number}; it has those of {kept}")
     options = {"num_clips": clips, "seed": store.study.sampler.seed if seed is None else seed}
     sampler = store.study.sampler.model_copy(update=options)
     header = ClipsHeader(study_id=store.summary().study_id, round=number, sampler=sampler)

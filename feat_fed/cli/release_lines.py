@@ -36,6 +36,8 @@ def _site_line(answer: SiteAnswer) -> str:
     if told is None:
         return f"{answer.status}, {answer.reason}"
     parts = [f"{sum(told.near)} of {len(told.near)} clips are too near to its own"]
+    if told.scores is not None:
+        parts.append(f"largest similarity {max(told.scores):.2f}")
     if told.threshold is not None:
         parts.append(f"threshold {told.threshold:.2f}")
     if answer.by_chance is not None and any(told.near):

@@ -82,4 +82,4 @@ def calibrated_by(patients: int) -> Calibrated:
 
 def coarse(score: float) -> float:
     """Round a similarity to the grid."""
-    return round(round(score / GRID) * GRID, 2)
+    return round(round(score / GRID) * GRID, 2) + 0.0  # and no -0.0

@@ -24,7 +24,7 @@ _SMALLEST_STD = 1e-6
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean frame and standard deviation of each channel, over all training frames.
+    """Mean frame and standard deviation of each channel, over the frames of all training clips.
 
     Parameters
     ----------

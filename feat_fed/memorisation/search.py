@@ -78,27 +78,42 @@ def nearest(
     ValueError
         If there is no training frame.
     """
-    span = (z_NFChw.shape[1] - 1) * stride_frames + 1
+    pooled_NFChw = torch.stack([pooled(z_FChw) for z_FChw in z_NFChw])
+    best = [Found(-1.0, -1, 0, False) for _ in z_NFChw]
+    # What all mirrored clips have in common is not what all others have.
+    for mirrored in (False, True):
+        images = [
+            _Image(place, each, mirrored)
+            for place, each in enumerate(clips)
+            if mirrored in each.mirrors
+        ]
+        if images or not mirrored:
+            found = _nearest_images(pooled_NFChw, images, stride_frames, alive)
+            pairs = zip(best, found, strict=True)
+            best = [max(pair, key=lambda each: each.score) for pair in pairs]
+    return best
 
-    def blocks(overlap: int) -> Iterator[_Block]:
-        for place, clip in enumerate(clips):
-            for mirrored in clip.mirrors:
-                for start, stop in _parts(clip.num_frames, overlap):
-                    z_TChw = clip.read(start, stop, mirrored=mirrored)
-                    yield _Block(place, mirrored, start, pooled(z_TChw))
-                    alive()
 
-    scaling = Scaling.of(each.pooled_TChw for each in blocks(0))
-    x_NFD = torch.stack([scaling(pooled(z_FChw)) for z_FChw in z_NFChw])
+def _nearest_images(
+    pooled_NFChw: Tensor,
+    images: Sequence[_Image],
+    stride_frames: int,
+    alive: Callable[[], None],
+) -> list[Found]:
+    span = (pooled_NFChw.shape[1] - 1) * stride_frames + 1
+    scaling = Scaling.of(block for image in images for _, block in image.blocks(0, alive))
+    x_NFD = torch.stack([scaling(each) for each in pooled_NFChw])
     best = [Found(-1.0, -1, 0, False) for _ in x_NFD]
-    for block in blocks(span - 1):
-        x_TD = scaling(block.pooled_TChw)
-        if len(x_TD) < span:
-            continue
-        scores, starts = correlations(x_NFD, x_TD, stride_frames).max(dim=1)
-        for place, (score, start) in enumerate(zip(scores.tolist(), starts.tolist(), strict=True)):
-            if score > best[place].score:
-                best[place] = Found(score, block.clip, block.start + start, block.mirrored)
+    for image in images:
+        for first, pooled_TChw in image.blocks(span - 1, alive):
+            if len(pooled_TChw) < span:
+                continue
+            x_TD = scaling(pooled_TChw)
+            scores, starts = correlations(x_NFD, x_TD, stride_frames).max(dim=1)
+            for place, score in enumerate(scores.tolist()):
+                if score > best[place].score:
+                    start = first + int(starts[place])
+                    best[place] = Found(score, image.place, start, image.mirrored)
     return best
 
 
@@ -124,13 +139,18 @@ def correlations(x_NFD: Tensor, x_TD: Tensor, stride_frames: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Some frames of one image of a training clip."""
+class _Image:
+    """A training clip as it is, or mirrored."""
 
-    clip: int
+    place: int
+    clip: TrainingClip
     mirrored: bool
-    start: int
-    pooled_TChw: Tensor
+
+    def blocks(self, overlap: int, alive: Callable[[], None]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the first frame of each block and its pooled frames, ``TChw``."""
+        for start, stop in _parts(self.clip.num_frames, overlap):
+            yield start, pooled(self.clip.read(start, stop, mirrored=self.mirrored))
+            alive()
 
 
 def _parts(num_frames: int, overlap: int) -> Iterator[tuple[int, int]]:

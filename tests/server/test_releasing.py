@@ -130,7 +130,7 @@ SCORED = {
         saying("a"),
         saying("b", enclosed=enclose(NearestClips(near=NEAR, calibrated="few"))),
         enclosing("a", FEW),
-        enclosing("a", {"near": [True] * 100_000, "calibrated": "enough"}),
+        enclosing("a", {"near": [True] * 20_000, "calibrated": "enough"}),
         enclosing("a", {**SCORED, "scores": [0.1, float("nan"), 0.2]}),
         enclosing("a", {**SCORED, "scores": [0.1, 1e308, 0.2]}),
         enclosing("a", {**SCORED, "scores": [0.1, 0.91234, 0.2]}),
