@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 _MOST_HELDOUT = 512
 _PAIRS = 16
-_GAP_PX, _PAPER = 4, 255
+_GAP_PX, _PAPER = 2, 255
 _FPS = 10.0
 
 
