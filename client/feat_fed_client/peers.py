@@ -23,8 +23,8 @@ from feat_fed.secagg import Roster, read_state, write_state
 _FILE = "peers.json"
 _MEND = (
     "put it back from a backup. Without one, first write the fingerprints of the other hospitals' "
-    "keys, as they read them out by telephone, into privacy.peers of this site's file, and only then "
-    "remove it. Whatever key the server shows of a site in neither is believed"
+    "keys, as they read them out by telephone, into privacy.peers of this site's file, and only "
+    "then remove it. Whatever key the server shows of a site in neither is believed"
 )
 
 
