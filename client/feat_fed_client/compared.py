@@ -25,14 +25,15 @@ DAYS = 30
 class _Question(StrictModel):
     at: float = Field(default_factory=time.time, description="Unix time")
     clips: int = Field(ge=1)
+    digest: str
 
 
 class _File(StrictModel):
     questions: tuple[_Question, ...] = ()
 
 
-def take_clips(store: Path, clips: int, policy: ReleaseConfig) -> None:
-    """Count a question's clips before the first of them is looked for.
+def take_clips(store: Path, clips: int, digest: str, policy: ReleaseConfig) -> None:
+    """Count a question's clips before the first of them is looked for; once, if it comes again.
 
     Raises
     ------
@@ -43,6 +44,8 @@ def take_clips(store: Path, clips: int, policy: ReleaseConfig) -> None:
     """
     since = time.time() - DAYS * 86400
     questions = [each for each in _read(store) if each.at > since]
+    if digest in {each.digest for each in questions}:
+        return
     compared = sum(each.clips for each in questions)
     if compared + clips > policy.max_clips:
         raise DeclinedError(
@@ -50,7 +53,7 @@ def take_clips(store: Path, clips: int, policy: ReleaseConfig) -> None:
             f"{clips} generated clips are to be compared after {compared} in the last {DAYS} "
             f"days, and release.max_clips allows {policy.max_clips}",
         )
-    content = _File(questions=(*questions, _Question(clips=clips))).model_dump_json()
+    content = _File(questions=(*questions, _Question(clips=clips, digest=digest))).model_dump_json()
     try:
         store.mkdir(parents=True, exist_ok=True)
         remove_parts(store, FILE)

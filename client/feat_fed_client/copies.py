@@ -114,7 +114,7 @@ class CopySearch:
         kept = self._kept(buckets)
         if kept is None:
             SiteLimits.of(site).require_open()
-            take_clips(site.store, len(z_NFChw), site.release)
+            take_clips(site.store, len(z_NFChw), self._folder(buckets).name, site.release)
             kept = self._search(z_NFChw, buckets, codec, device)
         return Report(
             study_id=told.study_id,

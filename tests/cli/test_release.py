@@ -109,7 +109,10 @@ def test_a_copy_is_withheld_and_the_model_until_a_word_is_given_and_logged(
     folder = ReleaseFolder(store.root)
     status, said = told(capsys, store.root)
     assert status == 1 and not folder.model.exists()  # nor that of the release before
-    assert "b: 1 of 3 clips are too near to its own; largest similarity 0.90; threshold 0.60; as many" in said
+    assert (
+        "b: 1 of 3 clips are too near to its own; largest similarity 0.90; threshold 0.60; as many"
+        in said
+    )
     assert "fewer than 19 patients held out" in said
     assert "2 of 3 let through" in said and "kept back" in said and "--release-anyway" in said
     assert {each.name for each in folder.samples.iterdir()} == {"clip-0001", "clip-0003"}

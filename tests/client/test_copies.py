@@ -138,12 +138,14 @@ def test_a_question_that_comes_again_is_answered_from_the_disk_and_counted_once(
 ) -> None:
     site = with_release(site, max_clips=3)
     first = asked(site, latents)
-    monkeypatch.setattr(SiteSession, "clips", None)
-    assert asked(site, latents) == first
+    with monkeypatch.context() as patch:
+        patch.setattr(SiteSession, "clips", None)
+        assert asked(site, latents) == first
     report, _ = asked(site, latents + 1)  # two more than the one that is left
     assert (report.outcome, report.code, report.enclosed) == ("declined", "release", None)
     assert not list((site.store / "memorisation").glob("round-*/*.part"))
     assert forget_rounds(site.store) == 4  # as the erasure of a patient does
+    assert asked(site, latents) == first  # searched again, and not counted again
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_copy_is_withheld_and_the_model_needs_a_word(tmp_path: Path) -> None:
     consortium = found_consortium(store)
     plant(store, consortium.site_files[NAMES[0]])
     release = (
-        *("release", store.root, "--clips", CLIPS, "--wait-sec", 120),
+        *("release", store.root, "--clips", CLIPS, "--wait-sec", 300),
         *("--federation", consortium.keys.parent / "federation.yaml"),
     )
 
@@ -79,7 +79,7 @@ def test_a_copy_is_withheld_and_the_model_needs_a_word(tmp_path: Path) -> None:
         client(NAMES[1]),
         started(tmp_path / "release.out", *release) as command,
     ):
-        assert command.end(150) == 1, command.text()
+        assert command.end(330) == 1, command.text()
         assert "Traceback" not in command.text() + first.text()
     folder = ReleaseFolder(store.root)
     found = Release.model_validate_json(folder.decision.read_bytes())
@@ -94,7 +94,7 @@ def test_a_copy_is_withheld_and_the_model_needs_a_word(tmp_path: Path) -> None:
     with started(
         tmp_path / "again.out", *release, "--release-anyway", "a planted copy, of a test"
     ) as command:
-        assert command.end(60) == 0, command.text()  # and nobody is asked again
+        assert command.end(120) == 0, command.text()  # and nobody is asked again
     assert folder.model.is_dir() and not (folder.samples / "clip-0002").exists()
     look_at_logs(store)
 
