@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from feat_fed_server.release_folder import ClipsHeader, ReleaseFolder
 
 _MAX_CLIPS = 256
+_NOT_WAITED_FOR = "it has not answered, and was not waited for"
 
 
 def release(
@@ -49,7 +50,11 @@ def release(
         str | None, typer.Option(help="HOST:PORT to listen on; the federation's address if unset.")
     ] = None,
     wait_sec: Annotated[
-        float, typer.Option(min=1, help="Longest that the hospitals are waited for.")
+        float,
+        typer.Option(
+            min=0,
+            help="Longest that the hospitals are waited for; 0: go by what they have answered.",
+        ),
     ] = 1800.0,
     word: Annotated[
         str | None,
@@ -82,7 +87,8 @@ def release(
     header = ClipsHeader(study_id=store.summary().study_id, round=number, sampler=sampler)
     # Found out before anything is drawn, which takes long.
     everybody_answered = {*sites} <= folder.answered(header).keys()
-    serve = None if everybody_answered else _server(store, federation, listen)
+    asks = wait_sec > 0 and not everybody_answered
+    serve = _server(store, federation, listen) if asks else None
     with lock_run(store.root):
         drawn = _Drawn.of(store, folder, header, codec_weights)
         _ask(folder, drawn, sites, wait_sec=wait_sec, serve=serve)
@@ -225,12 +231,12 @@ def _ask(
         answers=folder.answered(drawn.header),
     )
     folder.write_asking(state)
-    if serve is None:
-        say("all hospitals that took part have answered about these clips before")
-        return
     open_ = ", ".join(each for each in sites if each not in state.settled())
-    say(f"asking {open_} about {state.clips} clips of round {state.round}")
-    serve()
+    if serve is not None:
+        say(f"asking {open_} about {state.clips} clips of round {state.round}")
+        serve()
+    elif not open_:
+        say("all hospitals that took part have answered about these clips before")
 
 
 @contextlib.contextmanager
@@ -256,11 +262,15 @@ def _watching(store: RunStore) -> Iterator[Callable[[StudyLive | None], None]]:
 
 
 def _decided(store: RunStore, folder: ReleaseFolder, drawn: _Drawn, word: str | None) -> Release:
-    from feat_fed.memorisation import Release, decide
+    from feat_fed.memorisation import Release, SiteAnswer, decide
     from feat_fed_server.releasing import asked_in
 
     state, summary = asked_in(folder), store.summary()
-    answers = tuple(state.answers[each] for each in state.sites)
+    silent = {
+        each: SiteAnswer(site=each, status="missing", reason=_NOT_WAITED_FOR)
+        for each in state.sites
+    }
+    answers = tuple((silent | state.answers)[each] for each in state.sites)
     gate, model, verdicts = decide(answers, seeds=drawn.seeds, word=word)
     return Release(
         at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),

@@ -129,6 +129,24 @@ def test_a_copy_is_withheld_and_the_model_until_a_word_is_given_and_logged(
     assert not verify(store.root / "audit").problems
 
 
+def test_without_waiting_what_has_been_answered_decides(
+    store: RunStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(store, SECOND)
+    folder = ReleaseFolder(store.root)
+    status, said = told(capsys, store.root, "--wait-sec", 0)
+    assert status == 1 and "b: missing, it has not answered" in said
+    assert "0 of 3 let through" in said and "not every hospital that took part" in said
+    assert not folder.samples.exists() and not folder.model.exists()
+    word = ("--release-anyway", "b has left the study")
+    assert told(capsys, store.root, "--wait-sec", 0, *word)[0] == 0
+    assert {each.name for each in folder.samples.iterdir()} == {"clip-0001", "clip-0003"}
+    assert folder.model.is_dir()
+    assert [(each["gate"], each["lacking"]) for each in decided(store)] == 2 * [
+        ("incomplete", ["b"])
+    ]
+
+
 @pytest.mark.parametrize("word", ["", "  ", "ok", "two\nlines", "x" * 501])
 def test_a_word_that_is_none_is_refused_before_anything_is_done(
     word: str, store: RunStore, capsys: pytest.CaptureFixture[str]
