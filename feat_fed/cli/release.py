@@ -7,7 +7,6 @@ import datetime as dt
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +14,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from feat_fed.cli.console import console, say
+from feat_fed.cli.release_clips import Drawn
 from feat_fed.cli.release_lines import release_lines
 from feat_fed.errors import ConfigError, RunError
 from feat_fed.processes import require_free, split_address
@@ -22,11 +22,8 @@ from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore, lock_run
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from feat_fed.memorisation import Release
-    from feat_fed.pipeline import FEATPipeline
-    from feat_fed_server.release_folder import ClipsHeader, ReleaseFolder
+    from feat_fed_server.release_folder import ReleaseFolder
 
 _MAX_CLIPS = 256
 _NOT_WAITED_FOR = "it has not answered, and was not waited for"
@@ -90,7 +87,7 @@ def release(
     asks = wait_sec > 0 and not everybody_answered
     serve = _server(store, federation, listen) if asks else None
     with lock_run(store.root):
-        drawn = _Drawn.of(store, folder, header, codec_weights)
+        drawn = Drawn.of(store, folder, header, codec_weights)
         _ask(folder, drawn, sites, wait_sec=wait_sec, serve=serve)
         decision = _decided(store, folder, drawn, word)
         _write(store, folder, drawn, decision)
@@ -98,49 +95,6 @@ def release(
         say(line)
     if decision.model == "kept":
         raise typer.Exit(1)
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """What the sites are asked about."""
-
-    pipeline: FEATPipeline
-    z_NFChw: Tensor
-    header: ClipsHeader
-
-    @property
-    def seeds(self) -> range:
-        sampler = self.header.sampler
-        return range(sampler.seed, sampler.seed + sampler.num_clips)
-
-    @classmethod
-    def of(
-        cls,
-        store: RunStore,
-        folder: ReleaseFolder,
-        header: ClipsHeader,
-        codec_weights: Path | None,
-    ) -> _Drawn:
-        """Draw the clips' latents, or find those that were drawn before."""
-        import torch
-
-        from feat_fed.generate import run_pipeline
-
-        sampler, number = header.sampler, header.round
-        pipeline = run_pipeline(store, sampler, round_number=number, codec_weights=codec_weights)
-        found = folder.latents_of(header)
-        if found is None:
-            pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-            with console.status(f"drawing {sampler.num_clips} clips from round {number}"):
-                z_NFChw = pipeline(
-                    seeds=range(sampler.seed, sampler.seed + sampler.num_clips),
-                    num_inference_steps=sampler.steps,
-                    output_type="latent",
-                    **sampler.model_dump(exclude={"kind", "steps", "num_clips", "seed"}),
-                ).frames
-            found = torch.as_tensor(z_NFChw)
-            folder.write_latents(found, header)
-        return cls(pipeline, found, header)
 
 
 def _checked(word: str) -> str:
@@ -213,7 +167,7 @@ def _server(store: RunStore, federation: Path, listen: str | None) -> Serve:
 
 def _ask(
     folder: ReleaseFolder,
-    drawn: _Drawn,
+    drawn: Drawn,
     sites: tuple[str, ...],
     *,
     wait_sec: float,
@@ -261,7 +215,7 @@ def _watching(store: RunStore) -> Iterator[Callable[[StudyLive | None], None]]:
         yield watch
 
 
-def _decided(store: RunStore, folder: ReleaseFolder, drawn: _Drawn, word: str | None) -> Release:
+def _decided(store: RunStore, folder: ReleaseFolder, drawn: Drawn, word: str | None) -> Release:
     from feat_fed.memorisation import Release, SiteAnswer, decide
     from feat_fed_server.releasing import asked_in
 
@@ -288,30 +242,21 @@ def _decided(store: RunStore, folder: ReleaseFolder, drawn: _Drawn, word: str | 
     )
 
 
-def _write(store: RunStore, folder: ReleaseFolder, drawn: _Drawn, decision: Release) -> None:
+def _write(store: RunStore, folder: ReleaseFolder, drawn: Drawn, decision: Release) -> None:
     """Log the decision, then write what it lets through, and nothing that an earlier one did."""
     from feat_fed_server.run_audit import RunAudit
 
-    for old in (folder.samples, folder.model):
-        shutil.rmtree(old, ignore_errors=True)
-    folder.decision.unlink(missing_ok=True)
+    try:
+        for old in (folder.samples, folder.model):
+            if old.exists():
+                shutil.rmtree(old)
+        folder.decision.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"an earlier release in {folder.root} cannot be removed: {error}") from error
     RunAudit(store).released(decision)
     released = [each.clip - 1 for each in decision.clips if each.released]
     if released:
-        _write_samples(folder, drawn, released)
+        drawn.write_samples(folder.samples, released)
     if decision.model != "kept":
         drawn.pipeline.save_pretrained(folder.model)
     folder.write_decision(decision)
-
-
-def _write_samples(folder: ReleaseFolder, drawn: _Drawn, places: list[int]) -> None:
-    """Write a folder a clip, by the number that release.json names."""
-    import numpy as np
-
-    from feat_fed.generate import DISPLAY_FPS
-    from feat_fed.report import write_samples
-
-    video_NTHWC = drawn.pipeline.decode(drawn.z_NFChw[places]).movedim(2, -1)
-    frames = np.round(video_NTHWC.cpu().numpy() * 255).astype(np.uint8)
-    for place, clip_THWC in zip(places, frames, strict=True):
-        write_samples(folder.samples / f"clip-{place + 1:04d}", clip_THWC[None], fps=DISPLAY_FPS)
