@@ -6,8 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from clip_files import moving_frames, write_video
-from evaluate.test_clips import write_frames
+from clip_files import moving_frames, write_frames, write_video
 
 from feat_fed.errors import ConfigError, DataError
 from feat_fed.evaluate.benchmarks import (

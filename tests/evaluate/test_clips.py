@@ -7,20 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_files import decode, moving_frames, write_video
-from PIL import Image
+from clip_files import decode, moving_frames, write_frames, write_video
 
 from feat_fed.errors import DataError
 from feat_fed.evaluate.clips import ArrayClips, FileClips
-
-
-def write_frames(folder: Path, frames_THWC: np.ndarray) -> tuple[Path, ...]:
-    """Write numbered PNG pictures."""
-    folder.mkdir(parents=True)
-    paths = tuple(folder / f"{number:06d}.png" for number in range(len(frames_THWC)))
-    for path, frame in zip(paths, frames_THWC, strict=True):
-        Image.fromarray(frame).save(path)
-    return paths
 
 
 @pytest.fixture
