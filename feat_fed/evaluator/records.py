@@ -9,11 +9,24 @@ from pathlib import Path
 from feat_fed.errors import RunError
 from feat_fed.measured import Evaluation
 
-EVALUATION_FOLDER = "evaluation"
-"""Of a run."""
-
 METRICS_FILE = "metrics.jsonl"
-"""In that folder, an evaluation a line."""
+"""In a run's ``evaluation/``, an evaluation a line."""
+
+
+def evaluation_folder(root: Path) -> Path:
+    """Return where a run keeps what was measured of it; made if need be.
+
+    Raises
+    ------
+    RunError
+        When it cannot be.
+    """
+    folder = root / "evaluation"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} cannot be made: {error.strerror}") from error
+    return folder
 
 
 def append_evaluation(path: Path, evaluation: Evaluation) -> None:
