@@ -5,6 +5,7 @@ Written by whoever measures, read by whoever shows; numbers and phrases of ours 
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -44,6 +45,7 @@ class Evaluation(StrictModel):
     )
     round: int | None = Field(None, ge=0, description="0 is the untrained model")
     weights: Literal["ema", "global"] | None = None
+    weights_sha256: str = Field("", description="that the weights' file holds of its content")
     benchmark: str
     benchmark_digest: str = Field(description="SHA-256 over the content of the real videos")
     protocol: str
@@ -63,6 +65,12 @@ class Evaluation(StrictModel):
         if datetime.fromisoformat(text).utcoffset() != timedelta(0):
             raise ValueError(f"{text!r} is not a time in UTC; write 2026-01-31T12:00:00+00:00")
         return text
+
+    @property
+    def terms(self) -> str:
+        """All that must be equal for the numbers of two evaluations to be compared."""
+        names = {"benchmark_digest", "protocol_digest", "networks", "sampler", "seed", "weights"}
+        return json.dumps(self.model_dump(mode="json", include=names), sort_keys=True)
 
     def metric(self, name: str) -> MetricValue | None:
         """Return the metric of that name, or None."""
