@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -17,16 +17,14 @@ from feat_fed.cli.evaluation_table import show_evaluation
 from feat_fed.config import ComputeConfig, SamplerConfig, validate
 from feat_fed.errors import ConfigError
 from feat_fed.report import RunStore
+from feat_fed.report.evaluation_folder import EvaluationFolder
 
 if TYPE_CHECKING:
-    import torch
-
     from feat_fed.evaluate.clips import FileClips
     from feat_fed.evaluate.networks import FeatureNetwork
     from feat_fed.evaluate.protocol import MetricName, NetworkName, Protocol
     from feat_fed.evaluator.evaluation import Progress
 
-_FEATURES = "features"
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 
 
@@ -135,8 +133,8 @@ def evaluate(
     from feat_fed.evaluate.metrics import chosen_metrics
     from feat_fed.evaluate.protocol import load_protocol
     from feat_fed.evaluator.evaluation import evaluate as measure
-    from feat_fed.evaluator.records import METRICS_FILE, append_evaluation, evaluation_folder
-    from feat_fed.evaluator.subject import of_checkpoint, of_round, of_videos
+    from feat_fed.evaluator.records import append_evaluation
+    from feat_fed.evaluator.subject import Drawing, of_checkpoint, of_round, of_videos
     from feat_fed.train.device import resolve_device
 
     _refuse_mixtures(
@@ -157,20 +155,19 @@ def evaluate(
     config = _sampler(
         store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed
     )
-    records = evaluation_folder(store.root) if store else None
-    drawing: _Drawing = {"device": where, "batch_clips": batch_clips, "scratch": records}
+    records = EvaluationFolder.of_run(store.root) if store else None
+    drawing = Drawing(config, where, batch_clips, store and store.root)
     if store:
         subject = of_round(
             store,
             rules,
-            config,
+            drawing,
             round_number=round_number,
             weights=weights or "ema",
             codec_weights=codec_weights,
-            **drawing,
         )
     elif checkpoint:
-        subject = of_checkpoint(checkpoint, rules, config, **drawing)
+        subject = of_checkpoint(checkpoint, rules, drawing)
     else:
         assert videos is not None
         subject = of_videos(videos)
@@ -186,12 +183,12 @@ def evaluate(
             rules,
             {name: each.to(where) for name, each in networks.items()},
             metrics=metrics,
-            cache=cache or (records and records / _FEATURES),
+            cache=cache or (records and records.features),
             batch_clips=batch_clips,
             device=where,
             on_progress=on_progress,
         )
-    for path in (records and records / METRICS_FILE, out):
+    for path in (records and records.metrics, out):
         if path is not None:
             append_evaluation(path, found)
     if as_json:
@@ -199,15 +196,7 @@ def evaluate(
         return
     show_evaluation(found)
     if records:
-        say(f"added to {records / METRICS_FILE}")
-
-
-class _Drawing(TypedDict):
-    """How clips are drawn, whatever of."""
-
-    device: torch.device
-    batch_clips: int
-    scratch: Path | None
+        say(f"added to {records.metrics}")
 
 
 def _refuse_mixtures(

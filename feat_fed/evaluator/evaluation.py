@@ -75,6 +75,7 @@ def evaluate(
         source=subject.source,
         round=subject.round,
         weights=subject.weights,
+        weights_sha256=subject.weights_sha256,
         benchmark=real.name,
         benchmark_digest=benchmark_digest,
         protocol=protocol.name,

@@ -9,25 +9,6 @@ from pathlib import Path
 from feat_fed.errors import RunError
 from feat_fed.measured import Evaluation
 
-METRICS_FILE = "metrics.jsonl"
-"""In a run's ``evaluation/``, an evaluation a line."""
-
-
-def evaluation_folder(root: Path) -> Path:
-    """Return where a run keeps what was measured of it; made if need be.
-
-    Raises
-    ------
-    RunError
-        When it cannot be.
-    """
-    folder = root / "evaluation"
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{folder} cannot be made: {error.strerror}") from error
-    return folder
-
 
 def append_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Add a line to a file of evaluations and flush it; a torn last line is cut off first.
