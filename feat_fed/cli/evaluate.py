@@ -151,10 +151,7 @@ def evaluate(
     metrics = cast("list[MetricName] | None", metric)
     chosen_metrics(rules, networks, metrics)
     where = resolve_device(ComputeConfig(device=device))
-    config = _sampler(
-        store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed
-    )
-    records = EvaluationFolder.of_run(store.root) if store else None
+    config = _sampler(store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed)
     drawing = Drawing(config, where, batch_clips, store and store.root)
     if store:
         subject = of_round(
@@ -168,8 +165,7 @@ def evaluate(
     elif checkpoint:
         subject = of_checkpoint(checkpoint, rules, drawing)
     else:
-        assert videos is not None
-        subject = of_videos(videos)
+        subject = of_videos(cast(Path, videos))
     with console.status(f"checking {folder}"):
         real = real_videos(
             benchmark,
@@ -180,6 +176,7 @@ def evaluate(
             trained_on=trained_on or [],
             even_trained_on=even_trained_on,
         )
+    records = EvaluationFolder.of_run(store.root) if store else None
     for note in subject.notes:
         say(f"note: {note}")
     with _progress() as on_progress:
