@@ -11,7 +11,7 @@ import torch.nn.functional as nnf
 from PIL import Image
 
 from feat_fed.errors import ConfigError, DataError
-from feat_fed.evaluate.metrics import FEW_IMAGES, NOT_PUBLISHED, SINGULAR, measure
+from feat_fed.evaluate.metrics import NOT_PUBLISHED, SINGULAR, measure
 from feat_fed.evaluate.networks import FeatureNetwork, load_network
 from feat_fed.evaluate.protocol import Protocol, load_protocol
 from feat_fed.measured import MetricValue
@@ -110,7 +110,7 @@ def test_the_paper_s_protocol_gives_what_its_code_gives(
 
 def test_plain_gives_what_common_metrics_give(programs: dict[str, FeatureNetwork]) -> None:
     """Clips as they are, the shorter side at 224, the centre square, [-1, 1], N - 1."""
-    real, fake = real_and_generated(size=(48, 64))
+    real, fake = real_and_generated(frames=9, size=(48, 64))
     found = by_name(measure(real, fake, quick("plain"), programs))
 
     sets = []
@@ -145,6 +145,7 @@ def test_without_weights_plain_gives_numbers_that_are_never_called_fvd(
     found = by_name(measure(*real_and_generated(), quick("plain"), random_network))
     assert set(found) == {"FVD-random", "KVD-random", "sharpness", "flicker"}
     assert found["FVD-random"].warning == SINGULAR
+
 
 
 def test_numbers_are_the_same_each_time(random_network: dict[str, FeatureNetwork]) -> None:
@@ -196,9 +197,9 @@ def test_blurred_and_frozen_videos_show_in_the_diagnostics(
 def test_a_file_that_is_not_the_published_one_is_said_to_be_another(
     programs: dict[str, FeatureNetwork],
 ) -> None:
-    found = by_name(measure(*real_and_generated(), quick("feat-paper"), programs))
+    sides = real_and_generated(frames=20)
+    found = by_name(measure(*sides, quick("feat-paper"), programs, metrics=["FVD"]))
     assert found["FVD"].warning == NOT_PUBLISHED
-    assert FEW_IMAGES not in found["IS"].warning
 
 
 def test_a_metric_without_its_network_says_what_to_fetch() -> None:
