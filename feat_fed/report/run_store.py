@@ -16,6 +16,7 @@
     sites.json          which sites the coordinator keeps out or has let in again
     links.json          what went over the wire so far, by site (Links)
     flower/             Flower's own files
+    evaluation/         what was measured of the rounds (EvaluationFolder)
     report.html
 """
 
@@ -44,7 +45,15 @@ from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
 
-_MAY_CHANGE = ("rounds", "sites", "screening", "sampler", "checkpoints", "codec.weights")
+_MAY_CHANGE = (
+    "rounds",
+    "sites",
+    "screening",
+    "sampler",
+    "checkpoints",
+    "evaluation",
+    "codec.weights",
+)
 """Parts of a study that a resumed run may change: the weights so far stay comparable. Where the
 codec's weights lie is one, since the study names their SHA-256."""
 
@@ -323,9 +332,10 @@ def _fixes(field: str) -> bool:
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Map each dotted field that differs to a phrase that tells both values."""
     found: dict[str, str] = {}
-    for key, value in old.items():
-        if isinstance(value, dict) and isinstance(new[key], dict):
-            found |= _differences(value, new[key], f"{prefix}{key}.")
-        elif value != new[key]:
-            found[prefix + key] = f"{value!r} in the run, {new[key]!r} asked"
+    for key in {**old, **new}:
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found |= _differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found[prefix + key] = f"{before!r} in the run, {now!r} asked"
     return found
