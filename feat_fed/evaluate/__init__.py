@@ -1,0 +1,1 @@
+"""Measuring clips against clips."""
