@@ -9,12 +9,6 @@ from pathlib import Path
 from feat_fed.errors import RunError
 from feat_fed.measured import Evaluation
 
-EVALUATION_FOLDER = "evaluation"
-"""Of a run."""
-
-METRICS_FILE = "metrics.jsonl"
-"""In that folder, an evaluation a line."""
-
 
 def append_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Add a line to a file of evaluations and flush it; a torn last line is cut off first.

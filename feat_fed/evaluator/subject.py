@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,11 @@ from feat_fed.evaluate.clips import ArrayClips, ClipSource
 from feat_fed.evaluate.protocol import Protocol
 from feat_fed.evaluator.drawing import Progress, draw_clips
 from feat_fed.generate import RunWeights, run_pipeline
+from feat_fed.model.pretrained import MODEL_FOLDER, WEIGHTS_FILE
 from feat_fed.pipeline import FEATPipeline
 from feat_fed.pipeline_folder import ClipSize
 from feat_fed.report.run_store import RunStore
-
-_QUIET: Progress = lambda done, total: None  # noqa: E731
-
+from feat_fed.tensor_file import read_digest
 
 @dataclass(frozen=True)
 class Subject:
@@ -32,6 +31,8 @@ class Subject:
     ----------
     make
         Gives the clips; it may take hours, so all that can be checked is checked before.
+    weights_sha256
+        That the weights' file holds of its content.
     sampler, seed
         How they are drawn; nothing of videos of others.
     notes
@@ -42,22 +43,40 @@ class Subject:
     make: Callable[[Progress], ClipSource] = field(repr=False)
     round: int | None = None
     weights: RunWeights | None = None
+    weights_sha256: str = ""
     sampler: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """How clips are drawn.
+
+    Parameters
+    ----------
+    sampler
+        Also how many, and from which seed on.
+    device
+        Where the pipeline is moved; it stays where it is if None.
+    scratch
+        As in :func:`~feat_fed.evaluator.drawing.draw_clips`.
+    """
+
+    sampler: SamplerConfig
+    device: torch.device | None = None
+    batch_clips: int = 8
+    scratch: Path | None = None
+
+
 def of_round(
     store: RunStore,
     protocol: Protocol,
-    sampler: SamplerConfig,
+    drawing: Drawing,
     *,
     round_number: int | None = None,
     weights: RunWeights = "ema",
     codec_weights: Path | None = None,
-    device: torch.device | None = None,
-    batch_clips: int = 8,
-    scratch: Path | None = None,
 ) -> Subject:
     """Draw clips from a run's round, the last one if None.
 
@@ -70,30 +89,21 @@ def of_round(
     ConfigError
         If the model's clips are too short for the protocol, or the codec's weights are absent.
     """
-    number = store.latest_round() if round_number is None else round_number
+    number = (store.latest_round() or 0) if round_number is None else round_number
     pipeline = run_pipeline(
-        store, sampler, round_number=number, weights=weights, codec_weights=codec_weights
+        store, drawing.sampler, round_number=number, weights=weights, codec_weights=codec_weights
     )
-    return Subject(
+    path = {"ema": store.ema, "global": store.checkpoint}[weights](number)
+    return replace(
+        of_pipeline(f"round {number}", pipeline, protocol, drawing),
         source="round",
-        make=_drawn(f"round {number}", pipeline, sampler, device, batch_clips, scratch),
         round=number,
         weights=weights,
-        sampler=_told(sampler),
-        seed=sampler.seed,
-        notes=_fitting(pipeline.size, protocol),
+        weights_sha256=read_digest(path),
     )
 
 
-def of_checkpoint(
-    folder: Path,
-    protocol: Protocol,
-    sampler: SamplerConfig,
-    *,
-    device: torch.device | None = None,
-    batch_clips: int = 8,
-    scratch: Path | None = None,
-) -> Subject:
+def of_checkpoint(folder: Path, protocol: Protocol, drawing: Drawing) -> Subject:
     """Draw clips from a pipeline's folder, with the scheduler that it holds.
 
     Raises
@@ -109,13 +119,42 @@ def of_checkpoint(
             f"{folder} makes latents and has no codec of feat-fed ({pipeline.codec_name}): decode "
             "its clips elsewhere, and measure the folder of videos"
         )
+    return replace(
+        of_pipeline("the checkpoint", pipeline, protocol, drawing),
+        weights_sha256=read_digest(folder / MODEL_FOLDER / WEIGHTS_FILE),
+    )
+
+
+def of_pipeline(
+    name: str, pipeline: FEATPipeline, protocol: Protocol, drawing: Drawing
+) -> Subject:
+    """Draw clips from a pipeline, whose own scheduler counts.
+
+    Raises
+    ------
+    ConfigError
+        If its clips are too short for the protocol.
+    """
+
+    def make(progress: Progress) -> ClipSource:
+        if drawing.device is not None:
+            pipeline.to(drawing.device)
+        clips_NTHWC = draw_clips(
+            pipeline,
+            drawing.sampler,
+            batch_clips=drawing.batch_clips,
+            scratch=drawing.scratch,
+            progress=progress,
+        )
+        return ArrayClips(name, clips_NTHWC)
+
     kinds = {name: kind for kind, name in SCHEDULERS.items()}
-    kind = kinds[type(pipeline.scheduler).__name__]
+    told = drawing.sampler.model_dump(mode="json", exclude={"seed"})
     return Subject(
         source="checkpoint",
-        make=_drawn("the checkpoint", pipeline, sampler, device, batch_clips, scratch),
-        sampler=_told(sampler) | {"kind": kind},
-        seed=sampler.seed,
+        make=make,
+        sampler=told | {"kind": kinds[type(pipeline.scheduler).__name__]},
+        seed=drawing.sampler.seed,
         notes=_fitting(pipeline.size, protocol),
     )
 
@@ -130,31 +169,6 @@ def of_videos(folder: Path) -> Subject:
     """
     clips = open_benchmark(load_benchmark("folder"), folder).renamed(str(folder))
     return Subject(source="folder", make=lambda progress: clips)
-
-
-def _drawn(
-    name: str,
-    pipeline: FEATPipeline,
-    sampler: SamplerConfig,
-    device: torch.device | None,
-    batch_clips: int,
-    scratch: Path | None,
-) -> Callable[[Progress], ClipSource]:
-    def make(progress: Progress) -> ClipSource:
-        if device is not None:
-            pipeline.to(device)
-        return ArrayClips(
-            name,
-            draw_clips(
-                pipeline, sampler, batch_clips=batch_clips, scratch=scratch, progress=progress
-            ),
-        )
-
-    return make
-
-
-def _told(sampler: SamplerConfig) -> dict[str, Any]:
-    return sampler.model_dump(mode="json", exclude={"num_clips", "seed"})
 
 
 def _fitting(size: ClipSize, protocol: Protocol) -> tuple[str, ...]:
