@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -28,6 +29,17 @@ class EvaluationConfig(StrictModel):
         None, description="where these lie on the evaluator's machine; it never travels"
     )
     split: str | None = Field(None, description="of the benchmark; null: its usual one")
+    partial: bool = Field(
+        False, description="take a copy that lacks videos; the numbers will say so"
+    )
+    trained_on: tuple[Path, ...] = Field(
+        (),
+        description="what the evaluator can read of what was trained on, and will not measure by: "
+        "lists of SHA-256, folders of videos, sites' stores. They never travel",
+    )
+    even_trained_on: bool = Field(
+        False, description="measure by videos that were trained on; the numbers will say so"
+    )
     protocol: str = Field("plain", description="a built-in one, or its YAML file")
     networks: dict[str, NetworkFileConfig] = Field(
         {}, description="files of feature networks, by the name that protocols give them"
@@ -36,7 +48,7 @@ class EvaluationConfig(StrictModel):
         1, ge=1, description="every n-th round is measured, and the first and the last"
     )
     num_clips: int | None = Field(
-        None, ge=4, le=100_000, description="generated ones a round; null: the protocol's number"
+        None, ge=4, le=4096, description="generated ones a round; null: the protocol's number"
     )
     batch_clips: int = Field(8, ge=1, description="that are generated together")
     best_by: str | None = Field(
@@ -55,9 +67,8 @@ class EvaluationConfig(StrictModel):
         description="that the server waits at a study's end for rounds not measured yet; the rest "
         "can be caught up with later",
     )
-    device: str = Field(
+    device: Literal["auto", "cpu", "cuda"] = Field(
         "cpu",
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="auto: the first GPU where there is one; a GPU that trains is slowed down",
     )
     threads: int = Field(1, ge=1, le=1024, description="of the CPU")
@@ -71,7 +82,8 @@ class EvaluationConfig(StrictModel):
             name: each.model_copy(update={"path": None}) for name, each in self.networks.items()
         }
         names = {field: Path(getattr(self, field)).name for field in ("benchmark", "protocol")}
-        return self.model_copy(update={"folder": None, "networks": networks, **names})
+        paths = {"folder": None, "trained_on": (), "networks": networks}
+        return self.model_copy(update={**paths, **names})
 
     def absolute(self, base: Path) -> EvaluationConfig:
         """Return it with paths counted from a folder made absolute."""
@@ -89,6 +101,7 @@ class EvaluationConfig(StrictModel):
         return self.model_copy(
             update={
                 "folder": whole(self.folder),
+                "trained_on": tuple(whole(each) for each in self.trained_on),
                 "networks": networks,
                 "benchmark": named(self.benchmark),
                 "protocol": named(self.protocol),

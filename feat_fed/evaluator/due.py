@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
-from feat_fed.measured import Evaluation, MetricValue
+from feat_fed.measured import Evaluation
 from feat_fed.report.evaluation_folder import Best
 
 
@@ -19,38 +19,20 @@ def last_words(evaluations: Iterable[Evaluation]) -> dict[int, Evaluation]:
     return {number: found[number] for number in sorted(found)}
 
 
-def best_of(
-    evaluations: Sequence[Evaluation],
-    metric: str | None,
-    *,
-    has_weights: Callable[[Evaluation], bool],
-) -> Best | None:
-    """Return the best round whose weights are there; of equal ones the earlier.
-
-    Parameters
-    ----------
-    evaluations
-        Of rounds, all on the same terms.
-    metric
-        By which; if None the first that knows better from worse.
-    """
-    best: tuple[Evaluation, MetricValue] | None = None
-    for each in last_words(evaluations).values():
-        value = each.metric(metric) if metric else _first(each)
-        if value is None or value.better == "neither" or not has_weights(each):
-            continue
-        if best is None or value.beats(best[1]):
-            best = each, value
-    if best is None or best[0].round is None:
-        return None
-    evaluation, value = best
-    return Best(
-        metric=value.metric,
-        value=value.value,
-        round=best[0].round,
-        weights_sha256=evaluation.weights_sha256,
-    )
+def ranked(evaluations: Iterable[Evaluation], metric: str) -> list[Best]:
+    """Return the rounds that have the metric, the best first; of equal ones the earlier."""
+    rounds = last_words(evaluations)
+    found = [
+        (value.value if value.better == "lower" else -value.value, number, value, each)
+        for number, each in rounds.items()
+        if (value := each.metric(metric)) is not None and value.better != "neither"
+    ]
+    return [
+        Best(metric=metric, value=value.value, round=number, weights_sha256=each.weights_sha256)
+        for _, number, value, each in sorted(found, key=lambda one: one[:2])
+    ]
 
 
-def _first(evaluation: Evaluation) -> MetricValue | None:
-    return next((each for each in evaluation.metrics if each.better != "neither"), None)
+def first_score(evaluation: Evaluation) -> str | None:
+    """Return the first metric that knows better from worse."""
+    return next((each.metric for each in evaluation.metrics if each.better != "neither"), None)

@@ -28,6 +28,25 @@ class GoneError(Exception):
     """A round's files have been removed, or are replaced at this moment."""
 
 
+class HeldRun(RunStore):
+    """The run as its evaluator reads it: rounds' files by the names under which they are held."""
+
+    def checkpoint(self, round_number: int) -> Path:
+        """Name the held file of the global weights."""
+        return self._held(super().checkpoint(round_number))
+
+    def ema(self, round_number: int) -> Path:
+        """Name the held file of the averaged weights."""
+        return self._held(super().ema(round_number))
+
+    def manifest(self, round_number: int) -> Path:
+        """Name the held manifest."""
+        return self._held(super().manifest(round_number))
+
+    def _held(self, path: Path) -> Path:
+        return EvaluationFolder.of_run(self.root).checkpoints / path.name
+
+
 class HeldRounds:
     """The files of ``RUN/evaluation/checkpoints``; one process at a time may change them.
 
@@ -40,6 +59,7 @@ class HeldRounds:
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self._folder = EvaluationFolder.of_run(store.root).checkpoints
+        self.run = HeldRun(store.root)
 
     def hold(self, number: int) -> str:
         """Hold a round's files; return the SHA-256 of its averaged weights.
@@ -53,33 +73,39 @@ class HeldRounds:
         """
         store = self._store
         # The manifest is the last to be there and the first to go.
-        files = [store.ema(number), store.checkpoint(number), store.manifest(number)]
+        files = (store.ema(number), store.checkpoint(number), store.manifest(number))
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             for path in files:
                 _hold(path, self._folder / path.name)
         except FileNotFoundError:
-            raise GoneError from None
+            pass  # it may be held already
         except OSError as error:
             raise StorageError(f"{self._folder} cannot be written: {error}") from error
         digest = self.digest(number)
-        if digest is None:  # the round was done again between two of them
+        if digest is None:  # gone, or done again between two of the files
             raise GoneError
         return digest
 
+    def rounds(self) -> list[int]:
+        """Return the rounds that are held, in order."""
+        found = {
+            int(match[1])
+            for path in (self._folder.iterdir() if self._folder.is_dir() else ())
+            if (match := _NUMBER.fullmatch(path.name))
+        }
+        return [each for each in sorted(found) if self.digest(each) is not None]
+
     def digest(self, number: int) -> str | None:
         """Return the SHA-256 of a held round's averaged weights, or None where it is not held."""
-        manifest, ema = (
-            self._folder / path.name
-            for path in (self._store.manifest(number), self._store.ema(number))
-        )
+        ema = self.run.ema(number)
         with contextlib.suppress(CheckpointError):
-            told = read_manifest(manifest).files.get(ema.name)
+            told = read_manifest(self.run.manifest(number)).files.get(ema.name)
             return told if told == read_digest(ema) else None
         return None
 
     def keep_only(self, *numbers: int | None) -> None:
-        """Let go of all other rounds, and of what a killed process left half done."""
+        """Let go of all other rounds."""
         if not self._folder.is_dir():
             return
         remove_parts(self._folder)

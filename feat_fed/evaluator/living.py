@@ -36,11 +36,12 @@ class Living:
     def say(
         self, state: State, round_number: int | None = None, *, waiting_rounds: int = 0
     ) -> None:
-        """Say what is done now."""
+        """Say what is done now; the same twice costs nothing."""
         update = {"state": state, "round": round_number, "waiting_rounds": waiting_rounds}
         with self._lock:
-            self._said = self._said.model_copy(update=update)
-        self.beat()
+            before, self._said = self._said, self._said.model_copy(update=update)
+        if self._said != before:
+            self.beat()
 
     def beat(self) -> None:
         """Say the same again."""

@@ -31,7 +31,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
@@ -40,6 +40,7 @@ from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
 from feat_fed.lock import is_held
 from feat_fed.privacy.resolve import resolved
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.links import LINKS_FILE
 from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
@@ -167,6 +168,12 @@ class RunStore:
     def ema(self, round_number: int) -> Path:
         """Name the file of the averaged global weights after a round."""
         return self.root / "checkpoints" / f"ema-{round_number:04d}.safetensors"
+
+    def weights_file(self, kind: Literal["ema", "global"], round_number: int) -> Path:
+        """Name a round's file where it is: also the best round's, kept from rotation."""
+        path = {"ema": self.ema, "global": self.checkpoint}[kind](round_number)
+        held = EvaluationFolder.of_run(self.root).checkpoints / path.name
+        return held if held.exists() and not path.exists() else path
 
     def optimiser(self, round_number: int) -> Path:
         """Name the file of the server optimiser's state after a round."""

@@ -1,0 +1,295 @@
+"""Measure a run's rounds while it goes on, or afterwards: newest first, none of them twice.
+
+Whatever ends this process, the next one goes on: a round counts as measured by its line in
+``metrics.jsonl``, which is written when all else of it is there, and everything besides those lines
+can be made again.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from feat_fed.atomic import remove_parts, write_bytes_atomically
+from feat_fed.config import EvaluationConfig
+from feat_fed.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MemoryShortError,
+    RunError,
+    StorageError,
+)
+from feat_fed.evaluator.bench import Bench
+from feat_fed.evaluator.due import due_rounds, first_score, ranked
+from feat_fed.evaluator.holding import GoneError, HeldRounds
+from feat_fed.evaluator.living import Living, living
+from feat_fed.evaluator.records import append_evaluation
+from feat_fed.generate import DISPLAY_FPS
+from feat_fed.measured import Evaluation
+from feat_fed.report.evaluation_folder import Best, EvaluationFolder
+from feat_fed.report.run_store import RunStore
+from feat_fed.report.samples import write_samples
+from feat_fed.train.device import cpu_threads
+from feat_fed.train.run_state import read_manifest
+
+log = logging.getLogger(__name__)
+
+_LOOK_SEC = 2.0
+_MAX_BAD_LOOKS = 15
+"""In a row: a folder on a network is now and then not there for a moment."""
+
+_MAX_MISSES = 3
+"""Of a round that seems to be there."""
+
+Tell = Callable[[str], None]
+
+
+def watch(
+    run: Path,
+    config: EvaluationConfig | None = None,
+    *,
+    codec_weights: Path | None = None,
+    once: bool = False,
+    tell: Tell = log.info,
+    look_sec: float = _LOOK_SEC,
+) -> None:
+    """Measure what is due of a run until it is complete and nothing is left to measure.
+
+    Parameters
+    ----------
+    config
+        In place of the study's.
+    codec_weights
+        Of a learned codec, where they are not at the study's ``codec.weights`` on this machine.
+    once
+        End when all that is there now is measured, though the run goes on.
+    tell
+        Called with a line for each thing that somebody may want to know.
+    look_sec
+        Pause between two looks at the run's folder.
+
+    Raises
+    ------
+    ConfigError, DataError
+        When it cannot be measured so, and another try would not change that.
+    CheckpointError
+        When a feature network's file is damaged.
+    RunError
+        When the folder is not a run, cannot be used, or another evaluator is at it.
+    StorageError
+        When the disk is full.
+    MemoryShortError
+        When memory does not suffice.
+    """
+    store = RunStore(run)
+    config = config or store.study.evaluation
+    if config is None:
+        raise ConfigError(
+            f"the study of {run} says nothing of evaluation, so there is nothing to measure it by: "
+            "say it in the study, under evaluation, or measure one round by `feat-fed evaluate`"
+        )
+    with living(run) as life, cpu_threads(config.threads):
+        try:
+            scratch = _tidied(EvaluationFolder.of_run(run))
+            bench = Bench.open(store, config, scratch=scratch, codec_weights=codec_weights)
+            _Watch(store, bench, life, tell, look_sec).go_on(once=once)
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise MemoryShortError(
+                f"memory does not suffice to measure {run} ({config.device}): lower "
+                "evaluation.batch_clips"
+            ) from error
+
+
+class _Watch:
+    """One evaluator at work."""
+
+    def __init__(
+        self, store: RunStore, bench: Bench, life: Living, tell: Tell, look_sec: float
+    ) -> None:
+        self._store, self._bench, self._life, self._tell = store, bench, life, tell
+        self._look_sec = look_sec
+        self._config, self._folder = bench.config, bench.folder
+        self._held = HeldRounds(store)
+        terms = bench.terms()
+        on_terms = [each for each in self._folder.evaluations() if each.terms == terms]
+        self._measured = [each for each in on_terms if each.source == "round"]
+        self._passed_over: set[tuple[int | None, str]] = set()
+        self._missed: Counter[int] = Counter()
+        self._digests: dict[int, tuple[int, str]] = {}
+        self._told_gone: set[int] = set()
+
+    def go_on(self, *, once: bool) -> None:
+        """Measure round after round."""
+        if self._measured:
+            self._choose_best()
+        bad_looks = 0
+        while True:
+            try:
+                complete = self._store.summary().state == "complete"
+                due = self._due()
+                bad_looks = 0
+            except (RunError, OSError) as error:
+                bad_looks += 1
+                if bad_looks > _MAX_BAD_LOOKS:
+                    raise RunError(f"{self._store.root} cannot be read: {error}") from error
+                time.sleep(self._look_sec)
+                continue
+            if due:
+                self._measure(due[0], waiting_rounds=len(due) - 1)
+            elif complete or once:
+                return
+            else:
+                self._life.say("waiting")
+                time.sleep(self._look_sec)
+
+    def _due(self) -> list[int]:
+        """Return the rounds that are there and not measured yet, newest first."""
+        done = {*self._store.done_rounds(), *self._held.rounds()}
+        newest, last = max(done, default=0), self._store.summary().rounds_wanted
+        due = due_rounds(range(newest + 1), every=self._config.every_rounds, last=last)
+        there = {each: digest for each in done if (digest := self._digest(each))}
+        settled = self._settled()
+        self._tell_gone({*due} - there.keys() - {number for number, _ in settled})
+        return [
+            number for number in due if number in there and (number, there[number]) not in settled
+        ]
+
+    def _settled(self) -> set[tuple[int | None, str]]:
+        """Return which rounds, by the SHA-256 of their weights, need no look any more."""
+        measured = {(each.round, each.weights_sha256) for each in self._measured}
+        return measured | self._passed_over
+
+    def _digest(self, number: int) -> str | None:
+        """Return the SHA-256 of a round's averaged weights, by its manifest."""
+        path = self._store.manifest(number)
+        path = path if path.exists() else self._held.run.manifest(number)
+        try:
+            written_at = path.stat().st_mtime_ns
+            if self._digests.get(number, (0, ""))[0] != written_at:
+                files = read_manifest(path).files
+                self._digests[number] = written_at, files[self._store.ema(number).name]
+        except (OSError, CheckpointError, KeyError):  # rotated away meanwhile, or damaged
+            return None
+        return self._digests[number][1]
+
+    def _tell_gone(self, gone: set[int]) -> None:
+        if news := sorted(gone - self._told_gone):
+            self._told_gone |= gone
+            shown = ", ".join(map(str, news[-5:]))
+            which = f"round {shown}" if len(news) == 1 else f"{len(news)} rounds (... {shown})"
+            self._tell(
+                f"{which}: due, and removed by the run's rotation before there was time; the "
+                "study's checkpoints.keep_last and keep_every say what stays"
+            )
+
+    def _measure(self, number: int, *, waiting_rounds: int) -> None:
+        """Measure one round, unless its files go or are no good."""
+        digest = self._digests[number][1]
+        try:
+            digest = self._held.hold(number)
+            evaluation = self._evaluation(number, waiting_rounds)
+        except GoneError:
+            self._missed[number] += 1
+            if self._missed[number] > _MAX_MISSES:
+                self._passed_over.add((number, digest))
+                self._tell(f"round {number} is passed over: its files are not all there")
+            time.sleep(self._look_sec)  # mostly, the next look says that it was rotated away
+            return
+        except (CheckpointError, DataError) as error:
+            if isinstance(error, StorageError):
+                raise
+            self._passed_over.add((number, digest))
+            self._tell(f"round {number} is passed over: {error}")
+            return
+        append_evaluation(self._folder.metrics, evaluation)
+        self._measured.append(evaluation)
+        self._tell(_line(evaluation))
+        self._choose_best()
+
+    def _evaluation(self, number: int, waiting_rounds: int) -> Evaluation:
+        def show(what: str, done: int, total: int) -> None:
+            state = "sampling" if what == "drawing clips" else "measuring"
+            self._life.say(state, number, waiting_rounds=waiting_rounds)
+
+        return self._bench.measure(
+            self._held.run,
+            number,
+            on_samples=lambda clips_NTHWC: self._show(number, clips_NTHWC),
+            on_progress=show,
+        )
+
+    def _show(self, number: int, clips_NTHWC: NDArray[np.uint8]) -> None:
+        """Write a round's samples; their folder is whole or not there."""
+        folder = self._folder.samples(number)
+        part = self._bench.scratch / folder.name
+        try:
+            write_samples(part, clips_NTHWC, fps=DISPLAY_FPS)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+        except OSError as error:
+            raise StorageError(f"{folder} cannot be written: {error}") from error
+
+    def _choose_best(self) -> None:
+        """Hold the best round whose weights can still be had, and let go of the others."""
+        metric = self._config.best_by
+        if metric is None and self._measured:
+            metric = first_score(self._measured[-1])
+        best = next(
+            (each for each in ranked(self._measured, metric or "") if self._can_hold(each)), None
+        )
+        if best is not None and best != self._folder.read_best():
+            try:
+                write_bytes_atomically(self._folder.best, best.model_dump_json().encode() + b"\n")
+            except OSError as error:
+                raise StorageError(f"{self._folder.best} cannot be written: {error}") from error
+            self._tell(f"best so far: round {best.round}, {best.metric} {best.value:.4g}")
+        self._held.keep_only(best.round if best else None, self._interrupted())
+
+    def _interrupted(self) -> int | None:
+        """Return the newest round that is held and not measured: a killed evaluator was at it."""
+        settled = self._settled()
+        held = [each for each in self._held.rounds() if (each, self._digest(each)) not in settled]
+        return max(held, default=None)
+
+    def _can_hold(self, best: Best) -> bool:
+        if self._held.digest(best.round) == best.weights_sha256:
+            return True
+        if self._digest(best.round) != best.weights_sha256:
+            return False
+        try:
+            return self._held.hold(best.round) == best.weights_sha256
+        except GoneError:
+            return False
+
+
+def _tidied(folder: EvaluationFolder) -> Path:
+    """Remove what a killed evaluator has left; return an empty folder for what is passing."""
+    scratch = folder.root / "scratch"
+    try:
+        for each in (folder.root, folder.checkpoints):
+            if each.is_dir():
+                remove_parts(each)
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+    except OSError as error:
+        raise RunError(f"{folder.root} cannot be written: {error}") from error
+    return scratch
+
+
+def _line(evaluation: Evaluation) -> str:
+    """Return an evaluation in one line."""
+    parts = []
+    for each in evaluation.metrics:
+        within = "" if each.low is None or each.high is None else f" [{each.low:.4g}, {each.high:.4g}]"
+        parts.append(f"{each.metric} {each.value:.4g}{within}")
+    return f"round {evaluation.round}: {', '.join(parts)} ({evaluation.seconds:.0f} s)"
