@@ -20,7 +20,6 @@ from feat_fed.report import RunStore
 from feat_fed.report.evaluation_folder import EvaluationFolder
 
 if TYPE_CHECKING:
-    from feat_fed.evaluate.clips import FileClips
     from feat_fed.evaluate.networks import FeatureNetwork
     from feat_fed.evaluate.protocol import MetricName, NetworkName, Protocol
     from feat_fed.evaluator.evaluation import Progress
@@ -129,10 +128,10 @@ def evaluate(
     same command gives the same numbers. Of a run the record is added to
     RUN/evaluation/metrics.jsonl, which the report shows. Nothing is downloaded.
     """
-    from feat_fed.evaluate.benchmarks import load_benchmark, open_benchmark
     from feat_fed.evaluate.metrics import chosen_metrics
     from feat_fed.evaluate.protocol import load_protocol
     from feat_fed.evaluator.evaluation import evaluate as measure
+    from feat_fed.evaluator.real import real_videos
     from feat_fed.evaluator.records import append_evaluation
     from feat_fed.evaluator.subject import Drawing, of_checkpoint, of_round, of_videos
     from feat_fed.train.device import resolve_device
@@ -152,10 +151,7 @@ def evaluate(
     metrics = cast("list[MetricName] | None", metric)
     chosen_metrics(rules, networks, metrics)
     where = resolve_device(ComputeConfig(device=device))
-    config = _sampler(
-        store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed
-    )
-    records = EvaluationFolder.of_run(store.root) if store else None
+    config = _sampler(store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed)
     drawing = Drawing(config, where, batch_clips, store and store.root)
     if store:
         subject = of_round(
@@ -169,11 +165,18 @@ def evaluate(
     elif checkpoint:
         subject = of_checkpoint(checkpoint, rules, drawing)
     else:
-        assert videos is not None
-        subject = of_videos(videos)
+        subject = of_videos(cast(Path, videos))
     with console.status(f"checking {folder}"):
-        real = open_benchmark(load_benchmark(benchmark), folder, split=split, partial=partial)
-        real = _unseen(real, store, trained_on or [], allow=even_trained_on)
+        real = real_videos(
+            benchmark,
+            folder,
+            split=split,
+            partial=partial,
+            run=store,
+            trained_on=trained_on or [],
+            even_trained_on=even_trained_on,
+        )
+    records = EvaluationFolder.of_run(store.root) if store else None
     for note in subject.notes:
         say(f"note: {note}")
     with _progress() as on_progress:
@@ -251,21 +254,6 @@ def _sampler(store: RunStore | None, rules: Protocol, **changes: object) -> Samp
     base = store.study.sampler.model_dump() if store else {}
     count = {"num_clips": clips_wanted(rules)}
     return validate(SamplerConfig, base | count | asked, "the sampler")
-
-
-def _unseen(
-    real: FileClips, store: RunStore | None, given: Sequence[Path], *, allow: bool
-) -> FileClips:
-    """Refuse videos that the model was trained on, by all that is known on this machine."""
-    from feat_fed.data.inventory.manifest import FILE
-    from feat_fed.evaluate.trained_on import read_trained_on, refuse_trained_on
-
-    sites = sorted(store.root.glob(f"sites/*/store/{FILE}")) if store else []
-    known = read_trained_on(
-        [*(each.parent for each in sites), *given],
-        heldout_fraction=store.study.clips.heldout_fraction if store else None,
-    )
-    return refuse_trained_on(real, known, allow=allow)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from feat_fed.evaluate.clips import ClipSource
 from feat_fed.evaluate.metrics import chosen_metrics, measure
 from feat_fed.evaluate.networks import FeatureNetwork
+from feat_fed.evaluate.plan import plan_both
 from feat_fed.evaluate.protocol import MetricName, NetworkName, Protocol
 from feat_fed.evaluator.subject import Subject
 from feat_fed.measured import Evaluation
@@ -50,13 +51,15 @@ def evaluate(
     ConfigError
         When a network is missing, before any clip is drawn.
     DataError
-        When the videos cannot be measured.
+        When there are too few videos, or they are too short or unreadable, before any clip is
+        drawn as well; when a feature is not finite.
     StorageError
         When there is no room for the clips.
     """
     began = time.monotonic()
     used = chosen_metrics(protocol, networks, metrics)
-    benchmark_digest = real.digest  # reads every file: a broken one ends it before the drawing
+    plan_both(real, subject.like, protocol)
+    benchmark_digest = real.digest
     clips = subject.make(lambda done, total: on_progress("drawing clips", done, total))
     found = measure(
         real,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from feat_fed.config import SamplerConfig
@@ -30,7 +31,9 @@ class Subject:
     Parameters
     ----------
     make
-        Gives the clips; it may take hours, so all that can be checked is checked before.
+        Gives the clips, which may take hours.
+    like
+        Clips of the same number, length and size, by which all can be checked before.
     weights_sha256
         That the weights' file holds of its content.
     sampler, seed
@@ -41,6 +44,7 @@ class Subject:
 
     source: Literal["round", "checkpoint", "folder"]
     make: Callable[[Progress], ClipSource] = field(repr=False)
+    like: ClipSource = field(repr=False)
     round: int | None = None
     weights: RunWeights | None = None
     weights_sha256: str = ""
@@ -148,14 +152,16 @@ def of_pipeline(
         )
         return ArrayClips(name, clips_NTHWC)
 
-    kinds = {name: kind for kind, name in SCHEDULERS.items()}
+    size, kinds = pipeline.size, {name: kind for kind, name in SCHEDULERS.items()}
+    shape = (drawing.sampler.num_clips, size.num_frames, size.height, size.width, 3)
     told = drawing.sampler.model_dump(mode="json", exclude={"seed"})
     return Subject(
         source="checkpoint",
         make=make,
+        like=ArrayClips(name, np.broadcast_to(np.uint8(0), shape)),
         sampler=told | {"kind": kinds[type(pipeline.scheduler).__name__]},
         seed=drawing.sampler.seed,
-        notes=_fitting(pipeline.size, protocol),
+        notes=_fitting(size, protocol),
     )
 
 
@@ -168,7 +174,7 @@ def of_videos(folder: Path) -> Subject:
         If it holds none.
     """
     clips = open_benchmark(load_benchmark("folder"), folder).renamed(str(folder))
-    return Subject(source="folder", make=lambda progress: clips)
+    return Subject(source="folder", make=lambda progress: clips, like=clips)
 
 
 def _fitting(size: ClipSize, protocol: Protocol) -> tuple[str, ...]:
