@@ -14,11 +14,9 @@ from feat_fed.errors import (
     FeatFedError,
     StorageError,
 )
+from feat_fed.evaluator import HOPELESS
 from feat_fed.evaluator.priority import step_back
 from feat_fed.report.run_store import RunStore
-
-HOPELESS = 2
-"""Exit status: another try would end in the same way."""
 
 
 def main(run: Path) -> int:
