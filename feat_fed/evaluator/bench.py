@@ -18,16 +18,15 @@ from feat_fed.config import (
     SamplerConfig,
     validate,
 )
-from feat_fed.data.inventory.manifest import FILE
 from feat_fed.errors import ConfigError
 from feat_fed.evaluate.benchmarks import load_benchmark, open_benchmark
 from feat_fed.evaluate.clips import ClipSource, FileClips
 from feat_fed.evaluate.metrics import chosen_metrics
 from feat_fed.evaluate.networks import FeatureNetwork, load_network
 from feat_fed.evaluate.protocol import NETWORKS_OF, NetworkName, Protocol, load_protocol
-from feat_fed.evaluate.trained_on import read_trained_on, refuse_trained_on
 from feat_fed.evaluator.drawing import Progress as Drawn
 from feat_fed.evaluator.evaluation import Progress, clips_wanted, evaluate
+from feat_fed.evaluator.real import unseen
 from feat_fed.evaluator.subject import Drawing, Subject, of_round
 from feat_fed.measured import Evaluation
 from feat_fed.report.evaluation_folder import EvaluationFolder
@@ -49,6 +48,8 @@ class Bench:
     ----------
     scratch
         Folder for what is needed while a round is measured.
+    num_samples
+        Clips of each round that are shown.
     codec_weights
         Of a learned codec; None: at the study's ``codec.weights``.
     """
@@ -61,6 +62,7 @@ class Bench:
     device: torch.device
     folder: EvaluationFolder
     scratch: Path
+    num_samples: int
     codec_weights: Path | None = None
 
     @classmethod
@@ -117,18 +119,27 @@ class Bench:
             device=device,
             folder=EvaluationFolder.of_run(store.root),
             scratch=scratch,
+            num_samples=min(store.study.sampler.num_clips, _MOST_SAMPLES),
             codec_weights=codec_weights,
         )
 
-    def measure(
-        self,
-        store: RunStore,
-        number: int,
-        *,
-        on_samples: Samples,
-        on_progress: Progress = lambda what, done, total: None,
-    ) -> Evaluation:
-        """Draw a round's clips with the seeds that all rounds have, and measure them.
+    def unseen(self, store: RunStore) -> FileClips:
+        """Return the real videos; sites of a simulation tell what they train on once they do.
+
+        Raises
+        ------
+        DataError
+            If one was trained on.
+        """
+        return unseen(
+            self.real,
+            run=store,
+            trained_on=self.config.trained_on,
+            even_trained_on=self.config.even_trained_on,
+        )
+
+    def subject(self, store: RunStore, number: int) -> Subject:
+        """Return a round's clips, to be drawn with the seeds that all rounds have.
 
         Raises
         ------
@@ -136,19 +147,32 @@ class Bench:
             If the round's weights are damaged.
         ConfigError
             If the model's clips do not fit the protocol, or its codec's weights are absent.
+        """
+        drawing = Drawing(self.sampler, self.device, self.config.batch_clips, self.scratch)
+        return of_round(
+            store, self.protocol, drawing, round_number=number, codec_weights=self.codec_weights
+        )
+
+    def measure(
+        self,
+        subject: Subject,
+        real: FileClips,
+        *,
+        on_samples: Samples,
+        on_progress: Progress = lambda what, done, total: None,
+    ) -> Evaluation:
+        """Draw the clips and measure them.
+
+        Raises
+        ------
         DataError
-            If the clips cannot be measured, or real videos were trained on.
+            If the clips cannot be measured.
         StorageError
             If there is no room.
         """
-        drawing = Drawing(self.sampler, self.device, self.config.batch_clips, self.scratch)
-        subject = of_round(
-            store, self.protocol, drawing, round_number=number, codec_weights=self.codec_weights
-        )
-        count = min(store.study.sampler.num_clips, _MOST_SAMPLES)
         return evaluate(
-            _shown(subject, on_samples, count),
-            self._unseen(store),
+            _shown(subject, on_samples, self.num_samples),
+            real,
             self.protocol,
             self.networks,
             cache=self.folder.features,
@@ -175,15 +199,6 @@ class Bench:
             seed=self.sampler.seed,
             metrics=(),
         ).terms
-
-    def _unseen(self, store: RunStore) -> FileClips:
-        """Refuse what was trained on; sites of a simulation know that once they have begun."""
-        sites = sorted(store.root.glob(f"sites/*/store/{FILE}"))
-        known = read_trained_on(
-            [*(each.parent for each in sites), *self.config.trained_on],
-            heldout_fraction=store.study.clips.heldout_fraction,
-        )
-        return refuse_trained_on(self.real, known, allow=self.config.even_trained_on)
 
 
 def _networks(files: dict[str, NetworkFileConfig]) -> Networks:

@@ -28,18 +28,20 @@ from feat_fed.errors import (
     RunError,
     StorageError,
 )
+from feat_fed.evaluate.clips import FileClips
 from feat_fed.evaluator.bench import Bench
 from feat_fed.evaluator.due import due_rounds, first_score, ranked
 from feat_fed.evaluator.holding import GoneError, HeldRounds
 from feat_fed.evaluator.living import Living, living
 from feat_fed.evaluator.records import append_evaluation
+from feat_fed.evaluator.rounds import PresentRounds
+from feat_fed.evaluator.subject import Subject
 from feat_fed.generate import DISPLAY_FPS
 from feat_fed.measured import Evaluation
 from feat_fed.report.evaluation_folder import Best, EvaluationFolder
 from feat_fed.report.run_store import RunStore
 from feat_fed.report.samples import write_samples
 from feat_fed.train.device import cpu_threads
-from feat_fed.train.run_state import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -119,13 +121,15 @@ class _Watch:
         self._look_sec = look_sec
         self._config, self._folder = bench.config, bench.folder
         self._held = HeldRounds(store)
+        self._present = PresentRounds(store, self._held)
         terms = bench.terms()
         on_terms = [each for each in self._folder.evaluations() if each.terms == terms]
         self._measured = [each for each in on_terms if each.source == "round"]
         self._passed_over: set[tuple[int | None, str]] = set()
         self._missed: Counter[int] = Counter()
-        self._digests: dict[int, tuple[int, str]] = {}
         self._told_gone: set[int] = set()
+        self._notes: tuple[str, ...] = ()
+        self._drawn = False
 
     def go_on(self, *, once: bool) -> None:
         """Measure round after round."""
@@ -153,33 +157,19 @@ class _Watch:
 
     def _due(self) -> list[int]:
         """Return the rounds that are there and not measured yet, newest first."""
-        done = {*self._store.done_rounds(), *self._held.rounds()}
-        newest, last = max(done, default=0), self._store.summary().rounds_wanted
+        there = self._present.all()
+        newest, last = max(there, default=0), self._store.summary().rounds_wanted
         due = due_rounds(range(newest + 1), every=self._config.every_rounds, last=last)
-        there = {each: digest for each in done if (digest := self._digest(each))}
         settled = self._settled()
         self._tell_gone({*due} - there.keys() - {number for number, _ in settled})
         return [
             number for number in due if number in there and (number, there[number]) not in settled
         ]
 
-    def _settled(self) -> set[tuple[int | None, str]]:
+    def _settled(self) -> set[tuple[int | None, str | None]]:
         """Return which rounds, by the SHA-256 of their weights, need no look any more."""
         measured = {(each.round, each.weights_sha256) for each in self._measured}
-        return measured | self._passed_over
-
-    def _digest(self, number: int) -> str | None:
-        """Return the SHA-256 of a round's averaged weights, by its manifest."""
-        path = self._store.manifest(number)
-        path = path if path.exists() else self._held.run.manifest(number)
-        try:
-            written_at = path.stat().st_mtime_ns
-            if self._digests.get(number, (0, ""))[0] != written_at:
-                files = read_manifest(path).files
-                self._digests[number] = written_at, files[self._store.ema(number).name]
-        except (OSError, CheckpointError, KeyError):  # rotated away meanwhile, or damaged
-            return None
-        return self._digests[number][1]
+        return {*measured, *self._passed_over}
 
     def _tell_gone(self, gone: set[int]) -> None:
         if news := sorted(gone - self._told_gone):
@@ -193,10 +183,12 @@ class _Watch:
 
     def _measure(self, number: int, *, waiting_rounds: int) -> None:
         """Measure one round, unless its files go or are no good."""
-        digest = self._digests[number][1]
+        digest, self._drawn = self._present.digest(number) or "", False
+        real = self._bench.unseen(self._store)
         try:
             digest = self._held.hold(number)
-            evaluation = self._evaluation(number, waiting_rounds)
+            subject = self._bench.subject(self._held.run, number)
+            evaluation = self._evaluation(number, subject, real, waiting_rounds)
         except GoneError:
             self._missed[number] += 1
             if self._missed[number] > _MAX_MISSES:
@@ -205,7 +197,8 @@ class _Watch:
             time.sleep(self._look_sec)  # mostly, the next look says that it was rotated away
             return
         except (CheckpointError, DataError) as error:
-            if isinstance(error, StorageError):
+            # What is wrong before a clip was drawn is wrong of every round.
+            if isinstance(error, StorageError) or (isinstance(error, DataError) and not self._drawn):
                 raise
             self._passed_over.add((number, digest))
             self._tell(f"round {number} is passed over: {error}")
@@ -215,20 +208,27 @@ class _Watch:
         self._tell(_line(evaluation))
         self._choose_best()
 
-    def _evaluation(self, number: int, waiting_rounds: int) -> Evaluation:
+    def _evaluation(
+        self, number: int, subject: Subject, real: FileClips, waiting_rounds: int
+    ) -> Evaluation:
         def show(what: str, done: int, total: int) -> None:
             state = "sampling" if what == "drawing clips" else "measuring"
             self._life.say(state, number, waiting_rounds=waiting_rounds)
 
+        if self._notes != subject.notes:
+            self._notes = subject.notes
+            for note in subject.notes:
+                self._tell(f"note: {note}")
         return self._bench.measure(
-            self._held.run,
-            number,
+            subject,
+            real,
             on_samples=lambda clips_NTHWC: self._show(number, clips_NTHWC),
             on_progress=show,
         )
 
     def _show(self, number: int, clips_NTHWC: NDArray[np.uint8]) -> None:
         """Write a round's samples; their folder is whole or not there."""
+        self._drawn = True
         folder = self._folder.samples(number)
         part = self._bench.scratch / folder.name
         try:
@@ -245,31 +245,27 @@ class _Watch:
         if metric is None and self._measured:
             metric = first_score(self._measured[-1])
         best = next(
-            (each for each in ranked(self._measured, metric or "") if self._can_hold(each)), None
+            filter(self._present.can_hold, ranked(self._measured, metric or "")), None
         )
-        if best is not None and best != self._folder.read_best():
-            try:
-                write_bytes_atomically(self._folder.best, best.model_dump_json().encode() + b"\n")
-            except OSError as error:
-                raise StorageError(f"{self._folder.best} cannot be written: {error}") from error
-            self._tell(f"best so far: round {best.round}, {best.metric} {best.value:.4g}")
+        if best != self._folder.read_best():
+            self._write_best(best)
         self._held.keep_only(best.round if best else None, self._interrupted())
+
+    def _write_best(self, best: Best | None) -> None:
+        try:
+            if best is None:
+                self._folder.best.unlink(missing_ok=True)
+                return
+            write_bytes_atomically(self._folder.best, best.model_dump_json().encode() + b"\n")
+        except OSError as error:
+            raise StorageError(f"{self._folder.best} cannot be written: {error}") from error
+        self._tell(f"best so far: round {best.round}, {best.metric} {best.value:.4g}")
 
     def _interrupted(self) -> int | None:
         """Return the newest round that is held and not measured: a killed evaluator was at it."""
         settled = self._settled()
-        held = [each for each in self._held.rounds() if (each, self._digest(each)) not in settled]
-        return max(held, default=None)
-
-    def _can_hold(self, best: Best) -> bool:
-        if self._held.digest(best.round) == best.weights_sha256:
-            return True
-        if self._digest(best.round) != best.weights_sha256:
-            return False
-        try:
-            return self._held.hold(best.round) == best.weights_sha256
-        except GoneError:
-            return False
+        held = ((each, self._held.digest(each)) for each in self._held.rounds())
+        return max((each for each, digest in held if (each, digest) not in settled), default=None)
 
 
 def _tidied(folder: EvaluationFolder) -> Path:
