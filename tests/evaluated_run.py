@@ -57,7 +57,7 @@ def config_of(store: RunStore) -> EvaluationConfig:
 
 def add_round(store: RunStore, number: int, *, seed: int | None = None) -> None:
     """Write a round's files as the server does: random weights, all gates open."""
-    state = restore(store) if store.latest_round() is None else _state(store, number)
+    state = restore(store)
     torch.manual_seed(number if seed is None else seed)
     weights = {key: 0.3 * torch.randn_like(each) for key, each in state.weights.items()}
     save(store, GlobalState(number, weights, weights))
@@ -67,10 +67,6 @@ def add_round(store: RunStore, number: int, *, seed: int | None = None) -> None:
 def complete(store: RunStore) -> None:
     """Let the run be over."""
     store.write_summary(store.summary().model_copy(update={"state": "complete"}))
-
-
-def _state(store: RunStore, number: int) -> GlobalState:
-    return restore(store)
 
 
 def scored(values: Mapping[int, float], during: Callable[[int], None]) -> Callable[..., Any]:

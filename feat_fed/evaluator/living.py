@@ -108,7 +108,9 @@ def _refuse_another(run: Path, folder: EvaluationFolder) -> None:
         return
     probe = folder.root / ".clock"
     probe.touch()
-    if probe.stat().st_mtime - folder.live.stat().st_mtime < SILENT_SEC:
+    age_sec = probe.stat().st_mtime - folder.live.stat().st_mtime
+    probe.unlink()
+    if age_sec < SILENT_SEC:
         raise RunError(
             f"{_told(run, live)}; if it was killed, give the command again in "
             f"{SILENT_SEC:.0f} seconds"

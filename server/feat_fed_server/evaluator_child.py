@@ -23,6 +23,7 @@ _PAUSES_SEC = (1.0, 10.0, 30.0, 60.0, 60.0)
 """After the first fault, the second ..."""
 _END_SEC = 20.0
 
+_SAYS = " feat_fed.evaluator: "
 _LATER = "`feat-fed evaluate --watch --run {}` measures what is left"
 
 
@@ -91,7 +92,7 @@ class EvaluatorChild:
                 return
             before, measured = measured, self._num_measured()
             faults = faults + 1 if measured == before else 1
-            said = child.tail(1) or describe_exit(code)
+            said = child.tail(1).rpartition(_SAYS)[2] or describe_exit(code)
             if code == HOPELESS or faults > _MAX_FAULTS:
                 self._tell(
                     f"the study goes on without its evaluator: {said} (log: {child.log_file}); "

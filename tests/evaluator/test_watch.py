@@ -219,7 +219,8 @@ def test_what_is_wrong_of_all_rounds_ends_it_with_the_mend(tmp_path: Path) -> No
     refused(r"names 'i3d'; networks.*i3d-torchscript", networks={"i3d": None})
     (tmp_path / "none").mkdir()
     refused("", DataError, folder=tmp_path / "none")
-    refused("too short|frames", DataError, folder=tmp_path / "real" / "0.mp4")
+    (tmp_path / "real" / "0.mp4").rename(tmp_path / "none" / "0.mp4")
+    refused("has 1 videos", DataError, folder=tmp_path / "none")
     plain = store.study.model_copy(update={"evaluation": None})
     RunStore.resume(store.root, plain)
     with pytest.raises(ConfigError, match="says nothing of evaluation"):
