@@ -184,7 +184,8 @@ class _Watch:
     def _measure(self, number: int, *, waiting_rounds: int) -> None:
         """Measure one round, unless its files go or are no good."""
         digest, self._drawn = self._present.digest(number) or "", False
-        real = self._bench.unseen(self._store)
+        # Nothing went into round 0, and sites may be making their lists of what they have.
+        real = self._bench.unseen(self._store) if number else self._bench.real
         try:
             digest = self._held.hold(number)
             subject = self._bench.subject(self._held.run, number)
