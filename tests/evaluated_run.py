@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 import yaml
-from clip_files import moving_frames, write_video
-from tiny_run import STUDY
 
+from clip_files import moving_frames, write_video
 from feat_fed.config import EvaluationConfig, StudyConfig
 from feat_fed.measured import Evaluation, MetricValue
 from feat_fed.report import RunStore
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
+from tiny_run import STUDY
 
 PROTOCOL = {
     "name": "quick",

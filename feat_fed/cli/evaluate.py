@@ -89,7 +89,9 @@ def evaluate(
     ] = None,
     num_clips: Annotated[
         int | None,
-        typer.Option("-n", "--num-clips", min=1, max=4096, help="To draw; the protocol's if unset."),
+        typer.Option(
+            "-n", "--num-clips", min=1, max=4096, help="To draw; the protocol's if unset."
+        ),
     ] = None,
     sampler: Annotated[
         Literal["ddpm", "ddim", "dpm-solver++", "unipc"] | None,
@@ -109,9 +111,7 @@ def evaluate(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")
     ] = "auto",
-    batch_clips: Annotated[
-        int, typer.Option(min=1, max=1024, help="Clips in memory at once.")
-    ] = 8,
+    batch_clips: Annotated[int, typer.Option(min=1, max=1024, help="Clips in memory at once.")] = 8,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of real videos' features; RUN/evaluation/features if unset."),

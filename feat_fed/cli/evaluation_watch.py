@@ -51,9 +51,7 @@ def watch_run(given: Mapping[str, Any]) -> None:
         raise ConfigError(f"--{flag} says nothing of --watch and --once, which do all rounds alike")
     study = RunStore(run).study.evaluation
     base = study.model_dump() if study else {}
-    files = base.get("networks", {}) | {
-        name: each.model_dump() for name, each in networks.items()
-    }
+    files = base.get("networks", {}) | {name: each.model_dump() for name, each in networks.items()}
     config = validate(EvaluationConfig, {**base, **flags, "networks": files}, "the evaluation")
     step_back(config.niceness)
     from feat_fed.evaluator.watch import watch

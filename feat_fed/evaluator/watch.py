@@ -199,7 +199,9 @@ class _Watch:
             return
         except (CheckpointError, DataError) as error:
             # What is wrong before a clip was drawn is wrong of every round.
-            if isinstance(error, StorageError) or (isinstance(error, DataError) and not self._drawn):
+            if isinstance(error, StorageError) or (
+                isinstance(error, DataError) and not self._drawn
+            ):
                 raise
             self._passed_over.add((number, digest))
             self._tell(f"round {number} is passed over: {error}")
@@ -245,9 +247,7 @@ class _Watch:
         metric = self._config.best_by
         if metric is None and self._measured:
             metric = first_score(self._measured[-1])
-        best = next(
-            filter(self._present.can_hold, ranked(self._measured, metric or "")), None
-        )
+        best = next(filter(self._present.can_hold, ranked(self._measured, metric or "")), None)
         if best != self._folder.read_best():
             self._write_best(best)
         self._held.keep_only(best.round if best else None, self._interrupted())
@@ -287,6 +287,8 @@ def _line(evaluation: Evaluation) -> str:
     """Return an evaluation in one line."""
     parts = []
     for each in evaluation.metrics:
-        within = "" if each.low is None or each.high is None else f" [{each.low:.4g}, {each.high:.4g}]"
+        within = (
+            "" if each.low is None or each.high is None else f" [{each.low:.4g}, {each.high:.4g}]"
+        )
         parts.append(f"{each.metric} {each.value:.4g}{within}")
     return f"round {evaluation.round}: {', '.join(parts)} ({evaluation.seconds:.0f} s)"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evaluated_run import complete, evaluated_run
 
+from evaluated_run import complete, evaluated_run
 from feat_fed.cli import evaluation_watch
 from feat_fed.cli.main import run_app
 from feat_fed.report import RunStore

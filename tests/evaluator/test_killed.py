@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluated_run import complete, evaluated_run
 
+from evaluated_run import complete, evaluated_run
 from feat_fed.evaluator.watch import watch
 from feat_fed.report.evaluation_folder import EvaluationFolder
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from evaluated_run import add_round, complete, config_of, evaluated_run, scored
 
+from evaluated_run import add_round, complete, config_of, evaluated_run, scored
 from feat_fed.config import CheckpointsConfig
 from feat_fed.errors import ConfigError, DataError, RunError
 from feat_fed.evaluator import bench, living
@@ -64,9 +64,7 @@ def test_the_same_weights_give_the_same_numbers_and_others_others(tmp_path: Path
     store = evaluated_run(tmp_path, rounds=1)
     add_round(store, 2, seed=1)  # the weights of round 1 again
     watched(store)
-    by_round = {
-        each.round: each for each in EvaluationFolder.of_run(store.root).evaluations()
-    }
+    by_round = {each.round: each for each in EvaluationFolder.of_run(store.root).evaluations()}
     assert by_round[2].metrics == by_round[1].metrics
     assert by_round[1].metrics != by_round[0].metrics
     assert len({each.terms for each in by_round.values()}) == 1
