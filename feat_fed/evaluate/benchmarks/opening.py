@@ -61,9 +61,7 @@ def open_benchmark(
     return clips
 
 
-def _of_split(
-    benchmark: Benchmark, found: Sequence[FoundVideo], wanted: str
-) -> list[FoundVideo]:
+def _of_split(benchmark: Benchmark, found: Sequence[FoundVideo], wanted: str) -> list[FoundVideo]:
     if wanted == ALL:
         return list(found)
     if wanted in benchmark.splits:
