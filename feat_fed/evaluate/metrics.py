@@ -100,8 +100,9 @@ def chosen_metrics(
     available: Iterable[NetworkName],
     metrics: Sequence[MetricName] | None = None,
 ) -> list[tuple[MetricConfig, NetworkName | None]]:
-    """Return which metrics are to be measured, each with its network; one that is asked for by
-    name, or is not optional, must have one.
+    """Return which metrics are to be measured, each with its network if it takes one.
+
+    Those that are asked for by name, or are not optional, must have it.
 
     Raises
     ------

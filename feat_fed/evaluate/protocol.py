@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal, Self
 
@@ -181,5 +182,5 @@ def load_protocol(source: str | Path) -> Protocol:
     return validate(Protocol, read_yaml(path), str(path))
 
 
-def _folder() -> resources.abc.Traversable:
+def _folder() -> Traversable:
     return resources.files("feat_fed.evaluate") / "protocols"

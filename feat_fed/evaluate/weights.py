@@ -6,9 +6,11 @@ of this process, so its SHA-256 must be given, and is compared with the very byt
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +136,10 @@ def load_state_dict(
     if sha256 is not None:
         _compare(name, path, found, sha256)
     try:
-        tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Codes of the MAE family save their options beside the tensors; a Namespace runs nothing.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            mapped = zipfile.is_zipfile(path)  # not so what torch wrote before 1.6
+            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{name}: {path} is not a file of weights ({_first_line(error)}). {how_to_get(name)}"
@@ -151,6 +156,8 @@ def load_state_dict(
 def fill(name: NetworkName, path: Path, module: torch.nn.Module, state: dict[str, Tensor]) -> None:
     """Copy a state dict into a network whose tensors it must match by name and shape.
 
+    The counters of batch normalisation may be missing, as in files of torch before 0.4.
+
     Raises
     ------
     CheckpointError
@@ -158,7 +165,7 @@ def fill(name: NetworkName, path: Path, module: torch.nn.Module, state: dict[str
     """
     wanted = module.state_dict()
     wrong = [
-        *(f"{key} is missing" for key in wanted if key not in state),
+        *(f"{key} is missing" for key in wanted if key not in state and not _is_counter(key)),
         *(f"{key} is unknown" for key in state if key not in wanted),
         *(
             f"{key} is {tuple(state[key].shape)} and not {tuple(wanted[key].shape)}"
@@ -171,7 +178,11 @@ def fill(name: NetworkName, path: Path, module: torch.nn.Module, state: dict[str
             f"{name}: {path} is of another network: {wrong[0]} ({len(wrong)} differences). "
             f"{how_to_get(name)}"
         )
-    module.load_state_dict(state)
+    module.load_state_dict(state, strict=False)
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
 
 
 def _need(name: NetworkName, path: Path) -> None:

@@ -102,6 +102,13 @@ def test_a_wrapped_state_dict_is_unwrapped(i3d_file: Path, tmp_path: Path) -> No
     assert load_network("i3d-state-dict", wrapped).name == "i3d-state-dict"
 
 
+def test_an_old_file_without_counters_is_taken(i3d_file: Path, tmp_path: Path) -> None:
+    state = torch.load(i3d_file)
+    old = {name: each for name, each in state.items() if not name.endswith("_tracked")}
+    torch.save(old, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert load_network("i3d-state-dict", tmp_path / "old.pt").takes == "clips"
+
+
 def test_i3d_needs_nine_frames(i3d_file: Path) -> None:
     network = load_network("i3d-state-dict", i3d_file)
     with pytest.raises(DataError, match="clips of 9 or more frames, and these have 8"):

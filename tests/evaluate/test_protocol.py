@@ -44,7 +44,7 @@ def test_a_name_says_what_was_computed(tmp_path: Path) -> None:
     ("old", "new", "told"),
     [
         ("metric: KVD-random", "metric: FVD-random", "FVD-random is there twice"),
-        ("repeat: false", "repeat: true", "generated.repeat needs generated.num_clips"),
+        ("repeat: false", "repeat: true", "real.repeat needs real.num_clips"),
         ("fit: crop", "fit: stretch", "fit"),
         ("ddof: 1", "ddof: 2", "ddof"),
     ],
