@@ -98,7 +98,7 @@ def of_round(
     pipeline = run_pipeline(
         store, drawing.sampler, round_number=number, weights=weights, codec_weights=codec_weights
     )
-    path = {"ema": store.ema, "global": store.checkpoint}[weights](number)
+    path = store.weights_file(weights, number)
     return replace(
         of_pipeline(f"round {number}", pipeline, protocol, drawing),
         source="round",
