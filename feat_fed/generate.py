@@ -56,7 +56,7 @@ def run_pipeline(
     """
     study = store.study
     number = store.latest_round() if round_number is None else round_number
-    path = {"ema": store.ema, "global": store.checkpoint}[weights](number or 0)
+    path = store.weights_file(weights, number or 0)
     if number is None or not path.is_file():
         raise RunError(f"{store.root} has no weights of round {number or 0} yet")
     model = FEAT(study.model)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -14,6 +13,7 @@ from rich.progress import Progress as Bars
 
 from feat_fed.cli.console import console, say
 from feat_fed.cli.evaluation_table import show_evaluation
+from feat_fed.cli.network_files import network_files
 from feat_fed.config import ComputeConfig, SamplerConfig, validate
 from feat_fed.errors import ConfigError
 from feat_fed.report import RunStore
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from feat_fed.evaluate.protocol import MetricName, NetworkName, Protocol
     from feat_fed.evaluator.evaluation import Progress
 
-_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
-
 
 def evaluate(
+    context: typer.Context,
     run: Annotated[
         Path | None, typer.Option(help="A run's folder: measure the clips of one of its rounds.")
     ] = None,
@@ -90,7 +89,9 @@ def evaluate(
     ] = None,
     num_clips: Annotated[
         int | None,
-        typer.Option("-n", "--num-clips", min=1, max=4096, help="To draw; the protocol's if unset."),
+        typer.Option(
+            "-n", "--num-clips", min=1, max=4096, help="To draw; the protocol's if unset."
+        ),
     ] = None,
     sampler: Annotated[
         Literal["ddpm", "ddim", "dpm-solver++", "unipc"] | None,
@@ -110,9 +111,7 @@ def evaluate(
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")
     ] = "auto",
-    batch_clips: Annotated[
-        int, typer.Option(min=1, max=1024, help="Clips in memory at once.")
-    ] = 8,
+    batch_clips: Annotated[int, typer.Option(min=1, max=1024, help="Clips in memory at once.")] = 8,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder of real videos' features; RUN/evaluation/features if unset."),
@@ -121,13 +120,32 @@ def evaluate(
         Path | None, typer.Option(help="Also add the record to this file of JSON lines.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for machines.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Measure every n-th round as the study's `evaluation` says, newest first, until "
+            "the run is complete.",
+        ),
+    ] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="The same for the rounds that are there now.")
+    ] = False,
 ) -> None:
     """Measure a run, a checkpoint or a folder of videos against real videos.
 
     Give one of --run, --checkpoint and --videos. Clips are drawn with fixed seeds, so that the
     same command gives the same numbers. Of a run the record is added to
     RUN/evaluation/metrics.jsonl, which the report shows. Nothing is downloaded.
+
+    With --watch or --once it is the evaluator of a run, which `feat-fed server` else starts: it
+    may be stopped at any time and started again, here or wherever the run's folder is seen.
     """
+    if watch or once:
+        from feat_fed.cli.evaluation_watch import given_flags, watch_run
+
+        watch_run(given_flags(context))
+        return
     from feat_fed.evaluate.metrics import chosen_metrics
     from feat_fed.evaluate.protocol import load_protocol
     from feat_fed.evaluator.evaluation import evaluate as measure
@@ -152,7 +170,7 @@ def evaluate(
     chosen_metrics(rules, networks, metrics)
     where = resolve_device(ComputeConfig(device=device))
     config = _sampler(store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed)
-    drawing = Drawing(config, where, batch_clips, store and store.root)
+    drawing = Drawing(config, where, batch_clips, store.root if store else None)
     if store:
         subject = of_round(
             store,
@@ -186,12 +204,12 @@ def evaluate(
             rules,
             {name: each.to(where) for name, each in networks.items()},
             metrics=metrics,
-            cache=cache or (records and records.features),
+            cache=cache or (records.features if records else None),
             batch_clips=batch_clips,
             device=where,
             on_progress=on_progress,
         )
-    for path in (records and records.metrics, out):
+    for path in (records.metrics if records else None, out):
         if path is not None:
             append_evaluation(path, found)
     if as_json:
@@ -222,28 +240,13 @@ def _refuse_mixtures(
 
 
 def _networks(given: Sequence[str]) -> dict[NetworkName, FeatureNetwork]:
-    """Load ``NAME=PATH:SHA256``, and the network that needs no file."""
+    """Load the networks of these files, and the one that needs none."""
     from feat_fed.evaluate.networks import load_network
-    from feat_fed.evaluate.protocol import NetworkName
 
-    found = {"random": load_network("random")}
-    for text in given:
-        name, _, rest = text.partition("=")
-        if name not in get_args(NetworkName) or name == "random" or not rest:
-            raise ConfigError(
-                f"--network {text!r} is not NAME=PATH or NAME=PATH:SHA256 with one of the names "
-                f"{', '.join(each for each in get_args(NetworkName) if each != 'random')}"
-            )
-        if name in found:
-            raise ConfigError(f"--network {name} is given twice; leave one out")
-        path, colon, sha256 = rest.rpartition(":")
-        has_digest = bool(colon) and _SHA256.fullmatch(sha256) is not None
-        found[name] = load_network(
-            cast("NetworkName", name),
-            Path(path if has_digest else rest),
-            sha256.lower() if has_digest else None,
-        )
-    return cast("dict[NetworkName, FeatureNetwork]", found)
+    files = network_files(given)
+    names = [cast("NetworkName", name) for name in files]
+    loaded = {name: load_network(name, files[name].path, files[name].sha256) for name in names}
+    return {"random": load_network("random"), **loaded}
 
 
 def _sampler(store: RunStore | None, rules: Protocol, **changes: object) -> SamplerConfig:

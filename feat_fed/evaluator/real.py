@@ -45,6 +45,23 @@ def real_videos(
         When there is no such benchmark or split.
     """
     real = open_benchmark(load_benchmark(benchmark), folder, split=split, partial=partial)
+    return unseen(real, run=run, trained_on=trained_on, even_trained_on=even_trained_on)
+
+
+def unseen(
+    real: FileClips,
+    *,
+    run: RunStore | None = None,
+    trained_on: Sequence[Path] = (),
+    even_trained_on: bool = False,
+) -> FileClips:
+    """Refuse videos that were trained on, as :func:`real_videos` does.
+
+    Raises
+    ------
+    DataError
+        When one was, or what is to tell that cannot be read.
+    """
     stores = [each.parent for each in sorted(run.root.glob(f"sites/*/store/{FILE}"))] if run else []
     known = read_trained_on(
         [*stores, *trained_on],

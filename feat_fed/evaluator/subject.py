@@ -24,6 +24,7 @@ from feat_fed.pipeline_folder import ClipSize
 from feat_fed.report.run_store import RunStore
 from feat_fed.tensor_file import read_digest
 
+
 @dataclass(frozen=True)
 class Subject:
     """Whose clips are measured.
@@ -97,7 +98,7 @@ def of_round(
     pipeline = run_pipeline(
         store, drawing.sampler, round_number=number, weights=weights, codec_weights=codec_weights
     )
-    path = {"ema": store.ema, "global": store.checkpoint}[weights](number)
+    path = store.weights_file(weights, number)
     return replace(
         of_pipeline(f"round {number}", pipeline, protocol, drawing),
         source="round",
@@ -129,9 +130,7 @@ def of_checkpoint(folder: Path, protocol: Protocol, drawing: Drawing) -> Subject
     )
 
 
-def of_pipeline(
-    name: str, pipeline: FEATPipeline, protocol: Protocol, drawing: Drawing
-) -> Subject:
+def of_pipeline(name: str, pipeline: FEATPipeline, protocol: Protocol, drawing: Drawing) -> Subject:
     """Draw clips from a pipeline, whose own scheduler counts.
 
     Raises
@@ -188,7 +187,7 @@ def _fitting(size: ClipSize, protocol: Protocol) -> tuple[str, ...]:
     size_px = protocol.frames.size_px
     if size_px and size_px > min(size.height, size.width):
         return (
-            f"the model makes {size.width} x {size.height} px and protocol {protocol.name} measures "
-            f"at {size_px} px: its clips are enlarged, and lack detail that real ones have",
+            f"the model makes {size.width} x {size.height} px and protocol {protocol.name} "
+            f"measures at {size_px} px: its clips are enlarged, and lack what real ones have",
         )
     return ()

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_files import moving_frames, write_video
-from tiny_run import tiny_run
 
+from clip_files import moving_frames, write_video
 from feat_fed.cli.main import run_app
 from feat_fed.data.inventory.manifest import Manifest
 from feat_fed.evaluate.clips import FileClips
 from feat_fed.report import RunStore
 from feat_fed.report.evaluation_folder import EvaluationFolder
+from tiny_run import tiny_run
 
 VIDEOS = 6
 FEW = ("--metric", "FVD-random", "--metric", "sharpness")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_files import decode, moving_frames, write_frames, write_video
 
+from clip_files import decode, moving_frames, write_frames, write_video
 from feat_fed.errors import DataError
 from feat_fed.evaluate.clips import ArrayClips, FileClips
 

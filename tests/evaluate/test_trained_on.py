@@ -6,8 +6,8 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from clip_files import moving_frames, write_dicom, write_video
 
+from clip_files import moving_frames, write_dicom, write_video
 from feat_fed.data.inventory.identity import pseudonym
 from feat_fed.data.inventory.manifest import Manifest
 from feat_fed.errors import DataError

@@ -15,9 +15,7 @@ from feat_fed.report.evaluation_folder import EvaluationFolder
 
 def evaluation(**changes: object) -> Evaluation:
     """Return a record of one number."""
-    value = MetricValue(
-        metric="FVD-random", value=1.5, num_real=8, num_generated=8, better="lower"
-    )
+    value = MetricValue(metric="FVD-random", value=1.5, num_real=8, num_generated=8, better="lower")
     tree = {
         "at": "2026-01-31T12:00:00+00:00",
         "seconds": 1.0,

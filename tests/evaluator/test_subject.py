@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clip_files import moving_frames, write_video
-from tiny_run import tiny_run
 
+from clip_files import moving_frames, write_video
 from feat_fed.config import SamplerConfig
 from feat_fed.errors import ConfigError, DataError, RunError, StorageError
 from feat_fed.evaluate.clips import ClipSource
@@ -19,6 +18,7 @@ from feat_fed.evaluator.drawing import draw_clips
 from feat_fed.evaluator.subject import Drawing, of_checkpoint, of_round, of_videos
 from feat_fed.generate import run_pipeline
 from feat_fed.report import RunStore
+from tiny_run import tiny_run
 
 PLAIN = load_protocol("plain")
 FIVE = SamplerConfig(steps=2, num_clips=5, seed=3)
@@ -57,9 +57,7 @@ def test_a_full_disk_is_told_before_it_kills(
         draw_clips(run_pipeline(run, FIVE), FIVE, batch_clips=5)
 
 
-def test_a_round_and_its_exported_folder_give_the_same_clips(
-    run: RunStore, tmp_path: Path
-) -> None:
+def test_a_round_and_its_exported_folder_give_the_same_clips(run: RunStore, tmp_path: Path) -> None:
     drawing = Drawing(FIVE)
     of_run = of_round(run, PLAIN, drawing, round_number=1)
     run_pipeline(run, FIVE, round_number=1).save_pretrained(tmp_path / "export")
@@ -79,9 +77,7 @@ def test_what_cannot_be_measured_is_told_before_anything_is_drawn(run: RunStore)
         of_round(run, load_protocol("feat-paper"), Drawing(FIVE), round_number=0)
     with pytest.raises(RunError, match="has no weights of round 7"):
         of_round(run, PLAIN, Drawing(FIVE), round_number=7)
-    enlarged = PLAIN.model_copy(
-        update={"frames": PLAIN.frames.model_copy(update={"size_px": 128})}
-    )
+    enlarged = PLAIN.model_copy(update={"frames": PLAIN.frames.model_copy(update={"size_px": 128})})
     subject = of_round(run, enlarged, Drawing(FIVE), round_number=0)
     assert "makes 16 x 16 px and protocol plain measures at 128 px" in subject.notes[0]
 
