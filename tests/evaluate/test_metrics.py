@@ -147,7 +147,6 @@ def test_without_weights_plain_gives_numbers_that_are_never_called_fvd(
     assert found["FVD-random"].warning == SINGULAR
 
 
-
 def test_numbers_are_the_same_each_time(random_network: dict[str, FeatureNetwork]) -> None:
     sides = real_and_generated(frames=20)
     protocol = load_protocol("plain").model_copy(update={"resamples": 5})
