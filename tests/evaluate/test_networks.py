@@ -303,6 +303,9 @@ def test_files_of_other_kinds_are_told_apart(i3d_file: Path, tmp_path: Path) -> 
         load_network("inception", text, sha256_of(text))
     with pytest.raises(CheckpointError, match="is not a file of weights"):
         load_network("i3d-state-dict", text)
+    save_program(text, seeded(StandInI3D))
+    with pytest.raises(CheckpointError, match="is a TorchScript file and no state dict"):
+        load_network("i3d-state-dict", text)
     torch.save({"logits.conv3d.weight": torch.zeros(1)}, text)
     with pytest.raises(CheckpointError, match=r"Conv3d_1a_7x7.conv3d.weight is missing"):
         load_network("i3d-state-dict", text)
