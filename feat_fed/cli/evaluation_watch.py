@@ -23,7 +23,7 @@ _IN_PLACE_OF_THE_STUDYS = (
 
 
 def given_flags(context: typer.Context) -> dict[str, Any]:
-    """Return the values of the flags that somebody wrote, by parameter."""
+    """Return the values of the flags that somebody wrote, by parameter; paths are texts."""
     return {
         name: value
         for name, value in context.params.items()
@@ -41,10 +41,10 @@ def watch_run(given: Mapping[str, Any]) -> None:
     """
     flags = dict(given)
     flags.pop("watch", None)
-    once, run = bool(flags.pop("once", False)), flags.pop("run", None)
-    codec_weights: Path | None = flags.pop("codec_weights", None)
-    if run is None:
+    once = bool(flags.pop("once", False))
+    if "run" not in flags:
         raise ConfigError("--watch and --once are of a run; give its folder with --run")
+    run, codec_weights = Path(flags.pop("run")), flags.pop("codec_weights", None)
     networks = network_files(flags.pop("network", []))
     if strangers := sorted(flags.keys() - {*_IN_PLACE_OF_THE_STUDYS}):
         flag = strangers[0].removesuffix("_number").removeprefix("as_").replace("_", "-")
@@ -56,5 +56,5 @@ def watch_run(given: Mapping[str, Any]) -> None:
     step_back(config.niceness)
     from feat_fed.evaluator.watch import watch
 
-    watch(run, config, codec_weights=codec_weights, once=once, tell=say)
+    watch(run, config, codec_weights=codec_weights and Path(codec_weights), once=once, tell=say)
     say(f"all that is there of {run} is measured")

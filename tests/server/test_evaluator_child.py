@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
 
 from feat_fed.config import EvaluationConfig, load_study
+from feat_fed.evaluator import HOPELESS
+from feat_fed.evaluator import __main__ as real
 from feat_fed.processes import Child, ChildGroup
 from feat_fed.report.run_store import RunStore
 from feat_fed_server import evaluator_child
@@ -132,9 +135,12 @@ def test_what_cannot_even_be_started_is_told(
     assert told[0].startswith("the evaluator is given up")
 
 
-def test_the_real_one_says_what_is_missing(tmp_path: Path) -> None:
-    told: list[str] = []
-    with EvaluatorChild(store_of(tmp_path, folder=None), told.append) as child:
-        assert child._over.wait(60)
-    assert "evaluation.folder is missing" in told[0]
-    assert "Traceback" not in (tmp_path / "run" / "logs" / "evaluator.log").read_text()
+def test_the_real_one_tells_what_has_no_hope(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("step_back", "signal"):
+        monkeypatch.setattr(real, name, MagicMock())
+    assert real.main(store_of(tmp_path, folder=None).root) == HOPELESS
+    assert "evaluation.folder is missing" in caplog.text
+    assert real.main(tmp_path) == 1
+    assert "is not a run" in caplog.text
