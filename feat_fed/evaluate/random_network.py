@@ -18,6 +18,8 @@ from torch import Tensor, nn
 _SEED = 20_250_604
 _SIZE_PX = 64
 _FLOOR = 1e-3
+_TYPICAL = 0.05
+"""Mean activation of ordinary clips: features are around 0, where KVD's kernel is keenest."""
 _LAYERS = (
     # channels in and out, kernel, stride
     (3, 16, (3, 5, 5), (1, 2, 2)),
@@ -33,14 +35,15 @@ class RandomVideoNetwork(nn.Module):
     nothing that stands still (motion). The logarithm lets faint motion count beside brightness.
 
     The weights are uniform numbers of numpy's legacy generator, whose stream is frozen and takes
-    no transcendental function: their bits, and so :attr:`sha256`, are the same on every machine.
-    The sums of a convolution are not, in the last bits of float32.
+    no transcendental function: their bits are the same on every machine, and so is
+    :attr:`sha256`, of them and of the network's plan. The sums of a convolution are not, in the
+    last bits of float32.
     """
 
     def __init__(self) -> None:
         super().__init__()
         random = np.random.RandomState(_SEED)
-        sha = hashlib.sha256()
+        sha = hashlib.sha256(repr((_LAYERS, _SIZE_PX, _FLOOR, _TYPICAL)).encode())
         self.weights = nn.ParameterList()
         for inputs, outputs, kernel, _ in _LAYERS:
             weight = random.random_sample((outputs, inputs, *kernel)) * 2 - 1
@@ -66,4 +69,4 @@ class RandomVideoNetwork(nn.Module):
             pads = [width // 2 for width in reversed(kernel) for _ in range(2)]
             x = torch.relu(nnf.conv3d(nnf.pad(x, pads, mode="replicate"), weight, stride=stride))
             means.append(x.mean(dim=(2, 3, 4)))
-        return (torch.cat(means, dim=1) + _FLOOR).log()
+        return ((torch.cat(means, dim=1) + _FLOOR) / _TYPICAL).log()

@@ -140,11 +140,15 @@ def load_state_dict(
     found = _sha256_of(path)
     if sha256 is not None:
         _compare(name, path, found, sha256)
+    zipped = zipfile.is_zipfile(path)  # not so what torch wrote before 1.6
+    if zipped and _is_program(path):
+        raise CheckpointError(
+            f"{name}: {path} is a TorchScript file and no state dict. {how_to_get(name)}"
+        )
     try:
         # Codes of the MAE family save their options beside the tensors; a Namespace runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            mapped = zipfile.is_zipfile(path)  # not so what torch wrote before 1.6
-            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{name}: {path} is not a file of weights ({_first_line(error)}). {how_to_get(name)}"
@@ -199,6 +203,11 @@ def filled(
 
 def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
+
+
+def _is_program(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(each.endswith("/constants.pkl") for each in archive.namelist())
 
 
 def _need(name: NetworkName, path: Path) -> None:

@@ -32,7 +32,7 @@ from feat_fed.evaluate.clips import FileClips
 from feat_fed.evaluator.bench import Bench
 from feat_fed.evaluator.due import due_rounds, first_score, ranked
 from feat_fed.evaluator.holding import GoneError, HeldRounds
-from feat_fed.evaluator.living import Living, living
+from feat_fed.evaluator.living import Living, State, living
 from feat_fed.evaluator.records import append_evaluation
 from feat_fed.evaluator.rounds import PresentRounds
 from feat_fed.evaluator.subject import Subject
@@ -215,7 +215,7 @@ class _Watch:
         self, number: int, subject: Subject, real: FileClips, waiting_rounds: int
     ) -> Evaluation:
         def show(what: str, done: int, total: int) -> None:
-            state = "sampling" if what == "drawing clips" else "measuring"
+            state: State = "sampling" if what == "drawing clips" else "measuring"
             self._life.say(state, number, waiting_rounds=waiting_rounds)
 
         if self._notes != subject.notes:

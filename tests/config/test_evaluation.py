@@ -18,6 +18,7 @@ SHA256 = "a" * 64
 
 STUDY = """
 name: x
+model: {in_channels: 6}
 evaluation:
   benchmark: mine.yaml
   folder: real
