@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.errors import ChildError, FederationError, RunError
@@ -15,6 +16,7 @@ from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.certificates import TlsFiles
 from feat_fed_server.errand import Errand, StudyErrand
+from feat_fed_server.evaluator_child import EvaluatorChild
 from feat_fed_server.membership import Federation, Membership
 from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.study_processes import FaultError, StudyProcesses
@@ -96,6 +98,15 @@ class StudyLauncher:
         self.store.flower.mkdir(exist_ok=True)
         secret = self.store.flower / "executor.secret"
         write_bytes_atomically(secret, secrets.token_bytes(32), mode=0o600)
+        if self._errand.name != "study":  # there is nothing new to evaluate
+            self._serve(members, secret)
+            return
+        with EvaluatorChild(self.store, self.tell) as evaluator:
+            self._serve(members, secret)
+            evaluator.finish()
+
+    def _serve(self, members: Membership, secret: Path) -> None:
+        """Start the processes, do the errand, stop them."""
         with ChildGroup() as children:
             processes = StudyProcesses(
                 children,
