@@ -170,7 +170,7 @@ def evaluate(
     chosen_metrics(rules, networks, metrics)
     where = resolve_device(ComputeConfig(device=device))
     config = _sampler(store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed)
-    drawing = Drawing(config, where, batch_clips, store and store.root)
+    drawing = Drawing(config, where, batch_clips, store.root if store else None)
     if store:
         subject = of_round(
             store,
@@ -204,12 +204,12 @@ def evaluate(
             rules,
             {name: each.to(where) for name, each in networks.items()},
             metrics=metrics,
-            cache=cache or (records and records.features),
+            cache=cache or (records.features if records else None),
             batch_clips=batch_clips,
             device=where,
             on_progress=on_progress,
         )
-    for path in (records and records.metrics, out):
+    for path in (records.metrics if records else None, out):
         if path is not None:
             append_evaluation(path, found)
     if as_json:

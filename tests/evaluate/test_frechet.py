@@ -18,9 +18,7 @@ def by_eigenvalues(a: np.ndarray, b: np.ndarray, ddof: int) -> float:
     """Without a root of a matrix, which a singular one need not have."""
     s_a, s_b = (np.cov(each, rowvar=False, ddof=ddof) for each in (a, b))
     roots = np.sqrt(np.linalg.eigvals(s_a @ s_b).real.clip(0)).sum()
-    return float(
-        np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(s_a + s_b) - 2 * roots
-    )
+    return float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(s_a + s_b) - 2 * roots)
 
 
 def features(n: int, d: int, seed: int, *, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:
@@ -67,10 +65,9 @@ def test_equal_sets_are_at_zero_and_never_below() -> None:
 
 def test_float32_features_are_computed_in_float64() -> None:
     a, b = features(200, 20, 1, shift=300), features(200, 20, 2, shift=300)
-    expected = by_square_root(a.astype(np.float32).astype(float), b.astype(np.float32), 1)
-    assert frechet_distance(a.astype(np.float32), b.astype(np.float32)) == pytest.approx(
-        expected, rel=1e-6
-    )
+    single = a.astype(np.float32), b.astype(np.float32)
+    expected = by_square_root(*(each.astype(np.float64) for each in single), 1)
+    assert frechet_distance(*single) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
