@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,29 +16,17 @@ from feat_fed.evaluate.clips import ClipSource
 from feat_fed.evaluate.diagnostics import flicker, sharpness
 from feat_fed.evaluate.feature_store import extract_once
 from feat_fed.evaluate.features import Extracted, Progress, Running, extract, prepared_clips
-from feat_fed.evaluate.frechet import frechet_distance
-from feat_fed.evaluate.inception_score import inception_score
-from feat_fed.evaluate.intervals import Rows, bootstrap_interval
-from feat_fed.evaluate.kernel import kernel_distance
+from feat_fed.evaluate.intervals import Rows
 from feat_fed.evaluate.networks import FeatureNetwork
 from feat_fed.evaluate.plan import Plan, plan_both
 from feat_fed.evaluate.protocol import MetricConfig, MetricName, NetworkName, Protocol
+from feat_fed.evaluate.values import of_features, of_levels
 from feat_fed.evaluate.weights import how_to_get, is_published
 from feat_fed.measured import MetricValue
 
-SINGULAR = (
-    "no more samples than feature dimensions: the covariance is singular and the value too high; "
-    "compare at equal counts only"
-)
-FEW_IMAGES = "fewer images than classes: the score cannot reach its level"
 NOT_PUBLISHED = "the network's file is not the published one: compare with nobody else's numbers"
 
-_FRECHET = ("FVD", "CD-FVD", "FID", "FVD-random")
 _DIAGNOSTICS = {"sharpness": sharpness, "flicker": flicker}
-_SUBSETS_OF_REPLICATE = 10
-"""Of KVD and KID: fewer than for the value, so that the interval does not take hours."""
-
-_NONE = np.empty(0, np.intp)
 
 
 def measure(
@@ -86,8 +73,9 @@ def measure(
             values.append(_diagnostic(config.metric, *sides, protocol))
             continue
         if name not in extracted:
-            extracted[name] = _both(networks[name], *sides, cache, running)
-        value = _of_features(config.metric, *extracted[name], protocol)
+            logits = any(each.metric == "IS" for each, _ in chosen)
+            extracted[name] = _both(networks[name], *sides, cache, running, logits=logits)
+        value = of_features(config.metric, *extracted[name], protocol)
         if not is_published(name, networks[name].sha256):
             warning = "; ".join(filter(None, (NOT_PUBLISHED, value.warning)))
             value = value.model_copy(update={"warning": warning})
@@ -153,7 +141,13 @@ class _Side:
 
 
 def _both(
-    network: FeatureNetwork, real: _Side, generated: _Side, cache: Path | None, running: Running
+    network: FeatureNetwork,
+    real: _Side,
+    generated: _Side,
+    cache: Path | None,
+    running: Running,
+    *,
+    logits: bool,
 ) -> tuple[Extracted, Extracted]:
     protocol = real.protocol
     theirs = (
@@ -175,7 +169,7 @@ def _both(
         protocol,
         running,
         max_images=protocol.generated.max_images,
-        logits=any(each.metric == "IS" for each in protocol.metrics),
+        logits=logits,
     )
     if theirs.features_ND.shape[1] != ours.features_ND.shape[1]:
         raise DataError(
@@ -185,110 +179,13 @@ def _both(
     return theirs, ours
 
 
-def _of_features(
-    metric: str, real: Extracted, generated: Extracted, protocol: Protocol
-) -> MetricValue:
-    if metric == "IS":
-        return _inception_score(generated, protocol)
-    if metric in _FRECHET:
-        return _frechet(metric, real, generated, protocol)
-    return _kernel(metric, real, generated, protocol)
-
-
-def _frechet(metric: str, real: Extracted, generated: Extracted, protocol: Protocol) -> MetricValue:
-    a, b, ddof = real.features_ND, generated.features_ND, protocol.ddof
-    return _valued(
-        metric,
-        lambda i, j: frechet_distance(a[i], b[j], ddof=ddof),
-        (real.videos_N, generated.videos_N),
-        protocol,
-        better="lower",
-        floor=0.0,
-        warning=SINGULAR if min(len(a), len(b)) <= a.shape[1] else "",
-    )
-
-
-def _kernel(metric: str, real: Extracted, generated: Extracted, protocol: Protocol) -> MetricValue:
-    a, b, config = real.features_ND, generated.features_ND, protocol.kernel
-
-    def distance(i: Rows, j: Rows, num_subsets: int) -> float:
-        size, seed = config.subset_size, config.seed
-        return kernel_distance(a[i], b[j], num_subsets=num_subsets, subset_size=size, seed=seed)
-
-    return _valued(
-        metric,
-        lambda i, j: distance(i, j, config.num_subsets),
-        (real.videos_N, generated.videos_N),
-        protocol,
-        better="lower",
-        replicate=lambda i, j: distance(i, j, min(config.num_subsets, _SUBSETS_OF_REPLICATE)),
-    )
-
-
-def _inception_score(generated: Extracted, protocol: Protocol) -> MetricValue:
-    logits, config = generated.logits_NC, protocol.inception_score
-    if logits is None:
-        raise DataError("no logits were computed for IS")
-    return _valued(
-        "IS",
-        lambda _, j: inception_score(logits[j], splits=config.splits, seed=config.seed),
-        (_NONE, generated.videos_N),
-        protocol,
-        better="higher",
-        floor=1.0,
-        warning=FEW_IMAGES if len(logits) < logits.shape[1] else "",
-    )
-
-
 def _diagnostic(
     metric: MetricName, real: _Side, generated: _Side, protocol: Protocol
 ) -> MetricValue:
-    """Return generated over real: 1 is as sharp, or as steady, as real videos are."""
-    theirs, ours = real.levels[metric], generated.levels[metric]
-    if not theirs.mean() > 0:
+    theirs, ours = ((side.levels[metric], side.videos) for side in (real, generated))
+    if not theirs[0].mean() > 0:
         raise DataError(
             f"{real.source.name}: the {metric} of the real videos is 0, as of frames of one "
             "colour or that never change; nothing can be compared with it"
         )
-    return _valued(
-        metric,
-        lambda i, j: float(ours[j].mean() / max(theirs[i].mean(), np.finfo(float).tiny)),
-        (real.videos, generated.videos),
-        protocol,
-        better="neither",
-        floor=0.0,
-    )
-
-
-def _valued(
-    metric: str,
-    statistic: Callable[[Rows, Rows], float],
-    videos: tuple[Rows, Rows],
-    protocol: Protocol,
-    *,
-    better: Literal["lower", "higher", "neither"],
-    replicate: Callable[[Rows, Rows], float] | None = None,
-    floor: float = -np.inf,
-    warning: str = "",
-) -> MetricValue:
-    """Return the statistic of all rows with its interval."""
-    num_real, num_generated = map(len, videos)
-    value = statistic(np.arange(num_real), np.arange(num_generated))
-    interval = bootstrap_interval(
-        replicate or statistic,
-        *videos,
-        value=value,
-        resamples=protocol.resamples,
-        seed=protocol.seed,
-        floor=floor,
-    )
-    return MetricValue(
-        metric=metric,
-        value=value,
-        low=interval and interval.low,
-        high=interval and interval.high,
-        num_real=num_real,
-        num_generated=num_generated,
-        better=better,
-        warning=warning,
-    )
+    return of_levels(metric, theirs, ours, protocol)

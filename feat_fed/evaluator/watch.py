@@ -162,7 +162,7 @@ class _Watch:
     def _due(self) -> list[int]:
         """Return the rounds that are there and not measured yet, newest first."""
         there = self._present.all()
-        newest, last = max(there, default=0), self._store.summary().rounds_wanted
+        newest, last = max(there, default=-1), self._store.summary().rounds_wanted
         due = due_rounds(range(newest + 1), every=self._config.every_rounds, last=last)
         settled = self._settled()
         self._tell_gone({*due} - there.keys() - {number for number, _ in settled})

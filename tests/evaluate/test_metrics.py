@@ -11,9 +11,10 @@ import torch.nn.functional as nnf
 from PIL import Image
 
 from feat_fed.errors import ConfigError, DataError
-from feat_fed.evaluate.metrics import NOT_PUBLISHED, SINGULAR, measure
+from feat_fed.evaluate.metrics import NOT_PUBLISHED, measure
 from feat_fed.evaluate.networks import FeatureNetwork, load_network
 from feat_fed.evaluate.protocol import Protocol, load_protocol
+from feat_fed.evaluate.values import SINGULAR
 from feat_fed.measured import MetricValue
 from feature_files import (
     ListClips,

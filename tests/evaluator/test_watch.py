@@ -61,6 +61,11 @@ def test_rounds_are_measured_once_the_newest_first(tmp_path: Path) -> None:
     assert folder.metrics.read_bytes() == before
 
 
+def test_a_run_that_has_not_begun_has_nothing_to_tell(tmp_path: Path) -> None:
+    store = evaluated_run(tmp_path, rounds=-1)
+    assert watched(store) == []
+
+
 def test_the_same_weights_give_the_same_numbers_and_others_others(tmp_path: Path) -> None:
     store = evaluated_run(tmp_path, rounds=1)
     add_round(store, 2, seed=1)  # the weights of round 1 again
