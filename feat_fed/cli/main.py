@@ -15,6 +15,7 @@ from feat_fed.cli import (
     checkpoints,
     data,
     demo,
+    downstream,
     identity,
     privacy,
     provision,
@@ -70,6 +71,7 @@ app.add_typer(data.app, name="data", rich_help_panel=_SITE)
 app.add_typer(site_control.app, name="site", rich_help_panel=_SITE)
 app.command(rich_help_panel=_RESEARCH)(study.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
+app.add_typer(downstream.app, name="downstream", rich_help_panel=_RESEARCH)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.import_checkpoint)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 
@@ -84,6 +86,7 @@ _EXTRAS = {
     "client": "client",
     "train-local": "client",
     "data": "client",
+    "downstream": "client",
     "site": "client",
     "status": "client",
     "simulate": "simulation",
