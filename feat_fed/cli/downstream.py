@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -61,13 +62,11 @@ Config = Annotated[
         rich_help_panel=_TRAINED,
     ),
 ]
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Of a training.", rich_help_panel=_TRAINED)
-]
+Steps = Annotated[int | None, typer.Option(min=1, help="Of a training.", rich_help_panel=_TRAINED)]
 Network = Annotated[
     NetworkName | None,
     typer.Option(
-        help="3D ResNet-10: small has a quarter of resnet10's channels.", rich_help_panel=_TRAINED
+        help="3D ResNet-10: small has an eighth of resnet10's channels.", rich_help_panel=_TRAINED
     ),
 ]
 Weights = Annotated[
@@ -99,7 +98,7 @@ def fixmatch(
         int, typer.Option(min=1, help="Generated clips that are used, the first by name.")
     ] = 200,
     arm: Annotated[
-        list[ArmName] | None,
+        list[str] | None,
         typer.Option(
             help="supervised: labelled clips alone; rest, generated: with the other real clips, or "
             "the generated ones, as unlabelled. May be given several times; supervised and "
@@ -132,10 +131,9 @@ def fixmatch(
     from feat_fed.downstream.dataset import patient_by, read_split, read_unlabelled
     from feat_fed.downstream.experiment import fixmatch_experiment
 
-    run = Run(ComputeConfig(device=device, threads=threads), range(seed, seed + seeds), as_json, out)
-    arms = tuple(dict.fromkeys(arm or ("supervised", "generated" if generated else "rest")))
-    if "real" in arms:
-        raise ConfigError("--arm real belongs to `feat-fed downstream tstr`; leave it out")
+    compute = ComputeConfig(device=device, threads=threads)
+    run = Run(compute, range(seed, seed + seeds), as_json, out)
+    arms = _arms(arm or ["supervised", "generated" if generated else "rest"])
     settings = settings_of(config, steps=steps, network=network, weights=weights)
     patient_of = patient_by(patient_pattern)
     pool, test = read_split(data, patient_of, test_share=test_share, seed=seed)
@@ -155,6 +153,13 @@ def fixmatch(
             decoded=decoded,
         )
     run(experiment, num_arms=len(arms))
+
+
+def _arms(given: Sequence[str]) -> tuple[ArmName, ...]:
+    known: tuple[ArmName, ...] = ("supervised", "rest", "generated")
+    if unknown := [name for name in given if name not in known]:
+        raise ConfigError(f"--arm {unknown[0]} is none of {', '.join(known)}; correct it")
+    return tuple(name for name in known if name in given)
 
 
 @app.command()
@@ -186,7 +191,8 @@ def tstr(
     from feat_fed.downstream.dataset import patient_by, read_labelled, read_split
     from feat_fed.downstream.experiment import tstr_experiment
 
-    run = Run(ComputeConfig(device=device, threads=threads), range(seed, seed + seeds), as_json, out)
+    compute = ComputeConfig(device=device, threads=threads)
+    run = Run(compute, range(seed, seed + seeds), as_json, out)
     settings = settings_of(config, steps=steps, network=network, weights=weights)
     patient_of = patient_by(patient_pattern)
     real, test = read_split(data, patient_of, test_share=test_share, seed=seed)

@@ -180,8 +180,9 @@ def _confusion_table(results: DownstreamResults, arm: Arm) -> Table:
     for name in classes:
         table.add_column(escape(name), justify="right")
     for row, name in enumerate(classes):
-        counts = [sum(each.confusion[row][column] for each in arm.seeds)
-                  for column in range(len(classes))]
+        counts = [
+            sum(each.confusion[row][column] for each in arm.seeds) for column in range(len(classes))
+        ]
         table.add_row(escape(name), *(str(count) for count in counts))
     return table
 
@@ -201,6 +202,6 @@ def _notes(results: DownstreamResults) -> Iterator[str]:
         kept = [each.kept for each in arm.seeds if each.kept is not None]
         if kept:
             yield (
-                f"{_ARMS[results.task][arm.name]}: {sum(kept) / len(kept):.0%} of the pseudo-labels "
-                "counted at the end"
+                f"{_ARMS[results.task][arm.name]}: {sum(kept) / len(kept):.0%} of the "
+                "pseudo-labels counted at the end"
             )

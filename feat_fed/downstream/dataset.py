@@ -1,9 +1,9 @@
 """Folders of clips with labels.
 
-Two forms are read. In PolypDiag's (Endo-FM, arXiv 2306.16741), clips lie in ``videos/`` and lists
-of ``name,label`` lines, ``train`` and ``val`` with ``.csv`` or ``.txt``, lie in ``splits/`` or beside
-it; a ``test`` list goes before ``val``. In the other, clips lie in a folder a class: below ``train/``
-and ``test/`` (or ``val/``), or without a split, which is then made by patient.
+Two forms are read. In PolypDiag's (Endo-FM, arXiv 2306.16741), clips lie in ``videos/`` and
+lists of ``name,label`` lines, ``train`` and ``val`` with ``.csv`` or ``.txt``, lie in ``splits/``
+or beside it; a ``test`` list goes before ``val``. In the other, clips lie in a folder a class:
+below ``train/`` and ``test/`` (or ``val/``), or without a split, which is then made by patient.
 
 Legend: N clips.
 """
@@ -66,9 +66,11 @@ class LabelledClips:
 
 def class_names(labels: Iterable[str]) -> tuple[str, ...]:
     """Return the classes in order: whole numbers by value, then names."""
-    return tuple(
-        sorted(set(labels), key=lambda name: (0, int(name), "") if name.isdecimal() else (1, 0, name))
-    )
+
+    def place(name: str) -> tuple[int, int, str]:
+        return (0, int(name), "") if name.isdecimal() else (1, 0, name)
+
+    return tuple(sorted(set(labels), key=place))
 
 
 def patient_by(pattern: str) -> PatientOf:
@@ -188,20 +190,26 @@ def _check_sides(train: LabelledClips, test: LabelledClips) -> None:
     for side, other, do in ((train, test, "test on"), (test, train, "train on")):
         if missing := [name for name in side.counts() if name not in other.counts()]:
             raise DataError(
-                f"{side.clips.name}: there are clips of the class {named(missing)} and none to {do}; "
-                "correct the labels or add clips"
+                f"{side.clips.name}: there are clips of the class {named(missing)} and none to "
+                f"{do}; correct the labels or add clips"
             )
     if len(train.counts()) < 2:
         raise DataError(
             f"{train.clips.name} has clips of the one class {named(list(train.counts()))}; "
             "a classifier needs two"
         )
-    if both := sorted(set(train.patients) & set(test.patients)):
+    if both := sorted(_known_patients(train) & _known_patients(test)):
         raise DataError(
-            f"{train.clips.name}: {named(both)} would be trained and tested on; move each patient's "
-            "clips to one side, or say with --patient-pattern what in a path names the patient"
+            f"{train.clips.name}: {named(both)} would be trained and tested on; move each "
+            "patient's clips to one side, or say with --patient-pattern what in a path names a patient"
         )
     refuse_shared(train.clips, test.clips)
+
+
+def _known_patients(clips: LabelledClips) -> set[str]:
+    """Return those that something tells of."""
+    own = (clips.clips.label(index) for index in range(len(clips)))
+    return {patient for patient, label in zip(clips.patients, own, strict=True) if patient != label}
 
 
 def _of_list(folder: Path, name: str, patient_of: PatientOf) -> LabelledClips:
@@ -253,7 +261,9 @@ def _of_classes(folder: Path, patient_of: PatientOf) -> LabelledClips:
             f"the lists {' and '.join(f'splits/{name}.csv' for name in LISTS)}"
         )
     return LabelledClips(
-        FileClips(str(folder), sources, paths), tuple(labels), tuple(map(patient_of, sources, paths))
+        FileClips(str(folder), sources, paths),
+        tuple(labels),
+        tuple(map(patient_of, sources, paths)),
     )
 
 
@@ -281,8 +291,8 @@ def _split(
         )
         if len(of_class) < 2:
             raise DataError(
-                f"{clips.clips.name}: all {count} clips of the class {label} are of one patient, so "
-                "they cannot be split; add clips of others, or lists in splits/"
+                f"{clips.clips.name}: all {count} clips of the class {label} are of one patient, "
+                "so they cannot be split; add clips of others, or lists in splits/"
             )
         own = [patient for patient in ordered if patient in of_class]
         for patient in own[:-1]:

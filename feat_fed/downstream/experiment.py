@@ -90,9 +90,7 @@ class Experiment:
                     seconds=time.monotonic() - begun,
                 )
 
-    def results(
-        self, answers: Sequence[Answers], *, complete: bool
-    ) -> DownstreamResults:
+    def results(self, answers: Sequence[Answers], *, complete: bool) -> DownstreamResults:
         """Score what has been answered so far."""
         return DownstreamResults(
             task=self.task,
@@ -126,8 +124,8 @@ def fixmatch_experiment(
     """Label a few clips of the pool; what adding clips without labels gives.
 
     ``supervised`` has the labelled clips alone, ``rest`` the others of the pool as unlabelled
-    clips, ``generated`` the generated ones. The labelled clips are as many of each class, drawn anew
-    with each seed, or always the ``first`` of the list.
+    clips, ``generated`` the generated ones. The labelled clips are as many of each class, drawn
+    anew with each seed, or always the ``first`` of the list.
 
     Raises
     ------
@@ -142,7 +140,8 @@ def fixmatch_experiment(
         raise ConfigError("the arm generated needs clips: name their folder with --generated")
     if "rest" in arms and len(pool) == num_labelled:
         raise ConfigError(
-            f"the arm rest has no clips: all {num_labelled} to train on are labelled; lower --labelled"
+            f"the arm rest has no clips: all {num_labelled} to train on are labelled; lower "
+            "--labelled"
         )
     if generated is not None:
         refuse_shared(generated, test.clips)
@@ -156,8 +155,8 @@ def fixmatch_experiment(
         chosen = _chosen(pool_windows.labels_N, share, seed if draw == "random" else None)
         labelled = Windows(pool_windows.windows_NVTSS3[chosen], pool_windows.labels_N[chosen])
         rest = np.setdiff1d(np.arange(len(pool)), chosen)
-        unlabelled = {"supervised": None, "rest": pool_windows.windows_NVTSS3[rest], "generated": more}
-        return [ArmClips(name, labelled, unlabelled[name]) for name in arms]
+        unlabelled = {"rest": pool_windows.windows_NVTSS3[rest], "generated": more}
+        return [ArmClips(name, labelled, unlabelled.get(name)) for name in arms]
 
     digests = {"train": pool.clips.digest, "test": test.clips.digest}
     return Experiment(
@@ -245,8 +244,8 @@ def _per_class(pool: LabelledClips, num_labelled: int) -> int:
     counts = pool.counts()
     if num_labelled % len(counts):
         raise ConfigError(
-            f"--labelled {num_labelled} cannot be shared out evenly to {len(counts)} classes; take a "
-            f"multiple of {len(counts)}"
+            f"--labelled {num_labelled} cannot be shared out evenly to {len(counts)} classes; take "
+            f"a multiple of {len(counts)}"
         )
     share = num_labelled // len(counts)
     if few := [f"{name} ({count})" for name, count in counts.items() if count < share]:

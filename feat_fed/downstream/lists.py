@@ -24,9 +24,8 @@ class ListedClip:
 
 def find_list(folder: Path, name: str) -> Path | None:
     """Return where a list lies: in ``splits/`` or in the folder, ``.csv`` before ``.txt``."""
-    places = [
-        folder / below / f"{name}{suffix}" for below in ("splits", ".") for suffix in (".csv", ".txt")
-    ]
+    names = (f"{name}.csv", f"{name}.txt")
+    places = [folder / below / each for below in ("splits", ".") for each in names]
     return next((path for path in places if path.is_file()), None)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from feat_fed.downstream.settings import NetworkName
 from feat_fed.errors import CheckpointError
 
-_WIDTHS: dict[NetworkName, int] = {"small": 16, "resnet10": 64}
+_WIDTHS: dict[NetworkName, int] = {"small": 8, "resnet10": 64}
 _HEAD = "fc."
 
 
@@ -27,7 +27,7 @@ def make_network(
 ) -> nn.Module:
     """Make a ResNet-10 of 3D convolutions (arXiv 1711.09577), initialised from a seed.
 
-    ``small`` has 16 to 128 channels, ``resnet10`` 64 to 512. Space is halved five times, time four.
+    ``small`` has 8 to 64 channels, ``resnet10`` 64 to 512. Space is halved five times, time four.
 
     Parameters
     ----------

@@ -121,9 +121,7 @@ def arms_of(
     by_arm: dict[ArmName, dict[int, Answers]] = {}
     for each in answers:
         by_arm.setdefault(each.arm, {})[each.seed] = each
-    at_once = {
-        (each.arm, each.seed): _scored(each, labels_N, positive, draws) for each in answers
-    }
+    at_once = {(each.arm, each.seed): _scored(each, labels_N, positive, draws) for each in answers}
     first = next(iter(by_arm), None)
     arms = []
     for name, of_seed in by_arm.items():
@@ -133,8 +131,11 @@ def arms_of(
             common = [seed for seed in of_seed if seed in by_arm[first]]
             gain = _spreads(
                 [
-                    {key: at_once[name, seed][key] - at_once[first, seed][key] for key in METRICS
-                     if key in at_once[name, seed]}
+                    {
+                        key: at_once[name, seed][key] - at_once[first, seed][key]
+                        for key in METRICS
+                        if key in at_once[name, seed]
+                    }
                     for seed in common
                 ]
             )
@@ -182,9 +183,7 @@ def _spreads(of_seeds: Sequence[dict[MetricName, Floats]]) -> dict[MetricName, S
     return spreads
 
 
-def _seed_result(
-    answers: Answers, labels_N: Ints, values: dict[MetricName, Floats]
-) -> SeedResult:
+def _seed_result(answers: Answers, labels_N: Ints, values: dict[MetricName, Floats]) -> SeedResult:
     probabilities_NK = np.array(answers.probabilities_NK)
     table = confusion_KK(labels_N, probabilities_NK.argmax(axis=1), probabilities_NK.shape[1])
     return SeedResult(

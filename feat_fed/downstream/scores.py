@@ -16,9 +16,9 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 MetricName = Literal["f1", "f1_macro", "accuracy", "auroc"]
-"""``f1``: of the positive class, where there are two classes. ``f1_macro``: the mean of all classes'
-that occur in the labels or the answers. ``auroc``: of the positive class, or the mean over the
-classes that occur, one against the rest."""
+"""``f1``: of the positive class, where there are two classes. ``f1_macro``: the mean of all
+classes' that occur in the labels or the answers. ``auroc``: of the positive class, or the mean over
+the classes that occur, one against the rest."""
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
@@ -49,7 +49,9 @@ def scores(
     num_classes = probabilities_NK.shape[1]
     draws = [np.arange(len(labels_N))] if draws is None else draws
     answers_N = probabilities_NK.argmax(axis=1)
-    tables = np.stack([confusion_KK(labels_N[draw], answers_N[draw], num_classes) for draw in draws])
+    tables = np.stack(
+        [confusion_KK(labels_N[draw], answers_N[draw], num_classes) for draw in draws]
+    )
     f1_RK, occurs_RK = _f1(tables)
     values: dict[MetricName, Floats] = {
         "f1_macro": (f1_RK * occurs_RK).sum(axis=1) / occurs_RK.sum(axis=1),

@@ -13,7 +13,7 @@ Task = Literal["fixmatch", "tstr"]
 
 ArmName = Literal["supervised", "rest", "generated", "real"]
 """Ways to train that are compared: FixMatch's without unlabelled clips, with the other real ones,
-with generated ones; and on all real clips, beside which ``generated`` is on generated ones alone."""
+with generated ones; and all real clips, beside which ``generated`` means these alone."""
 
 Draw = Literal["random", "first"]
 """Which clips are labelled: drawn anew with each seed, or the first of the list."""
@@ -28,7 +28,7 @@ class WindowSettings(StrictModel):
     num_frames: int = Field(8, ge=1, le=128, description="frames of a window")
     stride_frames: int = Field(2, ge=1, le=1024, description="from one frame to the next, at most")
     views: int = Field(
-        3, ge=1, le=64, description="windows of a clip: one is drawn to train, all count in the test"
+        3, ge=1, le=64, description="windows of a clip: one is trained on at a time, all are tested"
     )
     fit: Literal["crop", "pad"] = Field("crop", description="the centre square, or black bars")
     memory_gb: float = Field(2.0, gt=0, description="that decoded windows may take")
@@ -41,8 +41,8 @@ class TrainingSettings(StrictModel):
     its images are many and small.
     """
 
-    network: NetworkName = Field("small", description="MONAI's 3D ResNet-10, a quarter as wide or whole")
-    weights: Path | None = Field(None, description="pretrained weights of the network, without head")
+    network: NetworkName = Field("small", description="MONAI's 3D ResNet-10, narrow or whole")
+    weights: Path | None = Field(None, description="pretrained, of the network without its head")
     steps: int = Field(300, ge=1, description="K")
     batch_size: int = Field(8, ge=2, description="B, labelled clips a step")
     mu: int = Field(2, ge=1, description="unlabelled clips a labelled one, in a step")

@@ -1,14 +1,14 @@
 """One classifier, trained with or without unlabelled clips, and tested.
 
-Legend: N clips, V windows of a clip, B labelled clips of a step, U unlabelled ones, T frames, S side
-in pixels, 3 colour channels, K classes.
+Legend: N clips, V windows of a clip, B labelled clips of a step, U unlabelled ones, T frames, S
+side in pixels, 3 colour channels, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ def train(
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss of step {step + 1} is {loss.item()}; lower the learning rate "
-                f"({settings.learning_rate:g}, --learning-rate)"
+                f"(training.learning_rate in --config, {settings.learning_rate:g})"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -117,7 +117,9 @@ def train(
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, windows_NVTSS3: UInt8Array, device: torch.device) -> NDArray[np.float64]:
+def predict(
+    network: nn.Module, windows_NVTSS3: UInt8Array, device: torch.device
+) -> NDArray[np.float64]:
     """Return each clip's probabilities, (N, K): the mean over its windows."""
     network.eval()
     clips, views = windows_NVTSS3.shape[:2]
@@ -224,11 +226,12 @@ def _step_loss(
 
 def _optimiser(network: nn.Module, settings: TrainingSettings) -> torch.optim.SGD:
     parameters = list(network.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [each for each in parameters if each.ndim > 1]},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
+    ]
     return torch.optim.SGD(
-        [
-            {"params": [each for each in parameters if each.ndim > 1]},
-            {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
-        ],
+        groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,

@@ -20,8 +20,9 @@ UInt8Array = NDArray[np.uint8]
 
 
 def window_places(num_frames: int, settings: WindowSettings) -> tuple[list[int], int]:
-    """Return where the windows of a clip begin, evenly from its first frame to its last, and their
-    stride: the one that is set, or the largest that a shorter clip has room for.
+    """Return where the windows of a clip begin, evenly over its length, and their stride.
+
+    The stride is the one that is set, or the largest that a shorter clip has room for.
 
     Raises
     ------
@@ -55,8 +56,9 @@ def check_memory(num_clips: int, settings: WindowSettings) -> None:
     needed_gb = windows_bytes(num_clips, settings) / 1e9
     if needed_gb > settings.memory_gb:
         raise ConfigError(
-            f"{num_clips} clips of {settings.views} windows take {needed_gb:.2f} GB, and --memory-gb "
-            f"is {settings.memory_gb:g}; raise it, or lower --views, --frames or --size-px"
+            f"{num_clips} clips of {settings.views} windows take {needed_gb:.2g} GB, and "
+            f"windows.memory_gb is {settings.memory_gb:g}; raise it in --config, or lower "
+            "windows.views, num_frames or size_px"
         )
 
 
@@ -97,9 +99,7 @@ def decode_windows(
             failures.append(f"{clips.name}: {clips.label(index)}: {short}")
         decoded()
     if failures:
-        raise DataError(
-            f"{len(failures)} of {len(clips)} clips cannot be used: {named(failures)}"
-        )
+        raise DataError(f"{len(failures)} of {len(clips)} clips cannot be used: {named(failures)}")
     return windows
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelled_clips import write_classes, write_polypdiag
 
 from feat_fed.cli.main import run_app
 from feat_fed.downstream import experiment
 from feat_fed.downstream.results import DownstreamResults
+from labelled_clips import write_classes, write_polypdiag
 
 SMALL = "windows: {size_px: 32, num_frames: 2, views: 1}\ntraining: {batch_size: 4, mu: 1}\n"
 
@@ -131,7 +131,7 @@ def test_a_clip_that_cannot_be_read_is_named(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--arm", "real"), "--arm real belongs to `feat-fed downstream tstr`"),
+        (("--arm", "real"), "--arm real is none of supervised, rest, generated"),
         (("--out", "absent/results.json"), "the folder does not exist"),
         (("--device", "cuda"), "torch finds no CUDA device"),
         (("--config", "absent.yaml"), "absent.yaml does not exist"),

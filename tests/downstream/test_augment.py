@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from labelled_clips import phantom
 
 from feat_fed.downstream.augment import OPERATIONS, SHIFT, strong, weak
+from labelled_clips import phantom
 
 STILL = np.repeat(phantom("endoscopy", 0)[:1], 5, axis=0)
 MOVING = phantom("endoscopy", 0)

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from labelled_clips import write_classes, write_clip, write_polypdiag
 from PIL import Image
 
 from feat_fed.data.partition import PATIENT_IN_NAME
@@ -17,6 +16,7 @@ from feat_fed.downstream.dataset import (
     read_unlabelled,
 )
 from feat_fed.errors import ConfigError, DataError
+from labelled_clips import write_classes, write_clip, write_polypdiag
 
 PATIENT_OF = patient_by(PATIENT_IN_NAME)
 
@@ -63,7 +63,7 @@ def test_lists_may_be_txt_have_blanks_for_commas_a_heading_and_folders_of_frames
 
 def test_a_folder_a_class_with_and_without_a_split(tmp_path: Path) -> None:
     write_classes(tmp_path / "a" / "train", clips=2)
-    write_classes(tmp_path / "a" / "val", clips=1, first_seed=5)
+    write_classes(tmp_path / "a" / "val", clips=1, first_seed=5)  # names are those of train/
     train, test = split(tmp_path / "a")
     assert (train.counts(), test.counts()) == (
         {"echo": 2, "endoscopy": 2},
@@ -72,7 +72,8 @@ def test_a_folder_a_class_with_and_without_a_split(tmp_path: Path) -> None:
     write_classes(tmp_path / "b", clips=5)
     train, test = split(tmp_path / "b", share=0.4)
     assert train.counts() == {"echo": 3, "endoscopy": 3}
-    assert sorted(names(train) + names(test)) == sorted(names(read_labelled(tmp_path / "b", PATIENT_OF)))
+    everything = read_labelled(tmp_path / "b", PATIENT_OF)
+    assert sorted(names(train) + names(test)) == sorted(names(everything))
     assert names(split(tmp_path / "b", share=0.4)[1]) == names(test)
     assert any(names(split(tmp_path / "b", share=0.4, seed=n)[1]) != names(test) for n in (1, 2, 3))
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled_clips import write_classes, write_polypdiag
 
 from feat_fed.data.partition import PATIENT_IN_NAME
 from feat_fed.downstream.dataset import (
@@ -17,6 +16,7 @@ from feat_fed.downstream.dataset import (
 from feat_fed.downstream.experiment import fixmatch_experiment, tstr_experiment
 from feat_fed.downstream.settings import DownstreamConfig, WindowSettings
 from feat_fed.errors import ConfigError, DataError
+from labelled_clips import write_classes, write_polypdiag
 
 CONFIG = DownstreamConfig(windows=WindowSettings(size_px=32, num_frames=2, views=1))
 PATIENT_OF = patient_by(PATIENT_IN_NAME)

@@ -17,7 +17,7 @@ def test_the_loss_is_equations_3_and_4_written_out() -> None:
     generator = torch.Generator().manual_seed(0)
     labelled = torch.randn(4, 3, generator=generator, dtype=torch.float64)
     labels = [0, 2, 1, 1]
-    weak = 4 * torch.randn(10, 3, generator=generator, dtype=torch.float64)
+    weak = 2 * torch.randn(10, 3, generator=generator, dtype=torch.float64)
     strong = torch.randn(10, 3, generator=generator, dtype=torch.float64)
     tau, lambda_u = 0.8, 1.7
 

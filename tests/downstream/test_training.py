@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from labelled_clips import CLASSES, phantom
 from safetensors.torch import save_file
 
 from feat_fed.downstream.network import make_network, to_input
@@ -15,6 +14,7 @@ from feat_fed.downstream.training import Trained, Windows, predict, train
 from feat_fed.downstream.windows import decode_windows
 from feat_fed.errors import CheckpointError, TrainingError
 from feat_fed.evaluate.clips import ArrayClips
+from labelled_clips import CLASSES, phantom
 
 CPU = torch.device("cpu")
 SEEN = WindowSettings(size_px=32, num_frames=4, stride_frames=1, views=2)
@@ -54,9 +54,12 @@ def test_two_kinds_of_clips_are_learned_from_four_of_each() -> None:
     assert learned.loss < 0.3
     assert learned.kept is None
     wrong = Windows(test.windows_NVTSS3, 1 - test.labels_N)
-    assert scores(wrong.labels_N, predict(learned.network, wrong.windows_NVTSS3, CPU), positive=1)[
-        "accuracy"
-    ][0] <= 0.1
+    assert (
+        scores(wrong.labels_N, predict(learned.network, wrong.windows_NVTSS3, CPU), positive=1)[
+            "accuracy"
+        ][0]
+        <= 0.1
+    )
 
 
 def test_equal_seeds_give_equal_answers_and_other_seeds_others() -> None:
@@ -103,7 +106,8 @@ def test_pretrained_weights_are_taken_without_their_head(tmp_path: Path) -> None
     """As MedicalNet keeps them: in a state dict, with a prefix, for one channel of grey."""
     given = make_network("small", num_classes=5, seed=1).state_dict()
     given["conv1.weight"] = given["conv1.weight"].sum(dim=1, keepdim=True)
-    torch.save({"state_dict": {f"module.{key}": each for key, each in given.items()}}, tmp_path / "w.pth")
+    state = {f"module.{key}": each for key, each in given.items()}
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
     network = make_network("small", num_classes=2, seed=0, weights=tmp_path / "w.pth")
     fresh = make_network("small", num_classes=2, seed=0).state_dict()
     taken = network.state_dict()
@@ -115,13 +119,15 @@ def test_pretrained_weights_are_taken_without_their_head(tmp_path: Path) -> None
     assert same.state_dict()["conv1.weight"].equal(taken["conv1.weight"])
 
 
-@pytest.mark.parametrize("name", ["absent.pth", "text.pth", "text.safetensors", "list.pth", "other.pth"])
+@pytest.mark.parametrize(
+    "name", ["absent.pth", "text.pth", "text.safetensors", "list.pth", "other.pth"]
+)
 def test_other_weights_are_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "text.safetensors").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pth")
     other = make_network("small", num_classes=2, seed=0).state_dict()
-    other["layer1.0.conv1.weight"] = torch.zeros(16, 16, 3, 3)
+    other["layer1.0.conv1.weight"] = torch.zeros(8, 8, 3, 3)
     torch.save(other, tmp_path / "other.pth")
     with pytest.raises(CheckpointError, match=name):
         make_network("small", num_classes=2, seed=0, weights=tmp_path / name)

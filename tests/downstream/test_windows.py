@@ -53,6 +53,6 @@ def test_too_short_clips_are_all_named() -> None:
 def test_memory_is_bounded_before_anything_is_decoded() -> None:
     settings = WindowSettings(memory_gb=0.001)
     assert windows_bytes(5, settings) == 5 * 3 * 8 * 64 * 64 * 3
-    with pytest.raises(ConfigError, match=r"5 clips of 3 windows take 0\.00 GB"):
+    with pytest.raises(ConfigError, match=r"take 0\.0015 GB, and windows\.memory_gb is"):
         check_memory(5, settings)
     check_memory(5, settings.model_copy(update={"memory_gb": 0.002}))
