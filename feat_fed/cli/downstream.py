@@ -128,8 +128,9 @@ def fixmatch(
     Ctrl-C ends it and keeps what is done.
     """
     from feat_fed.cli.downstream_run import Run, decoding, settings_of
-    from feat_fed.downstream.dataset import patient_by, read_split, read_unlabelled
+    from feat_fed.downstream.dataset import read_split, read_unlabelled
     from feat_fed.downstream.experiment import fixmatch_experiment
+    from feat_fed.downstream.labelled import patient_by
 
     compute = ComputeConfig(device=device, threads=threads)
     run = Run(compute, range(seed, seed + seeds), as_json, out)
@@ -188,8 +189,9 @@ def tstr(
     Ctrl-C ends it and keeps what is done.
     """
     from feat_fed.cli.downstream_run import Run, decoding, settings_of
-    from feat_fed.downstream.dataset import patient_by, read_labelled, read_split
+    from feat_fed.downstream.dataset import read_labelled, read_split
     from feat_fed.downstream.experiment import tstr_experiment
+    from feat_fed.downstream.labelled import patient_by
 
     compute = ComputeConfig(device=device, threads=threads)
     run = Run(compute, range(seed, seed + seeds), as_json, out)

@@ -4,102 +4,21 @@ Two forms are read. In PolypDiag's (Endo-FM, arXiv 2306.16741), clips lie in ``v
 lists of ``name,label`` lines, ``train`` and ``val`` with ``.csv`` or ``.txt``, lie in ``splits/``
 or beside it; a ``test`` list goes before ``val``. In the other, clips lie in a folder a class:
 below ``train/`` and ``test/`` (or ``val/``), or without a split, which is then made by patient.
-
-Legend: N clips.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from feat_fed.data.inventory.files import find_clips
 from feat_fed.data.reading.clip import Source
-from feat_fed.data.reading.reader import is_dicom, probe
+from feat_fed.downstream.labelled import LabelledClips, PatientOf, named, refuse_shared
 from feat_fed.downstream.lists import LISTS, ListedClip, find_list, read_list
-from feat_fed.errors import ClipError, ConfigError, DataError
+from feat_fed.errors import DataError
 from feat_fed.evaluate.clips import FileClips
-
-PatientOf = Callable[[Source, str], str]
-"""From a clip's files and its path below the folder to its patient."""
-
-_NAMED = 5
-"""Clips that a message names; the others it counts."""
-
-
-@dataclass(frozen=True)
-class LabelledClips:
-    """Clips, the class of each by name, and whose they are.
-
-    Parameters
-    ----------
-    labels, patients
-        One a clip. A clip whose patient nothing tells is a patient of its own.
-    """
-
-    clips: FileClips
-    labels: tuple[str, ...]
-    patients: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.labels)
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of clips of each class."""
-        counted = Counter(self.labels)
-        return {label: counted[label] for label in class_names(counted)}
-
-    def subset(self, indices: Sequence[int]) -> LabelledClips:
-        """Return some of the clips, in the order given."""
-        return LabelledClips(
-            self.clips.subset(indices, self.clips.name),
-            tuple(self.labels[index] for index in indices),
-            tuple(self.patients[index] for index in indices),
-        )
-
-
-def class_names(labels: Iterable[str]) -> tuple[str, ...]:
-    """Return the classes in order: whole numbers by value, then names."""
-
-    def place(name: str) -> tuple[int, int, str]:
-        return (0, int(name), "") if name.isdecimal() else (1, 0, name)
-
-    return tuple(sorted(set(labels), key=place))
-
-
-def patient_by(pattern: str) -> PatientOf:
-    """Return what tells a clip's patient: DICOM's header, or else a group in its path.
-
-    Raises
-    ------
-    ConfigError
-        When ``pattern`` is no regular expression with one group.
-    """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"--patient-pattern {pattern}: {error}; correct it") from None
-    if compiled.groups != 1:
-        raise ConfigError(
-            f"--patient-pattern {pattern} has {compiled.groups} groups; put the part that names "
-            "the patient into one pair of brackets, such as (patient-[0-9]+)"
-        )
-
-    def patient_of(source: Source, label: str) -> str:
-        try:
-            in_header = probe(source).patient_key if is_dicom(source[0]) else None
-        except ClipError:  # reading it will fail, and say so
-            in_header = None
-        match = compiled.search(label)
-        return in_header or (match[1].lower() if match and match[1] else label)
-
-    return patient_of
 
 
 def read_split(
@@ -160,32 +79,6 @@ def read_unlabelled(folder: Path, *, at_most: int) -> FileClips:
     return FileClips(str(folder), [each for each, _ in found], [label for _, label in found])
 
 
-def refuse_shared(train: FileClips, test: FileClips) -> None:
-    """Refuse files that are trained and tested on, whatever they are called.
-
-    Raises
-    ------
-    DataError
-        When there are any, naming them.
-    """
-    tested = dict(zip(test.sha256s, range(len(test)), strict=True))
-    both = [
-        f"{train.label(index)} (tested on as {test.label(tested[digest])})"
-        for index, digest in enumerate(train.sha256s)
-        if digest in tested
-    ]
-    if both:
-        raise DataError(
-            f"{train.name}: {named(both)} would be trained and tested on; leave each on one side"
-        )
-
-
-def named(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
-
-
 def _check_sides(train: LabelledClips, test: LabelledClips) -> None:
     for side, other, do in ((train, test, "test on"), (test, train, "train on")):
         if missing := [name for name in side.counts() if name not in other.counts()]:
@@ -201,7 +94,7 @@ def _check_sides(train: LabelledClips, test: LabelledClips) -> None:
     if both := sorted(_known_patients(train) & _known_patients(test)):
         raise DataError(
             f"{train.clips.name}: {named(both)} would be trained and tested on; move each "
-            "patient's clips to one side, or say with --patient-pattern what in a path names a patient"
+            "patient's clips to one side, or say with --patient-pattern what names a patient"
         )
     refuse_shared(train.clips, test.clips)
 

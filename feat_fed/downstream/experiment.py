@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feat_fed.downstream.dataset import LabelledClips, class_names, named, refuse_shared
+from feat_fed.downstream.labelled import LabelledClips, class_names, named, refuse_shared
 from feat_fed.downstream.results import (
     Answers,
     DataFacts,
@@ -84,7 +84,7 @@ class Experiment:
                     num_labelled=len(arm.labelled.labels_N),
                     num_unlabelled=0 if arm.unlabelled is None else len(arm.unlabelled),
                     seed=seed,
-                    probabilities_NK=tuple(tuple(map(float, row)) for row in said_NK),
+                    probabilities_NK=said_NK,
                     loss=trained.loss,
                     kept=trained.kept,
                     seconds=time.monotonic() - begun,

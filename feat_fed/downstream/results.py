@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from pydantic import Field
@@ -91,14 +92,15 @@ class DownstreamResults(StrictModel):
     arms: tuple[Arm, ...]
 
 
-class Answers(StrictModel):
-    """A trained classifier's answers, in memory only."""
+@dataclass(frozen=True)
+class Answers:
+    """What a trained classifier says of the test clips, (N, K), and how it was trained."""
 
     arm: ArmName
     num_labelled: int
     num_unlabelled: int
     seed: int
-    probabilities_NK: tuple[tuple[float, ...], ...]
+    probabilities_NK: Floats
     loss: float
     kept: float | None
     seconds: float
@@ -118,60 +120,55 @@ def arms_of(
     arms have.
     """
     draws = patient_draws(patients, resamples=resamples, seed=0)
-    by_arm: dict[ArmName, dict[int, Answers]] = {}
+    found: dict[ArmName, dict[int, _Found]] = {}
     for each in answers:
-        by_arm.setdefault(each.arm, {})[each.seed] = each
-    at_once = {(each.arm, each.seed): _scored(each, labels_N, positive, draws) for each in answers}
-    first = next(iter(by_arm), None)
-    arms = []
-    for name, of_seed in by_arm.items():
-        own = [at_once[name, seed] for seed in of_seed]
-        gain = None
-        if first is not None and name != first:
-            common = [seed for seed in of_seed if seed in by_arm[first]]
-            gain = _spreads(
-                [
-                    {
-                        key: at_once[name, seed][key] - at_once[first, seed][key]
-                        for key in METRICS
-                        if key in at_once[name, seed]
-                    }
-                    for seed in common
-                ]
-            )
-        some = next(iter(of_seed.values()))
-        arms.append(
-            Arm(
-                name=name,
-                num_labelled=some.num_labelled,
-                num_unlabelled=some.num_unlabelled,
-                seeds=tuple(
-                    _seed_result(each, labels_N, at_once[name, each.seed])
-                    for each in of_seed.values()
-                ),
-                metrics=_spreads(own) or {},
-                gain=gain,
-            )
+        values = scores(
+            labels_N,
+            each.probabilities_NK,
+            positive=positive,
+            draws=[np.arange(len(labels_N)), *draws],
         )
-    return tuple(arms)
+        found.setdefault(each.arm, {})[each.seed] = _Found(each, values)
+    names = list(found)
+    return tuple(
+        _arm(name, found[name], found[names[0]] if name != names[0] else None, labels_N)
+        for name in names
+    )
 
 
-def _scored(
-    answers: Answers, labels_N: Ints, positive: int, draws: Sequence[Ints]
+@dataclass(frozen=True)
+class _Found:
+    """Answers and their metrics: of the test set itself, and then of its resamples, (1 + R,)."""
+
+    answers: Answers
+    values: dict[MetricName, Floats]
+
+
+def _arm(
+    name: ArmName, seeds: dict[int, _Found], first: dict[int, _Found] | None, labels_N: Ints
+) -> Arm:
+    some = next(iter(seeds.values())).answers
+    common = [] if first is None else [seed for seed in seeds if seed in first]
+    gains = [_minus(seeds[seed].values, first[seed].values) for seed in common if first]
+    return Arm(
+        name=name,
+        num_labelled=some.num_labelled,
+        num_unlabelled=some.num_unlabelled,
+        seeds=tuple(_seed_result(each, labels_N) for each in seeds.values()),
+        metrics=_spreads([each.values for each in seeds.values()]),
+        gain=_spreads(gains) if gains else None,
+    )
+
+
+def _minus(
+    values: dict[MetricName, Floats], others: dict[MetricName, Floats]
 ) -> dict[MetricName, Floats]:
-    """Return the metrics of the test set itself, and then those of its resamples, (1 + R,)."""
-    probabilities_NK = np.array(answers.probabilities_NK)
-    every = [np.arange(len(labels_N)), *draws]
-    return scores(labels_N, probabilities_NK, positive=positive, draws=every)
+    return {name: values[name] - others[name] for name in values}
 
 
-def _spreads(of_seeds: Sequence[dict[MetricName, Floats]]) -> dict[MetricName, Spread] | None:
-    if not of_seeds:
-        return None
+def _spreads(of_seeds: Sequence[dict[MetricName, Floats]]) -> dict[MetricName, Spread]:
     spreads: dict[MetricName, Spread] = {}
-    for name in METRICS:
-        if name not in of_seeds[0]:
-            continue
+    for name in (each for each in METRICS if each in of_seeds[0]):
         values_SR = np.stack([each[name] for each in of_seeds])
         low, high = np.nanpercentile(values_SR[:, 1:].mean(axis=0), _PERCENT)
         spreads[name] = Spread(
@@ -183,12 +180,13 @@ def _spreads(of_seeds: Sequence[dict[MetricName, Floats]]) -> dict[MetricName, S
     return spreads
 
 
-def _seed_result(answers: Answers, labels_N: Ints, values: dict[MetricName, Floats]) -> SeedResult:
-    probabilities_NK = np.array(answers.probabilities_NK)
-    table = confusion_KK(labels_N, probabilities_NK.argmax(axis=1), probabilities_NK.shape[1])
+def _seed_result(found: _Found, labels_N: Ints) -> SeedResult:
+    answers = found.answers
+    num_classes = answers.probabilities_NK.shape[1]
+    table = confusion_KK(labels_N, answers.probabilities_NK.argmax(axis=1), num_classes)
     return SeedResult(
         seed=answers.seed,
-        metrics={name: float(value[0]) for name, value in values.items()},
+        metrics={name: float(value[0]) for name, value in found.values.items()},
         confusion=tuple(tuple(int(count) for count in row) for row in table),
         loss=answers.loss,
         kept=answers.kept,

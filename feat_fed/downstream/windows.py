@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feat_fed.data.frames import square_video
-from feat_fed.downstream.dataset import named
+from feat_fed.downstream.labelled import named
 from feat_fed.downstream.settings import WindowSettings
 from feat_fed.errors import ConfigError, DataError
 from feat_fed.evaluate.clips import ClipSource
@@ -96,10 +96,15 @@ def decode_windows(
         except DataError as error:
             failures.append(str(error))
         except ValueError as short:
-            failures.append(f"{clips.name}: {clips.label(index)}: {short}")
+            failures.append(
+                f"{clips.name}: {clips.label(index)}: {short}; replace it, or lower "
+                "windows.num_frames in --config"
+            )
         decoded()
     if failures:
-        raise DataError(f"{len(failures)} of {len(clips)} clips cannot be used: {named(failures)}")
+        raise DataError(
+            f"{len(failures)} of {len(clips)} clips cannot be used. {named(failures, ' ')}"
+        )
     return windows
 
 

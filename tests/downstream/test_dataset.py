@@ -7,14 +7,8 @@ import pytest
 from PIL import Image
 
 from feat_fed.data.partition import PATIENT_IN_NAME
-from feat_fed.downstream.dataset import (
-    LabelledClips,
-    class_names,
-    patient_by,
-    read_labelled,
-    read_split,
-    read_unlabelled,
-)
+from feat_fed.downstream.dataset import read_labelled, read_split, read_unlabelled
+from feat_fed.downstream.labelled import LabelledClips, class_names, patient_by
 from feat_fed.errors import ConfigError, DataError
 from labelled_clips import write_classes, write_clip, write_polypdiag
 

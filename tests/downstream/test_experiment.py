@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 
 from feat_fed.data.partition import PATIENT_IN_NAME
-from feat_fed.downstream.dataset import (
-    LabelledClips,
-    patient_by,
-    read_labelled,
-    read_split,
-    read_unlabelled,
-)
+from feat_fed.downstream.dataset import read_labelled, read_split, read_unlabelled
 from feat_fed.downstream.experiment import fixmatch_experiment, tstr_experiment
+from feat_fed.downstream.labelled import LabelledClips, patient_by
 from feat_fed.downstream.settings import DownstreamConfig, WindowSettings
 from feat_fed.errors import ConfigError, DataError
 from labelled_clips import write_classes, write_polypdiag

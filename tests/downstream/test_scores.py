@@ -71,7 +71,7 @@ def answers(arm: str, seed: int, probabilities: np.ndarray) -> Answers:
         num_labelled=4,
         num_unlabelled=0,
         seed=seed,
-        probabilities_NK=tuple(map(tuple, probabilities.tolist())),
+        probabilities_NK=probabilities,
         loss=0.5,
         kept=None,
         seconds=1.0,

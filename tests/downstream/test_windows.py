@@ -46,7 +46,7 @@ def test_frames_are_cropped_and_resized_and_keep_their_values() -> None:
 
 def test_too_short_clips_are_all_named() -> None:
     clips = ArrayClips("made", np.zeros((3, 5, 32, 32, 3), dtype=np.uint8))
-    with pytest.raises(DataError, match="3 of 3 clips cannot be used: made: clip 0: 5 frames"):
+    with pytest.raises(DataError, match=r"3 of 3 clips cannot be used\. made: clip 0: 5 frames"):
         decode_windows(clips, WindowSettings(size_px=32))
 
 
