@@ -48,7 +48,7 @@ class LabelledClips:
     def subset(self, indices: Sequence[int]) -> LabelledClips:
         """Return some of the clips, in the order given."""
         return LabelledClips(
-            self.clips.subset(indices, self.clips.name),
+            self.clips.subset(indices),
             tuple(self.labels[index] for index in indices),
             tuple(self.patients[index] for index in indices),
         )

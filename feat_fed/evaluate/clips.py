@@ -5,17 +5,19 @@ Legend: N videos, T frames, H height, W width, 3 colour channels (R, G, B).
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feat_fed.data.inventory.look import content_sha256
-from feat_fed.data.reading.clip import Source
+from feat_fed.data.reading.clip import ClipInfo, Source
 from feat_fed.data.reading.reader import probe, read_clip
 from feat_fed.errors import ClipError, DataError
 
@@ -66,13 +68,23 @@ class FileClips:
     sources
         A video each: its file, or its frames' files in order.
     labels
-        As many.
+        What messages call them.
+    patients
+        Whose each is, where somebody said so; empty texts elsewhere.
     """
 
-    def __init__(self, name: str, sources: Sequence[Source], labels: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        labels: Sequence[str],
+        *,
+        patients: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self._sources, self._labels = tuple(sources), tuple(labels)
-        self._num_frames: dict[int, int] = {}
+        self._patients = tuple(patients) or ("",) * len(self._sources)
+        self._infos: dict[int, ClipInfo] = {}
 
     def __len__(self) -> int:
         """Return the number of videos."""
@@ -102,17 +114,17 @@ class FileClips:
         """SHA-256 over all of :attr:`sha256s`."""
         return _joined(self.sha256s)
 
+    def patient(self, index: int) -> str:
+        """Return the text that tells whose a video is: its DICOM header's, or what was said."""
+        return self._info(index).patient_key or self._patients[index]
+
     def num_frames(self, index: int) -> int:
         """Return how many frames a video has, as its container tells."""
-        if index not in self._num_frames:
-            with self._named(index):
-                self._num_frames[index] = probe(self._sources[index]).num_frames
-        return self._num_frames[index]
+        return self._info(index).num_frames
 
     def size_px(self, index: int) -> tuple[int, int]:
         """Return height and width of a video's first frame."""
-        with self._named(index):
-            info = probe(self._sources[index])
+        info = self._info(index)
         return info.height_px, info.width_px
 
     def read(self, index: int, start: int, num_frames: int, stride: int = 1) -> NDArray[np.uint8]:
@@ -125,13 +137,26 @@ class FileClips:
                 num_frames=num_frames,
             ).frames_THWC
 
-    def subset(self, indices: Sequence[int], name: str) -> FileClips:
+    def subset(self, indices: Sequence[int]) -> FileClips:
         """Return some of the videos, in the order given."""
         return FileClips(
-            name,
+            self.name,
             [self._sources[index] for index in indices],
             [self._labels[index] for index in indices],
+            patients=[self._patients[index] for index in indices],
         )
+
+    def renamed(self, name: str) -> FileClips:
+        """Return the same videos under another name."""
+        other = copy.copy(self)
+        other.name = name
+        return other
+
+    def _info(self, index: int) -> ClipInfo:
+        if index not in self._infos:
+            with self._named(index):
+                self._infos[index] = probe(self._sources[index])
+        return self._infos[index]
 
     @contextmanager
     def _named(self, index: int) -> Iterator[None]:
@@ -139,8 +164,12 @@ class FileClips:
         try:
             yield
         except ClipError as error:
+            source = self._sources[index]
+            file = next((each.name for each in source if not _is_readable(each)), "")
+            place = f"{self._labels[index]}/{file}" if file and len(source) > 1 else ""
             raise DataError(
-                f"{self.name}: {self._labels[index]}: {error.reason}; replace or remove the file"
+                f"{self.name}: {place or self._labels[index]}: {error.reason}; "
+                "replace it, or leave it out"
             ) from None
 
 
@@ -197,6 +226,14 @@ class ArrayClips:
                 f"of {self._clips_NTHWC.shape[1]}"
             )
         return np.asarray(self._clips_NTHWC[index, start:stop:stride])
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        probe(path)
+    except ClipError:
+        return False
+    return True
 
 
 def _joined(digests: Iterable[str]) -> str:
