@@ -10,6 +10,7 @@
                         round is done; 0 is the untrained model; *.damaged was set aside
     inbox/              round-0004/: the updates of the round that goes on
     samples/            samples.mp4, samples.gif, contact-sheet.png
+    release/            what `feat-fed release` asked, decided and let through
     logs/
     live.json           where the study stands at this moment
     roster.json         which public key is which site

@@ -46,8 +46,8 @@ def trained(
 
 
 def test_two_kinds_of_clips_are_learned_from_four_of_each() -> None:
-    test = phantoms(10, 100)
-    learned = trained(TrainingSettings(steps=40))
+    test = phantoms(8, 100)
+    learned = trained(TrainingSettings(steps=40, batch_size=4))
     found = scores(test.labels_N, predict(learned.network, test.windows_NVTSS3, CPU), positive=1)
     assert found["accuracy"][0] >= 0.9
     assert found["auroc"][0] >= 0.95
