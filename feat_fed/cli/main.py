@@ -15,6 +15,7 @@ from feat_fed.cli import (
     checkpoints,
     data,
     demo,
+    downstream,
     evaluate,
     identity,
     privacy,
@@ -74,6 +75,7 @@ app.add_typer(site_control.app, name="site", rich_help_panel=_SITE)
 app.command(rich_help_panel=_RESEARCH)(study.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
 app.command(rich_help_panel=_RESEARCH)(evaluate.evaluate)
+app.add_typer(downstream.app, name="downstream", rich_help_panel=_RESEARCH)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.import_checkpoint)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 
@@ -89,6 +91,7 @@ _EXTRAS = {
     "client": "client",
     "train-local": "client",
     "data": "client",
+    "downstream": "client",
     "site": "client",
     "status": "client",
     "evaluate": "client",

@@ -47,6 +47,9 @@ def sample(
         Path | None,
         typer.Option(help="A learned codec's file or folder; the study's codec.weights if unset."),
     ] = None,
+    clips: Annotated[
+        Path | None, typer.Option(help="Folder for each clip as a file of its own, too.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files; RUN/samples if unset.")
     ] = None,
@@ -76,6 +79,10 @@ def sample(
     folder = out or store.samples
     folder.mkdir(parents=True, exist_ok=True)
     files = write_samples(folder, clips_NTHWC, fps=DISPLAY_FPS)
+    if clips is not None:
+        from feat_fed.report.samples import write_clips
+
+        write_clips(clips, clips_NTHWC, fps=DISPLAY_FPS)
     say(f"{n} clips: {files.mp4}  {files.gif}  {files.contact_sheet}")
 
 

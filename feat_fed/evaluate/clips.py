@@ -137,6 +137,15 @@ class FileClips:
                 num_frames=num_frames,
             ).frames_THWC
 
+    def subset(self, indices: Sequence[int]) -> FileClips:
+        """Return some of the videos, in the order given."""
+        return FileClips(
+            self.name,
+            [self._sources[index] for index in indices],
+            [self._labels[index] for index in indices],
+            patients=[self._patients[index] for index in indices],
+        )
+
     def renamed(self, name: str) -> FileClips:
         """Return the same videos under another name."""
         other = copy.copy(self)

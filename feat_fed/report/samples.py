@@ -62,6 +62,25 @@ def write_samples(folder: Path, clips_NTHWC: UInt8Array, *, fps: float) -> Sampl
     return files
 
 
+def write_clips(folder: Path, clips_NTHWC: UInt8Array, *, fps: float) -> None:
+    """Write each clip into an MP4 of its own, ``clip-0000.mp4`` and on; older ones are removed.
+
+    A side that is odd gets a white line more.
+
+    Raises
+    ------
+    ValueError
+        As :func:`write_samples` does.
+    """
+    _check(clips_NTHWC, fps)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("clip-[0-9][0-9][0-9][0-9].mp4"):
+        old.unlink()
+    for index in range(len(clips_NTHWC)):
+        with atomic_path(folder / f"clip-{index:04d}.mp4", durable=False) as part:
+            _write_mp4(part, _tile(clips_NTHWC[index : index + 1]), fps)
+
+
 def _check(clips_NTHWC: UInt8Array, fps: float) -> None:
     shape = clips_NTHWC.shape
     if len(shape) != 5 or shape[-1] != 3 or 0 in shape or clips_NTHWC.dtype != np.uint8:

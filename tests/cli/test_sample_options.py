@@ -73,3 +73,8 @@ def test_a_flag_that_does_not_fit_is_an_error_without_a_traceback(
     assert run_app(["sample", "--run", str(run), "--round", "0", *QUICK, *options]) == 1
     told = " ".join(capsys.readouterr().err.split())
     assert message in told and "Traceback" not in told
+
+
+def test_each_clip_may_have_a_file_of_its_own(run: Path, tmp_path: Path) -> None:
+    drawn(run, tmp_path / "all", "-n", "3", "--clips", str(tmp_path / "each"))
+    assert len(list((tmp_path / "each").iterdir())) == 3

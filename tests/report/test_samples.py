@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from feat_fed.report import write_samples
+from feat_fed.report.samples import write_clips
 
 
 def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
@@ -115,3 +116,16 @@ def test_what_is_no_batch_of_clips_is_refused(tmp_path: Path, clips: np.ndarray)
 def test_a_rate_of_nothing_is_refused(tmp_path: Path, beating_clips: np.ndarray) -> None:
     with pytest.raises(ValueError, match="fps is 0"):
         write_samples(tmp_path, beating_clips, fps=0)
+
+
+def test_each_clip_becomes_a_file_and_older_ones_go(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("kept")
+    write_clips(tmp_path, colours(5, 3, 32), fps=10)
+    clips = colours(3, 4, 31)
+    write_clips(tmp_path, clips, fps=10)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["clip-0000.mp4", "clip-0001.mp4", "clip-0002.mp4", "notes.txt"]
+    for index, clip in enumerate(clips):
+        frames = film_frames(tmp_path / names[index])
+        assert [frame.shape for frame in frames] == [(32, 32, 3)] * 4
+        assert psnr_db(np.stack(frames)[:, :28, :28], clip[:, :28, :28]) > 30
