@@ -17,7 +17,8 @@ from feat_fed.cli.central_lines import central_lines
 from feat_fed.errors import RunError
 from feat_fed.measured import Evaluation
 from feat_fed.metrics import Metric
-from feat_fed.report.evaluations import comparable, read_evaluations
+from feat_fed.report.comparisons import comparable
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.live import StudyLive
 from feat_fed.report.records import CentralSpending, RoundRecord
 from feat_fed.report.run_store import RunStore, is_locked
@@ -243,8 +244,10 @@ def _seen(root: Path) -> dict[str, str]:
 
 
 def _evaluation(root: Path) -> Evaluation | None:
-    found = comparable(read_evaluations(root).found)
-    return found[0].last if found else None
+    with contextlib.suppress(RunError):
+        found = comparable(EvaluationFolder.of_run(root).evaluations())
+        return found[0].last if found else None
+    return None
 
 
 def _evaluation_lines(last: Evaluation) -> list[str]:

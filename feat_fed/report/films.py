@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 from av.error import FFmpegError
 
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.page import data_url
 from feat_fed.report.run_store import SampleFiles
 from feat_fed.report.series import evenly
@@ -19,7 +18,6 @@ MOST_FILMS = 6
 LARGEST_BYTES = 6_000_000
 """Of all films of a page together."""
 
-_OF_A_ROUND = re.compile(r"round-(\d{1,6})")
 _STILL_QUALITY = 80
 
 
@@ -42,30 +40,23 @@ class Films:
     left_out: int
 
 
-def films_by_round(folder: Path) -> Films:
-    """Choose films of ``folder/round-0012/``: the first, the last, and some evenly in between.
+def films_by_round(folder: EvaluationFolder) -> Films:
+    """Choose among the rounds' films: the first, the last, and some evenly in between.
 
     So few that they are no more than :data:`LARGEST_BYTES` together; a round whose film cannot be
     read counts as left out.
     """
-    there = dict(_films(folder))
-    rounds = sorted(there)
+    named = {each: SampleFiles.under(folder.samples(each)).mp4 for each in folder.rounds_with_samples()}
+    sizes = {number: path.stat().st_size for number, path in named.items() if path.is_file()}
+    rounds = sorted(sizes)
     for most in range(min(MOST_FILMS, len(rounds)), 0, -1):
-        chosen = [rounds[index] for index in evenly(len(rounds), most=most)]
-        if most == 1:
-            chosen = rounds[-1:]
-        if sum(there[number].stat().st_size for number in chosen) <= LARGEST_BYTES:
-            made = (_film(number, there[number]) for number in chosen)
+        indices = evenly(len(rounds), most=most) if most > 1 else [-1]
+        chosen = [rounds[index] for index in indices]
+        if sum(sizes[number] for number in chosen) <= LARGEST_BYTES:
+            made = (_film(number, named[number]) for number in chosen)
             shown = tuple(each for each in made if each is not None)
             return Films(shown, len(rounds) - len(shown))
     return Films((), len(rounds))
-
-
-def _films(folder: Path) -> Iterator[tuple[int, Path]]:
-    for each in folder.glob("round-*"):
-        found, path = _OF_A_ROUND.fullmatch(each.name), SampleFiles.under(each).mp4
-        if found and path.is_file():
-            yield int(found[1]), path
 
 
 def _film(number: int, path: Path) -> Film | None:

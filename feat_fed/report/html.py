@@ -22,7 +22,7 @@ from feat_fed.report.page import data_url, render
 from feat_fed.report.participation import PARTS, Shortfall, exclusions, shortfall, strips
 from feat_fed.report.quality import quality
 from feat_fed.report.records import RoundRecord, RunSummary
-from feat_fed.report.evaluations import read_evaluations, samples_folder
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.run_store import RunStore, SampleFiles
 from feat_fed.report.series import evenly, rounds_a_point
 
@@ -58,6 +58,7 @@ def write_report(store: RunStore) -> Path:
 def _page(store: RunStore) -> dict[str, Any]:
     rounds, summary = store.rounds(), store.summary()
     totals = site_totals(rounds)
+    evaluation = EvaluationFolder.of_run(store.root)
     few_sites = len(totals) <= plots.MOST_SITE_LINES
     excluded = exclusions(rounds)
     return {
@@ -77,8 +78,8 @@ def _page(store: RunStore) -> dict[str, Any]:
         "span": units.format_span(rounds[0].started_at, ended_at(rounds)) if rounds else "",
         "median_sec": median(each.seconds for each in rounds) if rounds else 0.0,
         "curves": _curves(store.study, rounds, summary),
-        "quality": quality(read_evaluations(store.root)),
-        "films": films_by_round(samples_folder(store.root)),
+        "quality": quality(evaluation.evaluations()),
+        "films": films_by_round(evaluation),
         "samples": _samples(SampleFiles.under(store.samples)),
         "shown_rounds": [rounds[index] for index in evenly(len(rounds), most=_MOST_ROUNDS)],
         "shown_parts": rounds[-max(1, _MOST_PARTS // max(1, len(totals))) :],

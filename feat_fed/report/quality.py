@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from feat_fed.measured import Evaluation, MetricValue
-from feat_fed.report.evaluations import Comparable, Curve, Evaluations, comparable
+from feat_fed.report.comparisons import Comparable, Curve, comparable
 from feat_fed.report.quality_plots import metric_svg
 
 _MOST_GROUPS = 3
@@ -39,8 +40,6 @@ class Quality:
     more_groups: int
     others: tuple[Evaluation, ...]
     """Of checkpoints and folders, the newest first."""
-    unreadable: int
-    """Lines of the run's evaluations that are none."""
 
     @property
     def headline(self) -> MetricValue | None:
@@ -49,15 +48,14 @@ class Quality:
         return next((each for each in values if each.better != "neither"), None)
 
 
-def quality(measured: Evaluations) -> Quality:
+def quality(found: Sequence[Evaluation]) -> Quality:
     """Order evaluations for the page; of many, the newest."""
-    groups = comparable(measured.found)
-    others = [each for each in measured.found if each.source != "round"]
+    groups = comparable(found)
+    others = [each for each in found if each.source != "round"]
     return Quality(
         groups=tuple(_group(each, index) for index, each in enumerate(groups[:_MOST_GROUPS])),
         more_groups=len(groups[_MOST_GROUPS:]),
         others=tuple(others[: -_MOST_OTHERS - 1 : -1]),
-        unreadable=measured.unreadable,
     )
 
 

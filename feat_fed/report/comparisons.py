@@ -1,28 +1,12 @@
-"""What was measured of a run's models: ``RUN/evaluation/``, as its readers see it."""
+"""Which of a run's evaluations may be compared, and what they say round by round."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from pydantic import ValidationError
 
 from feat_fed.measured import Evaluation, MetricValue
-
-FOLDER = "evaluation"
-"""Of a run, with ``metrics.jsonl`` and ``samples/round-0012/`` in it."""
-
-
-@dataclass(frozen=True)
-class Evaluations:
-    """What was measured, in the order in which it was."""
-
-    found: tuple[Evaluation, ...]
-    unreadable: int
-    """Lines that are no evaluation, or 1 where the file cannot be read."""
-
 
 @dataclass(frozen=True)
 class Point:
@@ -69,58 +53,18 @@ class Comparable:
     curves: tuple[Curve, ...]
 
 
-def read_evaluations(root: Path) -> Evaluations:
-    """Read a run's evaluations as they were appended; none where nothing was measured.
-
-    A line that is no evaluation is only counted: a run is not held up by what measures it. One
-    without its end is what a crash left of an append, and is passed over.
-    """
-    try:
-        *whole, _torn = (root / FOLDER / "metrics.jsonl").read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return Evaluations((), 0)
-    except OSError:
-        return Evaluations((), 1)
-    found = [each for each in map(_evaluation, whole) if each is not None]
-    return Evaluations(tuple(found), len(whole) - len(found))
-
-
-def samples_folder(root: Path) -> Path:
-    """Name the folder that holds a folder of sample clips a round."""
-    return root / FOLDER / "samples"
-
-
 def comparable(found: Sequence[Evaluation]) -> tuple[Comparable, ...]:
     """Group the evaluations of rounds by what their numbers depend on, the newest group first.
 
     A round that was measured twice in the same way counts by its last evaluation.
     """
-    groups: dict[tuple[str, ...], dict[int, Evaluation]] = defaultdict(dict)
+    groups: dict[str, dict[int, Evaluation]] = defaultdict(dict)
     for each in found:
         if each.round is not None and each.source == "round":
-            groups[_kind(each)][each.round] = each
+            groups[each.terms][each.round] = each
     whole = [[by_round[number] for number in sorted(by_round)] for by_round in groups.values()]
     whole.sort(key=lambda group: max(each.at for each in group), reverse=True)
     return tuple(Comparable(group[-1], _curves(group)) for group in whole)
-
-
-def _evaluation(line: bytes) -> Evaluation | None:
-    try:
-        return Evaluation.model_validate_json(line)
-    except ValidationError:
-        return None
-
-
-def _kind(one: Evaluation) -> tuple[str, ...]:
-    networks = sorted(one.networks.items())
-    return (
-        one.benchmark_digest,
-        one.protocol_digest,
-        one.weights or "",
-        str(networks),
-        str(sorted(one.sampler.items())),
-        str(one.seed),
-    )
 
 
 def _curves(group: Sequence[Evaluation]) -> tuple[Curve, ...]:
