@@ -10,6 +10,8 @@
                         round is done; 0 is the untrained model; *.damaged was set aside
     inbox/              round-0004/: the updates of the round that goes on
     samples/            samples.mp4, samples.gif, contact-sheet.png
+    evaluation/         what was measured of the rounds (feat_fed.report.evaluation_folder)
+    tensorboard/        curves of the rounds and of what was measured
     logs/
     live.json           where the study stands at this moment
     roster.json         which public key is which site

@@ -501,3 +501,17 @@ def test_a_study_with_a_server_optimiser_goes_on_with_its_state(tmp_path: Path) 
     run(store, sites)
     run(RunStore.resume(store.root, StudyConfig.model_validate(study)), sites)
     assert moved_by(store, 2) == pytest.approx(2.5, abs=1e-5)  # 1, then 1 + 0.5
+
+
+def test_rounds_are_written_for_tensorboard_and_do_without_it(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tensorboardX.RecordWriter.flush", _full_disk)
+    run(store, {"a": honest("a", 1.0), "b": honest("b", 1.0)})
+    assert store.summary().state == "complete"
+    (file,) = (store.root / "tensorboard" / "rounds").iterdir()
+    assert b"loss/train" in file.read_bytes()
+
+
+def _full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
