@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from feat_fed.measured import Evaluation, MetricValue
 
+
 @dataclass(frozen=True)
 class Point:
     """One metric of one round's model."""

@@ -46,7 +46,9 @@ def films_by_round(folder: EvaluationFolder) -> Films:
     So few that they are no more than :data:`LARGEST_BYTES` together; a round whose film cannot be
     read counts as left out.
     """
-    named = {each: SampleFiles.under(folder.samples(each)).mp4 for each in folder.rounds_with_samples()}
+    named = {
+        each: SampleFiles.under(folder.samples(each)).mp4 for each in folder.rounds_with_samples()
+    }
     sizes = {number: path.stat().st_size for number, path in named.items() if path.is_file()}
     rounds = sorted(sizes)
     for most in range(min(MOST_FILMS, len(rounds)), 0, -1):

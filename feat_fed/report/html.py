@@ -35,7 +35,7 @@ _MOST_ROUNDS = 60
 """Rows of the table of rounds."""
 _MOST_PARTS = 240
 """Rows of the table of sites by round."""
-_MOST_EXCLUSIONS = 60
+_MOST_EXCLUSIONS = 40
 
 
 def write_report(store: RunStore) -> Path:
@@ -134,16 +134,17 @@ def _of_steps(study: StudyConfig, short: Shortfall) -> str:
     steps = study.training.local_steps
     plan = (
         f"Broken line: the study's schedule; solid: as far as it has come. Round r begins at step "
-        f"(r - 1) × {steps:,}, whatever was taken before."
+        f"(r - 1) times {steps:,}, whatever was taken before."
     )
     if not short.updates:
         return plan
     if not short.shorter:
         return f"{plan} Every aggregated update took all {steps:,} steps."
+    marks = "; the marks show where they ended" if short.shorter <= plots.MOST_SHORT_MARKS else ""
     return (
-        f"{plan} {short.shorter:,} of {short.updates:,} aggregated updates took fewer than {steps:,} "
-        f"steps, the shortest {short.fewest_steps:,}, and left out the rest of their round's "
-        "stretch; the marks show where they ended."
+        f"{plan} {short.shorter:,} of {short.updates:,} aggregated updates took fewer than "
+        f"{steps:,} steps, the shortest {short.fewest_steps:,}, and left out the rest of their "
+        f"round's stretch{marks}."
     )
 
 

@@ -19,6 +19,8 @@ _SETTINGS = {
     # MLflow tells its makers of its use unless it is forbidden to.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    # Of a folder that is asked for by name, MLflow need not advise against folders.
+    "MLFLOW_ALLOW_FILE_STORE": "true",
     # That a server is not there is to be said within a minute, not within hours.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",

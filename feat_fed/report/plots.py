@@ -28,7 +28,7 @@ from feat_fed.report.drawing import (
 from feat_fed.report.facts import heldout_points
 from feat_fed.report.participation import Shortfall
 from feat_fed.report.records import RoundRecord, RunSummary
-from feat_fed.report.series import Float64Array, Series, evenly, series, thinned
+from feat_fed.report.series import Float64Array, Series, series, thinned
 from feat_fed.report.units import bytes_unit, time_unit
 
 MOST_SITE_LINES = 8
@@ -37,7 +37,8 @@ BAND_COLOUR = COLOURS[0]
 BAND_OPACITIES = (0.16, 0.3)
 """From the lowest site to the highest, and of the middle half of the sites."""
 MOST_BARS = 50
-_MOST_SHORT_MARKS = 200
+MOST_SHORT_MARKS = 60
+"""Of updates that ended short, along the learning rate; more would hide the line."""
 
 
 def heldout_loss_svg(rounds: Sequence[RoundRecord], summary: RunSummary) -> str:
@@ -121,7 +122,7 @@ def learning_rate_svg(study: StudyConfig, rounds: Sequence[RoundRecord], short: 
         return [learning_rate_at(training, step=each, total_steps=total) for each in whole]
 
     def path(end: int) -> Float64Array:
-        """Steps up to ``end``, close enough to each other for the warm-up and the cosine."""
+        """Return steps up to ``end``, close enough to each other for the warm-up and the cosine."""
         warmup = min(training.warmup_steps, end)
         knots = (np.linspace(0, warmup, 20), np.linspace(warmup, end, 180))
         return np.unique(np.concatenate(knots).astype(int)).astype(float)
@@ -131,8 +132,9 @@ def learning_rate_svg(study: StudyConfig, rounds: Sequence[RoundRecord], short: 
     if short.last_step is not None:
         taken = path(short.last_step)
         axes.plot(taken, rates(taken), color=INK, linewidth=3.2)
-    chosen = [short.ends[index] for index in evenly(len(short.ends), most=_MOST_SHORT_MARKS)]
-    axes.plot(chosen, rates(chosen), color=COLOURS[1], marker="|", markersize=11, linestyle="")
+    if len(short.ends) <= MOST_SHORT_MARKS:
+        look = {"color": COLOURS[1], "marker": "|", "markersize": 11, "linestyle": ""}
+        axes.plot(short.ends, rates(short.ends), **look)
     axes.set_ylim(bottom=0)
     story = (
         f"Learning rate by the study's {total:,} optimiser steps, "
@@ -162,6 +164,4 @@ def _draw_sites(axes: Any, numbers: Series, *, shift: int = 0) -> None:  # noqa:
         return
     edges = np.nanpercentile(numbers.stacked()[:, known_B], [0, 25, 75, 100], axis=0)
     for (low, high), opacity in zip(((0, 3), (1, 2)), BAND_OPACITIES, strict=True):
-        draw_band(
-            axes, xs[known_B], edges[low], edges[high], colour=BAND_COLOUR, opacity=opacity
-        )
+        draw_band(axes, xs[known_B], edges[low], edges[high], colour=BAND_COLOUR, opacity=opacity)

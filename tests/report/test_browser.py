@@ -142,8 +142,12 @@ def test_the_films_of_the_rounds_play_side_by_side(page: sync_api.Page) -> None:
     assert (tops[0] == tops[1]) == (page.viewport_size["width"] > 1000)
 
 
-def test_who_wants_nothing_to_move_sees_stills(page: sync_api.Page) -> None:
-    page.emulate_media(reduced_motion="reduce")
+@pytest.mark.parametrize("how", ["asks", "always"])
+def test_who_wants_nothing_to_move_sees_stills(page: sync_api.Page, how: str) -> None:
+    if how == "asks":
+        page.get_by_label("Hold still").check()
+    else:
+        page.emulate_media(reduced_motion="reduce")
     assert not page.locator("#moving-samples").is_visible()
     assert page.locator(".films img").first.is_visible()
     assert not page.locator(".films video").first.is_visible()

@@ -25,11 +25,13 @@ def test_a_round_counts_by_its_last_evaluation_and_rounds_are_in_order() -> None
 
 
 def test_the_best_is_by_the_metrics_own_direction() -> None:
-    def inception_score(number: int, value: float) -> MetricValue:
+    def inception_score(value: float) -> MetricValue:
         return MetricValue(metric="IS", value=value, num_real=0, num_generated=9, better="higher")
 
     found = [
-        evaluation_of(number, fvd, metrics=(evaluation_of(0, fvd).metrics[0], inception_score(0, s)))
+        evaluation_of(
+            number, fvd, metrics=(evaluation_of(0, fvd).metrics[0], inception_score(0, s))
+        )
         for number, fvd, s in ((1, 400.0, 2.0), (2, 300.0, 3.0), (3, 350.0, 2.5))
     ]
     fvd, score = comparable(found)[0].curves
@@ -57,7 +59,9 @@ def test_a_figure_holds_the_interval_and_words_that_are_no_formula() -> None:
     metric = evaluation_of(0, 1.0).metrics[0].model_copy(update={"metric": HOSTILE})
     found = [evaluation_of(number, 1.0, metrics=(metric,)) for number in range(30)]
     svg = metric_svg(comparable(found)[0].curves[0], name="m")
-    words = [each.text for each in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    words = [
+        each.text for each in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")
+    ]
     assert HOSTILE in words
     assert "<script>" not in svg
     assert "fill-opacity: 0.2" in svg or "opacity: 0.2" in svg
