@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 from av.error import FFmpegError
+from PIL import Image
 
 from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.page import data_url
@@ -64,7 +65,7 @@ def films_by_round(folder: EvaluationFolder) -> Films:
 def _film(number: int, path: Path) -> Film | None:
     try:
         content = path.read_bytes()
-        with av.open(io.BytesIO(content)) as container:
+        with av.open(io.BytesIO(content), "r") as container:
             frames = list(container.decode(video=0))
     except (OSError, FFmpegError):
         return None
@@ -76,5 +77,5 @@ def _film(number: int, path: Path) -> Film | None:
 
 def _jpeg(frame: av.VideoFrame) -> bytes:
     buffer = io.BytesIO()
-    frame.to_image().save(buffer, format="JPEG", quality=_STILL_QUALITY)
+    Image.fromarray(frame.to_ndarray(format="rgb24")).save(buffer, format="JPEG", quality=_STILL_QUALITY)
     return buffer.getvalue()

@@ -16,13 +16,13 @@ from feat_fed.config import StudyConfig, dump_yaml
 from feat_fed.privacy.claims import claims
 from feat_fed.report import plots, units
 from feat_fed.report.drawing import site_styles
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.facts import ended_at, heldout_points, site_totals, weights_share
 from feat_fed.report.films import films_by_round
 from feat_fed.report.page import data_url, render
 from feat_fed.report.participation import PARTS, Shortfall, exclusions, shortfall, strips
 from feat_fed.report.quality import quality
 from feat_fed.report.records import RoundRecord, RunSummary
-from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.run_store import RunStore, SampleFiles
 from feat_fed.report.series import evenly, rounds_a_point
 

@@ -6,7 +6,7 @@ several rounds, and of many sites a band is drawn in place of their lines.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from feat_fed.report.drawing import (
 )
 from feat_fed.report.facts import heldout_points
 from feat_fed.report.participation import Shortfall
-from feat_fed.report.records import RoundRecord, RunSummary
+from feat_fed.report.records import RoundRecord, RunSummary, SiteRound
 from feat_fed.report.series import Float64Array, Series, series, thinned
 from feat_fed.report.units import bytes_unit, time_unit
 
@@ -84,16 +84,8 @@ def seconds_svg(rounds: Sequence[RoundRecord]) -> str:
 
 def bytes_svg(rounds: Sequence[RoundRecord]) -> str:
     """Stack what the sites sent above zero and what they received below it."""
-    sent, received = (
-        series(
-            rounds,
-            lambda record, field=field: sum(getattr(part, field) for part in record.sites),
-            lambda part, field=field: getattr(part, field),
-            most=MOST_BARS,
-            absent=0.0,
-        )
-        for field in ("bytes_up", "bytes_down")
-    )
+    sent = _totals(rounds, lambda part: part.bytes_up)
+    received = _totals(rounds, lambda part: part.bytes_down)
     unit, size_bytes = bytes_unit(max(sent.all_B.max(), received.all_B.max()))
     figure, axes = new_figure("Round", f"Received  |  Sent ({unit})")
     xs = sent.x_B
@@ -141,6 +133,17 @@ def learning_rate_svg(study: StudyConfig, rounds: Sequence[RoundRecord], short: 
         f"{'none' if short.last_step is None else f'{short.last_step + 1:,}'} of them taken."
     )
     return to_svg(figure, "rate", story)
+
+
+def _totals(rounds: Sequence[RoundRecord], of_site: Callable[[SiteRound], float]) -> Series:
+    """Return a number of the sites and its sum over them, a bin a bar."""
+    return series(
+        rounds,
+        lambda record: sum(of_site(part) for part in record.sites),
+        of_site,
+        most=MOST_BARS,
+        absent=0.0,
+    )
 
 
 def _stack(totals: Series) -> list[tuple[Float64Array, str]]:

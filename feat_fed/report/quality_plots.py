@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from feat_fed.report.drawing import COLOURS, draw_band, draw_line, new_figure, to_svg
 from feat_fed.report.comparisons import Curve
+from feat_fed.report.drawing import COLOURS, draw_band, draw_line, new_figure, to_svg
 from feat_fed.report.series import evenly
 
 _MOST_POINTS = 200

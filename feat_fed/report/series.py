@@ -72,7 +72,9 @@ def thinned(values_R: ArrayLike, *, most: int = MOST_POINTS) -> Float64Array:
     known_R = np.isfinite(values)
     sum_B = np.add.reduceat(np.where(known_R, values, 0.0), starts_B)
     count_B = np.add.reduceat(known_R.astype(float), starts_B)
-    return np.divide(sum_B, count_B, out=np.full(len(sum_B), np.nan), where=count_B > 0)
+    means_B = np.full(len(starts_B), np.nan)
+    np.divide(sum_B, count_B, out=means_B, where=count_B > 0)
+    return means_B
 
 
 def bin_starts(number: int, *, most: int = MOST_POINTS) -> NDArray[np.int64]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from feat_fed.train import StepProgress
 from feat_fed.scalar_events import ScalarEvents
+from feat_fed.train import StepProgress
 from feat_fed_client import events as events_module
 from feat_fed_client.events import round_events
 

@@ -38,9 +38,7 @@ def bad(site: str, status: str, reason: str) -> SiteRound:
 
 ROUNDS = (
     record(1, good("a"), bad("b", "missing", "no answer")),
-    record(
-        2, good("a", 4, ended_by="hours"), bad("b", "missing", "still at round 1, so not asked")
-    ),
+    record(2, good("a", 4, ended_by="hours"), bad("b", "missing", "still at round 1")),
     record(3, bad("a", "refused", "a weight was not finite"), bad("b", "missing", "no answer")),
     record(4, good("a"), bad("b", "missing", "still at round 3"), good("c")),
 )

@@ -29,9 +29,7 @@ def test_the_best_is_by_the_metrics_own_direction() -> None:
         return MetricValue(metric="IS", value=value, num_real=0, num_generated=9, better="higher")
 
     found = [
-        evaluation_of(
-            number, fvd, metrics=(evaluation_of(0, fvd).metrics[0], inception_score(0, s))
-        )
+        evaluation_of(number, fvd, metrics=(evaluation_of(0, fvd).metrics[0], inception_score(s)))
         for number, fvd, s in ((1, 400.0, 2.0), (2, 300.0, 3.0), (3, 350.0, 2.5))
     ]
     fvd, score = comparable(found)[0].curves
