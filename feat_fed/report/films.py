@@ -77,5 +77,6 @@ def _film(number: int, path: Path) -> Film | None:
 
 def _jpeg(frame: av.VideoFrame) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(frame.to_ndarray(format="rgb24")).save(buffer, format="JPEG", quality=_STILL_QUALITY)
+    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    image.save(buffer, format="JPEG", quality=_STILL_QUALITY)
     return buffer.getvalue()

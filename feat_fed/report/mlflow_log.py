@@ -62,7 +62,7 @@ def log_to_mlflow(store: RunStore, uri: str, *, experiment: str) -> int:
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "logging to MLflow needs mlflow-skinny, which is not installed: "
-            "pip install -c constraints.txt 'feat-fed[mlflow]'"
+            "pip install 'feat-fed[mlflow]', without the constraints"
         ) from error
     rounds, found = store.rounds(), EvaluationFolder.of_run(store.root).evaluations()
     try:
