@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,33 +66,48 @@ class ScalarEvents:
                 self._flushed_at = time.monotonic()
         except OSError as error:
             log.warning("no more events for TensorBoard from this process: %s", error)
+            self.close()
             self._writer = None
 
     def close(self) -> None:
         """Write what is left."""
         if self._writer is not None:
-            with suppress(OSError):
-                self._writer.close()
+            _close(self._writer)
 
 
 def _open(folder: Path, first_step: int | None) -> RecordWriter | None:
     # TensorBoard reads the files of a folder in the order of their names.
     name = f"events.out.tfevents.{time.time_ns() // 1000:016d}.{os.getpid()}"
-    try:
-        from tensorboardX import RecordWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+    with ExitStack() as closing:
+        try:
+            from tensorboardX import RecordWriter
 
-        folder.mkdir(parents=True, exist_ok=True)
-        writer = RecordWriter(str(folder / name))
-        writer.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
-        if first_step is not None:
-            began = SessionLog(status=SessionLog.START)
-            again = Event(wall_time=time.time(), step=first_step, session_log=began)
-            writer.write(again.SerializeToString())
-    except ModuleNotFoundError:
-        log.info("no events for TensorBoard: tensorboardX is not installed")
-        return None
-    except Exception as error:  # what it is makes no difference to who goes on without curves
-        log.warning("no events for TensorBoard: %s", error)
-        return None
+            folder.mkdir(parents=True, exist_ok=True)
+            writer = RecordWriter(str(folder / name))
+            closing.callback(_close, writer)
+            _begin(writer, first_step)
+        except ModuleNotFoundError:
+            log.info("no events for TensorBoard: tensorboardX is not installed")
+            return None
+        except Exception as error:  # what it is makes no difference to who goes on without curves
+            log.warning("no events for TensorBoard: %s", error)
+            return None
+        closing.pop_all()
     return writer
+
+
+def _begin(writer: RecordWriter, first_step: int | None) -> None:
+    """Write what a file begins with."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    now = time.time()
+    writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+    if first_step is not None:
+        began = SessionLog(status=SessionLog.START)
+        event = Event(wall_time=now, step=first_step, session_log=began)
+        writer.write(event.SerializeToString())
+
+
+def _close(writer: RecordWriter) -> None:
+    with suppress(OSError):
+        writer.close()
