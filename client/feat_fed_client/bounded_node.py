@@ -20,7 +20,7 @@ from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 
 from feat_fed_client.bounded_calls import BoundedFleetClient
-from feat_fed_client.polls import Polls
+from feat_fed_client.polls import Polls, pull_promptly
 
 _MEMORY_SHARE = 0.5
 
@@ -37,6 +37,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     start_client_internal.get_fused_config_from_fab = unread_config  # type: ignore[attr-defined]
     fleet_http_connection.FleetHttpClient = BoundedFleetClient  # type: ignore[attr-defined]
+    start_client_internal.pull_objects = pull_promptly  # type: ignore[attr-defined]
     start_client_internal.time = Polls()  # type: ignore[assignment,attr-defined]
     flower_supernode()
     # Where its main loop has ended, at an error that it does not try again, Flower 1.41 leaves the

@@ -23,8 +23,8 @@ from feat_fed.secagg import Roster, read_state, write_state
 _FILE = "peers.json"
 _MEND = (
     "put it back from a backup. Without one, first write the fingerprints of the other hospitals' "
-    "keys, as they read them out by telephone, into privacy.peers of this site's file; then remove "
-    "it. Whatever key the server shows of a site in neither is believed"
+    "keys, as they read them out by telephone, into privacy.peers of this site's file, and only "
+    "then remove it. Whatever key the server shows of a site in neither is believed"
 )
 
 
@@ -33,6 +33,17 @@ class _Peers(StrictModel):
 
     schema_version: Literal[1] = 1
     first_seen: dict[Name, Fingerprint] = Field(default_factory=dict)
+
+
+def seen_first(site: SiteConfig) -> dict[str, Fingerprint]:
+    """Return the keys that this site has believed because they came first.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged.
+    """
+    return (read_state(site.store / _FILE, _Peers, mend=_MEND) or _Peers()).first_seen
 
 
 def known_peers(site: SiteConfig, roster: Roster) -> dict[str, Fingerprint]:
@@ -46,7 +57,7 @@ def known_peers(site: SiteConfig, roster: Roster) -> dict[str, Fingerprint]:
         If the file is damaged.
     """
     path = site.store / _FILE
-    seen = (read_state(path, _Peers, mend=_MEND) or _Peers()).first_seen
+    seen = seen_first(site)
     offered = {each.site: each.fingerprint for each in roster.offers if each.site != site.name}
     for name, fingerprint in offered.items():
         told = site.privacy.peers.get(name)

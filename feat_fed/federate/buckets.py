@@ -18,7 +18,8 @@ from torch import Tensor
 from feat_fed.errors import ProtocolError
 from feat_fed.finite import all_finite
 
-BUCKET_BYTES = 32 * 1024**2
+BUCKET_BYTES = 16 * 1024**2
+"""Above 32 MiB glibc gives each block back to the kernel, and the next one is of fresh pages."""
 _HEADER_BYTES_PER_PART = 512
 
 Part = tuple[tuple[int, ...], torch.dtype]

@@ -225,6 +225,7 @@ class StudyProcesses:
                 *("--secret", str(self._secret)),
                 *self._members.superlink_arguments(),
                 *("--links", str(self._store.links)),
+                *("--checkpoints", str(self._store.checkpoint(0).parent)),
             ],
             log_file=self._store.logs / "superlink.log",
             env=flower_environment(self._store.flower / "superlink"),

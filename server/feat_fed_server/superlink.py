@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -24,12 +25,12 @@ from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
 from feat_fed_server.admissions import Admissions
+from feat_fed_server.bounded_answers import BoundedAnswers, most_answer_bytes
 from feat_fed_server.door import FleetDoor
 from feat_fed_server.gate import Gate, GatedServer
 from feat_fed_server.join_desk import JoinDesk
 from feat_fed_server.link_meter import LinkMeter
 from feat_fed_server.roster import FileRoster
-from feat_fed_server.whole_answers import WholeAnswers
 from feat_fed_server.whole_bodies import WholeBodies
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,10 @@ def flower_app(arguments: argparse.Namespace) -> FastAPI:
         isolation=ISOLATION_MODE_PROCESS,
         runtime_dependency_install=False,
     )
-    linkstate_factory.InMemoryLinkState = WholeAnswers  # type: ignore[attr-defined]
+    checkpoints = Path(arguments.checkpoints)
+    linkstate_factory.InMemoryLinkState = partial(  # type: ignore[attr-defined, assignment]
+        BoundedAnswers, most_bytes=lambda: most_answer_bytes(checkpoints)
+    )
     return create_app(config, SuperLinkLifespan)
 
 
@@ -181,6 +185,7 @@ def main() -> None:
     parser.add_argument("--sites", type=int, required=True, help="open the door when registered")
     parser.add_argument("--roster", required=True, help="who may take part")
     parser.add_argument("--links", required=True, help="where to count what goes over the wire")
+    parser.add_argument("--checkpoints", required=True, help="they tell how large an answer is")
     parser.add_argument("--federation", help="its file; hospitals may ask to join")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")

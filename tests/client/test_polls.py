@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import inspect
 
+from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 from flwr.supernode import start_client_internal
 
-from feat_fed_client.polls import Polls
+from feat_fed_client.polls import Polls, pull_promptly
 
 
 class Clock:
@@ -60,3 +61,22 @@ def test_flowers_main_loop_takes_nothing_else_from_the_module() -> None:
         and node.value.id == "time"
     }
     assert taken == {"sleep"}
+
+
+def test_a_part_that_the_server_is_still_making_is_asked_for_again() -> None:
+    asked: list[str] = []
+
+    def pull(part: str) -> bytes:
+        asked.append(part)
+        if asked.count("late") < 3 and part == "late":
+            raise ObjectUnavailableError(part)
+        return part.encode()
+
+    assert pull_promptly(["late", "there"], pull) == {"late": b"late", "there": b"there"}
+    assert asked.count("late") == 3
+
+
+def test_flowers_loop_pulls_by_the_name_that_is_replaced() -> None:
+    tree = ast.parse(inspect.getsource(start_client_internal))
+    calls = [each.func for each in ast.walk(tree) if isinstance(each, ast.Call)]
+    assert [each.id for each in calls if isinstance(each, ast.Name)].count("pull_objects") == 1

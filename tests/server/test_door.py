@@ -131,7 +131,9 @@ def test_a_path_that_is_written_in_another_way_is_another_path(path: str) -> Non
 
 def test_of_all_that_flower_serves_ten_calls_come_through(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"x" * 32)
-    arguments = argparse.Namespace(control_port=1, secret=str(tmp_path / "secret"))
+    arguments = argparse.Namespace(
+        control_port=1, secret=str(tmp_path / "secret"), checkpoints=str(tmp_path)
+    )
     served = flower_app(arguments).openapi()["paths"]
     pairs = {(method.upper(), path) for path, methods in served.items() for method in methods}
     asked = sorted(pairs | {("GET", "/docs"), ("GET", "/openapi.json"), ("POST", "/docs")})

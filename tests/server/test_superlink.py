@@ -99,6 +99,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
         *("--port", port, "--certificate", tls.certificate, "--key", tls.key),
         *("--control-port", control_port, "--secret", root / "secret", "--sites", 0),
         *("--roster", root / "roster.json", "--links", root / "links.json"),
+        *("--checkpoints", root),
         *("--federation", federation),
     ]
     with log.open("wb") as output:

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 from feat_fed import __version__
 from feat_fed.errors import FeatFedError
-from feat_fed_client.check import budget, compute, data, environment, limits, network, storage
+from feat_fed_client.check import (
+    budget,
+    compute,
+    data,
+    environment,
+    limits,
+    network,
+    peers,
+    storage,
+)
 from feat_fed_client.check.result import (
     CheckReport,
     CheckResult,
@@ -56,6 +65,7 @@ CHECKS = (
     Check("round", "Round", compute.round_time, needs_study=True),
     Check("privacy", "Privacy", limits.privacy, needs_study=True),
     Check("budget", "Budget", budget.budget, needs_study=True),
+    Check("peers", "Peers", peers.peers, needs_study=True),
 )
 """In the order in which they are run and shown; the long ones are last."""
 
