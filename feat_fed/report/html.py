@@ -31,7 +31,7 @@ _LARGEST_GIF_BYTES = 3_000_000
 _LARGEST_FILM_BYTES = 6_000_000
 """Above it the page carries neither, and says where they are."""
 _LARGEST_PNG_BYTES = 400_000
-_MOST_ROUNDS = 60
+_MOST_ROUNDS = 40
 """Rows of the table of rounds."""
 _MOST_PARTS = 240
 """Rows of the table of sites by round."""

@@ -243,7 +243,7 @@ def test_a_long_study_of_many_sites_gives_a_small_page_that_says_what_it_leaves_
     path = write_report(store)
     words = Page(path).words
     assert path.stat().st_size < 1_000_000
-    assert "60 of 1,000 rounds, evenly chosen" in words
+    assert "40 of 1,000 rounds, evenly chosen" in words
     assert "The last 7 rounds of 1,000" in words
     assert "site-31 ✕ No answer no answer before the deadline 1,000 1 to 1000" in words
     assert "Each point is the mean of up to 5 rounds." in words
