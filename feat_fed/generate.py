@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +56,7 @@ def run_pipeline(
     """
     study = store.study
     number = store.latest_round() if round_number is None else round_number
-    path = {"ema": store.ema, "global": store.checkpoint}[weights](number or 0)
+    path = store.weights_file(weights, number or 0)
     if number is None or not path.is_file():
         raise RunError(f"{store.root} has no weights of round {number or 0} yet")
     model = FEAT(study.model)
@@ -108,9 +109,29 @@ def generate_clips(
     pipeline = run_pipeline(store, sampler, round_number=round_number, codec_weights=codec_weights)
     pipeline.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     pipeline.set_progress_bar_config(disable=None if show_progress else True)
+    seeds = range(sampler.seed, sampler.seed + sampler.num_clips)
+    return sample_clips(pipeline, sampler, seeds=seeds)
+
+
+def sample_clips(
+    pipeline: FEATPipeline, sampler: SamplerConfig, *, seeds: Sequence[int], batch_size: int = 8
+) -> NDArray[np.uint8]:
+    """Draw a clip for each seed; ``sampler`` says how, not how many.
+
+    Returns
+    -------
+    numpy.ndarray
+        Clips (N, T, H, W, 3).
+
+    Raises
+    ------
+    ConfigError
+        If the sampler does not fit the model, or the pipeline has no codec.
+    """
     frames_NTHWC = pipeline(
-        seeds=range(sampler.seed, sampler.seed + sampler.num_clips),
+        seeds=seeds,
         num_inference_steps=sampler.steps,
+        batch_size=batch_size,
         **sampler.model_dump(exclude={"kind", "steps", "num_clips", "seed"}),
     ).frames
     return np.round(np.asarray(frames_NTHWC) * 255).astype(np.uint8)

@@ -238,7 +238,7 @@ class Assignment(StrictModel):
     @classmethod
     def _has_no_paths(cls, study: StudyConfig) -> StudyConfig:
         # Of either side's making: the server's paths stay there, and a site opens none of them.
-        return study.without_paths()
+        return study.for_sites()
 
     @property
     def moves_weights(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pydicom
+from PIL import Image
 from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
@@ -34,6 +35,15 @@ def write_video(path: Path, frames: np.ndarray, codec: str, pix_fmt: str = "yuv4
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
     return path
+
+
+def write_frames(folder: Path, frames_THWC: np.ndarray) -> tuple[Path, ...]:
+    """Write numbered PNG pictures."""
+    folder.mkdir(parents=True)
+    paths = tuple(folder / f"{number:06d}.png" for number in range(len(frames_THWC)))
+    for path, frame in zip(paths, frames_THWC, strict=True):
+        Image.fromarray(frame).save(path)
+    return paths
 
 
 def decode(path: Path) -> np.ndarray:

@@ -15,6 +15,7 @@ from feat_fed.cli import (
     checkpoints,
     data,
     demo,
+    evaluate,
     identity,
     privacy,
     provision,
@@ -70,6 +71,7 @@ app.add_typer(data.app, name="data", rich_help_panel=_SITE)
 app.add_typer(site_control.app, name="site", rich_help_panel=_SITE)
 app.command(rich_help_panel=_RESEARCH)(study.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
+app.command(rich_help_panel=_RESEARCH)(evaluate.evaluate)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.import_checkpoint)
 app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 
@@ -86,6 +88,7 @@ _EXTRAS = {
     "data": "client",
     "site": "client",
     "status": "client",
+    "evaluate": "client",
     "simulate": "simulation",
 }
 """Which extra a command belongs to."""

@@ -76,7 +76,8 @@ def _defined_end(store: RunStore) -> Iterator[None]:
         raise
     except BaseException:
         with contextlib.suppress(OSError):
-            _leave(store, "interrupted", "")
+            if not _is_complete(store):
+                _leave(store, "interrupted", "")
         _say_how_to_go_on(store)
         raise
 

@@ -38,13 +38,21 @@ def run_simulation(
     FederationError
         If the study fails.
     """
+    from feat_fed_server.evaluator_child import EvaluatorChild
+
     os.environ.update(flower_environment(store.flower))
     configs = virtual_sites(store, demo_data(store, data, hospitals=sites))
     require_enough(store.study, len(configs))
     _log_to_file(store)
     stores = {site.name: site.store for site in configs}
-    with StudyScreen(store, stores) as screen, followed(screen, store):
+    with (
+        EvaluatorChild(store, say) as evaluator,
+        StudyScreen(store, stores) as screen,
+        followed(screen, store),
+    ):
         _simulate(store, configs, ray_address)
+        if store.summary().state == "complete":
+            evaluator.finish()
     if store.summary().state != "complete":
         say(f"the simulation's log is {store.logs / 'simulation.log'}")
         raise FederationError(store.summary().message or "the simulation ended early")

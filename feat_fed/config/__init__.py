@@ -1,5 +1,6 @@
 """Two configurations, two owners: the study (coordinator) and the site (hospital)."""
 
+from feat_fed.config.evaluation import EvaluationConfig, NetworkFileConfig
 from feat_fed.config.federation import FederationConfig
 from feat_fed.config.load import (
     built_in_studies,
@@ -49,12 +50,14 @@ __all__ = [
     "CodecConfig",
     "ComputeConfig",
     "DiffusionConfig",
+    "EvaluationConfig",
     "FEATConfig",
     "FederationConfig",
     "HoursConfig",
     "LatentsConfig",
     "LimitsConfig",
     "MonaiKLConfig",
+    "NetworkFileConfig",
     "PatientPrivacyConfig",
     "PrivacyConfig",
     "RulesConfig",

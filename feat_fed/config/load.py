@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -22,8 +22,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 def load_study(source: str | Path, **overrides: object) -> StudyConfig:
     """Read a study by file or by the name of a built-in one (:func:`built_in_studies`).
 
-    ``overrides`` are top-level fields that replace the file's, such as ``rounds=100``. The path
-    of the codec's weights is counted from the file's folder.
+    ``overrides`` are top-level fields that replace the file's, such as ``rounds=100``. Paths, of
+    the codec's weights and of the evaluation's files, are counted from the file's folder.
     """
     path = Path(source)
     if path.suffix not in {".yaml", ".yml"} and str(source) in built_in_studies():
@@ -36,10 +36,11 @@ def load_study(source: str | Path, **overrides: object) -> StudyConfig:
             f"({', '.join(built_in_studies())})"
         )
     study = validate(StudyConfig, {**read_yaml(path), **overrides}, str(path))
-    if study.codec.weights is None:
-        return study
-    weights = _absolute(path.resolve().parent, study.codec.weights)
-    return study.model_copy(update={"codec": study.codec.model_copy(update={"weights": weights})})
+    base = path.resolve().parent
+    evaluation = study.evaluation and study.evaluation.absolute(base)
+    weights = study.codec.weights and _absolute(base, study.codec.weights)
+    codec = study.codec.model_copy(update={"weights": weights})
+    return study.model_copy(update={"codec": codec, "evaluation": evaluation})
 
 
 def load_site(path: Path) -> SiteConfig:
@@ -137,10 +138,11 @@ def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
 def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     for part in path:
         field = model.model_fields.get(str(part))
-        inner = field.annotation if field else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+        inner = [each for each in kinds if isinstance(each, type) and issubclass(each, BaseModel)]
+        if not inner:
             return []
-        model = inner
+        model = inner[0]
     return list(model.model_fields)
 
 

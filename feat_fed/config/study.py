@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 
 from feat_fed.config.base import StrictModel
+from feat_fed.config.evaluation import EvaluationConfig
 from feat_fed.config.model import CodecConfig, DiffusionConfig, FEATConfig, SamplerConfig
 from feat_fed.config.privacy import PrivacyConfig
 from feat_fed.config.sites import ScreeningConfig, SitesConfig
@@ -105,6 +112,17 @@ class StudyConfig(StrictModel):
     transfer: TransferConfig = TransferConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     sampler: SamplerConfig = SamplerConfig()
+    evaluation: EvaluationConfig | None = Field(
+        None, description="of the rounds, on held-out benchmarks; no site hears of it"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave evaluation out where there is none: sites of before it know no such key."""
+        tree: dict[str, Any] = serialise(self)
+        if self.evaluation is None:
+            tree.pop("evaluation", None)
+        return tree
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -173,4 +191,10 @@ class StudyConfig(StrictModel):
 
     def without_paths(self) -> StudyConfig:
         """Return the study as it may leave the coordinator's machine."""
-        return self.model_copy(update={"codec": self.codec.model_copy(update={"weights": None})})
+        evaluation = self.evaluation and self.evaluation.without_paths()
+        codec = self.codec.model_copy(update={"weights": None})
+        return self.model_copy(update={"codec": codec, "evaluation": evaluation})
+
+    def for_sites(self) -> StudyConfig:
+        """Return the study as sites get it: no path, and nothing of what concerns no site."""
+        return self.without_paths().model_copy(update={"evaluation": None})

@@ -46,7 +46,6 @@ class EvaluatorLive(Live):
     round: int | None = Field(None, description="that it is at")
     waiting_rounds: int = Field(0, ge=0, description="due, there, and not measured yet")
     at: float = Field(description="Unix time of writing")
-    message: str = Field("", description="why it stopped, in a phrase of ours")
 
 
 @dataclass(frozen=True)

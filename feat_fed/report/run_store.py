@@ -18,6 +18,7 @@
     sites.json          which sites the coordinator keeps out or has let in again
     links.json          what went over the wire so far, by site (Links)
     flower/             Flower's own files
+    evaluation/         what was measured of the rounds (EvaluationFolder)
     report.html
 """
 
@@ -32,7 +33,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 
@@ -41,12 +42,21 @@ from feat_fed.config import StudyConfig, dump_yaml, load_study
 from feat_fed.errors import ConfigError, RunError
 from feat_fed.lock import is_held
 from feat_fed.privacy.resolve import resolved
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.links import LINKS_FILE
 from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.versions import installed_versions
 
-_MAY_CHANGE = ("rounds", "sites", "screening", "sampler", "checkpoints", "codec.weights")
+_MAY_CHANGE = (
+    "rounds",
+    "sites",
+    "screening",
+    "sampler",
+    "checkpoints",
+    "evaluation",
+    "codec.weights",
+)
 """Parts of a study that a resumed run may change: the weights so far stay comparable. Where the
 codec's weights lie is one, since the study names their SHA-256."""
 
@@ -160,6 +170,12 @@ class RunStore:
     def ema(self, round_number: int) -> Path:
         """Name the file of the averaged global weights after a round."""
         return self.root / "checkpoints" / f"ema-{round_number:04d}.safetensors"
+
+    def weights_file(self, kind: Literal["ema", "global"], round_number: int) -> Path:
+        """Name a round's file where it is: also the best round's, kept from rotation."""
+        path = {"ema": self.ema, "global": self.checkpoint}[kind](round_number)
+        held = EvaluationFolder.of_run(self.root).checkpoints / path.name
+        return held if held.exists() and not path.exists() else path
 
     def optimiser(self, round_number: int) -> Path:
         """Name the file of the server optimiser's state after a round."""
@@ -325,9 +341,10 @@ def _fixes(field: str) -> bool:
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> dict[str, str]:
     """Map each dotted field that differs to a phrase that tells both values."""
     found: dict[str, str] = {}
-    for key, value in old.items():
-        if isinstance(value, dict) and isinstance(new[key], dict):
-            found |= _differences(value, new[key], f"{prefix}{key}.")
-        elif value != new[key]:
-            found[prefix + key] = f"{value!r} in the run, {new[key]!r} asked"
+    for key in {**old, **new}:
+        before, now = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            found |= _differences(before, now, f"{prefix}{key}.")
+        elif before != now:
+            found[prefix + key] = f"{before!r} in the run, {now!r} asked"
     return found

@@ -14,6 +14,7 @@ from feat_fed.processes import ChildGroup, require_free, split_address
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.certificates import TlsFiles
+from feat_fed_server.evaluator_child import EvaluatorChild
 from feat_fed_server.membership import Federation, Membership
 from feat_fed_server.run_audit import RunAudit
 from feat_fed_server.study_processes import FaultError, StudyProcesses
@@ -88,17 +89,19 @@ class StudyLauncher:
         self.store.flower.mkdir(exist_ok=True)
         secret = self.store.flower / "executor.secret"
         write_bytes_atomically(secret, secrets.token_bytes(32), mode=0o600)
-        with ChildGroup() as children:
-            processes = StudyProcesses(
-                children,
-                self.store,
-                listen=self.listen,
-                tls=self.tls,
-                members=members,
-                secret=secret,
-            )
-            self._survive(processes, members)
-            processes.close()
+        with EvaluatorChild(self.store, self.tell) as evaluator:
+            with ChildGroup() as children:
+                processes = StudyProcesses(
+                    children,
+                    self.store,
+                    listen=self.listen,
+                    tls=self.tls,
+                    members=members,
+                    secret=secret,
+                )
+                self._survive(processes, members)
+                processes.close()
+            evaluator.finish()
 
     def _survive(self, processes: StudyProcesses, members: Membership) -> None:
         """Live through one life of the processes after the other."""

@@ -100,7 +100,7 @@ class RunAudit:
     def began(self, *, after_round: int) -> None:
         """Note that the round loop begins, or goes on after a round."""
         study = self._store.study
-        told = study.without_paths().model_dump_json().encode()
+        told = study.for_sites().model_dump_json().encode()
         event = StudyBegan(
             kind="study-resumed" if after_round else "study-started",
             study_id=self._store.summary().study_id,

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from feat_fed.audit import lines
-from feat_fed.config import load_study
+from feat_fed.config import EvaluationConfig, load_study
 from feat_fed.errors import ChildError, FederationError, RunError
-from feat_fed.processes import free_port
+from feat_fed.processes import ChildGroup, free_port
 from feat_fed.report.run_store import RunStore
 from feat_fed_server import launch
 from feat_fed_server.certificates import TlsFiles
@@ -105,3 +105,16 @@ def test_a_folder_that_cannot_be_written_ends_it(
     monkeypatch.setattr(RunStore, "write_summary", full)
     with pytest.raises(RunError, match=r"No space left.*same command"):
         launched(store, monkeypatch, complete)
+
+
+def test_an_evaluator_that_cannot_live_does_not_harm_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    study = load_study(TINY).model_copy(update={"evaluation": EvaluationConfig()})
+    store = RunStore.create(tmp_path / "measured", study)
+    monkeypatch.setattr(ChildGroup, "start", full)
+    told = launched(store, monkeypatch, round_done, fault, complete)
+    assert any(line.startswith("the evaluator is given up") for line in told)

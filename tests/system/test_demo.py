@@ -5,8 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import yaml
 
+from clip_files import moving_frames, write_video
 from feat_fed.report import RunStore
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.live import StudyLive
 from shared_files import media
 from system.study_runs import TINY, nobody_left, started, wait_until
@@ -14,11 +17,25 @@ from system.study_runs import TINY, nobody_left, started, wait_until
 pytestmark = pytest.mark.slow
 
 
+def measured_study(folder: Path) -> Path:
+    """Write the tiny study with an evaluation, and videos to measure by."""
+    (folder / "real").mkdir()
+    for number in range(4):
+        frames = moving_frames(frames=6 + number, height=32, width=32)
+        write_video(folder / "real" / f"{number}.mp4", frames, "libx264")
+    tree = yaml.safe_load(TINY.read_text())
+    # Beside the other tests, at niceness 19, it would get nothing of the processor.
+    tree["evaluation"] = {"folder": "real", "num_clips": 4, "niceness": 0}
+    (folder / "study.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "study.yaml"
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     """Return the run of a whole demonstration."""
     runs = tmp_path_factory.mktemp("runs")
-    with started(runs / "out", "demo", "--study", TINY, "--runs", runs, "--run", "d") as demo:
+    study = measured_study(runs)
+    with started(runs / "out", "demo", "--study", study, "--runs", runs, "--run", "d") as demo:
         demo.wait_for("listening on")
         wait_until(lambda: len(demo.family()) >= 7, command=demo)
         family = demo.family()
@@ -48,6 +65,15 @@ def test_every_site_took_part_with_deepspeed(finished: RunStore) -> None:
             "hospital-2": "ok",
         }
         assert all(site.steps == 25 and site.bytes_up > 0 for site in record.sites)
+
+
+def test_rounds_are_measured_beside_the_study(finished: RunStore) -> None:
+    folder = EvaluationFolder.of_run(finished.root)
+    found = folder.evaluations()
+    assert sorted(each.round for each in found if each.round is not None) == [0, 1, 2, 3]
+    assert len({each.terms for each in found}) == 1
+    assert folder.rounds_with_samples() == [0, 1, 2, 3]
+    assert folder.read_best() is not None
 
 
 def test_the_runs_folder_holds_what_the_readme_says(finished: RunStore) -> None:

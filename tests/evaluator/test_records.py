@@ -1,0 +1,52 @@
+"""Evaluations on the disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from feat_fed.errors import RunError
+from feat_fed.evaluator.records import append_evaluation
+from feat_fed.measured import Evaluation, MetricValue
+from feat_fed.report.evaluation_folder import EvaluationFolder
+
+
+def evaluation(**changes: object) -> Evaluation:
+    """Return a record of one number."""
+    value = MetricValue(metric="FVD-random", value=1.5, num_real=8, num_generated=8, better="lower")
+    tree = {
+        "at": "2026-01-31T12:00:00+00:00",
+        "seconds": 1.0,
+        "source": "round",
+        "round": 1,
+        "weights": "ema",
+        "benchmark": "folder",
+        "benchmark_digest": "0" * 64,
+        "protocol": "plain",
+        "protocol_digest": "1" * 64,
+        "metrics": (value,),
+    }
+    return Evaluation.model_validate(tree | changes)
+
+
+def test_a_record_is_added_after_a_torn_line_was_cut_off(tmp_path: Path) -> None:
+    folder = EvaluationFolder.of_run(tmp_path)
+    append_evaluation(folder.metrics, evaluation())
+    with folder.metrics.open("ab") as file:
+        file.write(b'{"at": "2026-')
+    assert folder.evaluations() == (evaluation(),)
+    append_evaluation(folder.metrics, evaluation(round=2))
+    assert [each.round for each in folder.evaluations()] == [1, 2]
+    assert folder.metrics.read_bytes().count(b"\n") == 2
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        (tmp_path / "metrics.jsonl").mkdir()
+    else:
+        tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match=r"metrics\.jsonl cannot be written"):
+        append_evaluation(tmp_path / "metrics.jsonl", evaluation())
+    tmp_path.chmod(0o700)
