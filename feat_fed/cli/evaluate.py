@@ -152,6 +152,7 @@ def evaluate(
     from feat_fed.evaluator.real import real_videos
     from feat_fed.evaluator.records import append_evaluation
     from feat_fed.evaluator.subject import Drawing, of_checkpoint, of_round, of_videos
+    from feat_fed.report.publish import publish_evaluation
     from feat_fed.train.device import resolve_device
 
     _refuse_mixtures(
@@ -212,6 +213,8 @@ def evaluate(
     for path in (records and records.metrics, out):
         if path is not None:
             append_evaluation(path, found)
+    if store:
+        publish_evaluation(store.root, found)
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return

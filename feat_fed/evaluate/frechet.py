@@ -60,9 +60,7 @@ def checked_features(features: ArrayLike, name: str) -> Features:
     """
     found = np.asarray(features, dtype=np.float64)
     if found.ndim != 2 or found.shape[0] < 2 or found.shape[1] < 1:
-        raise DataError(
-            f"{name}: features of shape {found.shape}; give (N, D), two rows at least"
-        )
+        raise DataError(f"{name}: features of shape {found.shape}; give (N, D), two rows at least")
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found).all(axis=1))[0])
         raise DataError(f"{name}: the features of sample {row} are not finite (NaN or Inf)")

@@ -195,9 +195,7 @@ def _of_features(
     return _kernel(metric, real, generated, protocol)
 
 
-def _frechet(
-    metric: str, real: Extracted, generated: Extracted, protocol: Protocol
-) -> MetricValue:
+def _frechet(metric: str, real: Extracted, generated: Extracted, protocol: Protocol) -> MetricValue:
     a, b, ddof = real.features_ND, generated.features_ND, protocol.ddof
     return _valued(
         metric,
@@ -215,9 +213,7 @@ def _kernel(metric: str, real: Extracted, generated: Extracted, protocol: Protoc
 
     def distance(i: Rows, j: Rows, num_subsets: int) -> float:
         size, seed = config.subset_size, config.seed
-        return kernel_distance(
-            a[i], b[j], num_subsets=num_subsets, subset_size=size, seed=seed
-        )
+        return kernel_distance(a[i], b[j], num_subsets=num_subsets, subset_size=size, seed=seed)
 
     return _valued(
         metric,

@@ -18,9 +18,7 @@ def by_eigenvalues(a: np.ndarray, b: np.ndarray, ddof: int) -> float:
     """Without a root of a matrix, which a singular one need not have."""
     s_a, s_b = (np.cov(each, rowvar=False, ddof=ddof) for each in (a, b))
     roots = np.sqrt(np.linalg.eigvals(s_a @ s_b).real.clip(0)).sum()
-    return float(
-        np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(s_a + s_b) - 2 * roots
-    )
+    return float(np.square(a.mean(axis=0) - b.mean(axis=0)).sum() + np.trace(s_a + s_b) - 2 * roots)
 
 
 def features(n: int, d: int, seed: int, *, scale: float = 1.0, shift: float = 0.0) -> np.ndarray:

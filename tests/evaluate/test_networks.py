@@ -165,9 +165,7 @@ def test_videomae_computes_what_its_paper_says() -> None:
                 tensor.normal_(0, 0.3)
         video = torch.rand(3, 4, 28, 28)
         expected = videomae_by_hand(network.state_dict(), video, heads=3)
-        torch.testing.assert_close(
-            network(video[None])[0].double(), expected, rtol=1e-4, atol=1e-5
-        )
+        torch.testing.assert_close(network(video[None])[0].double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_giant_has_the_published_names_and_shapes() -> None:

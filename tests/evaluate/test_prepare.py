@@ -32,9 +32,7 @@ def cd_fvd(video: np.ndarray, resolution: int) -> np.ndarray:
     x = torch.from_numpy(video).permute(0, 3, 1, 2).float() / 255.0
     h, w = x.shape[2:]
     scale = resolution / min(h, w)
-    size = (
-        (resolution, math.ceil(w * scale)) if h < w else (math.ceil(h * scale), resolution)
-    )
+    size = (resolution, math.ceil(w * scale)) if h < w else (math.ceil(h * scale), resolution)
     x = nnf.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
     top, left = (x.shape[2] - resolution) // 2, (x.shape[3] - resolution) // 2
     x = x[:, :, top : top + resolution, left : left + resolution]

@@ -12,6 +12,7 @@ from feat_fed.config import StudyConfig
 from feat_fed.errors import RunError
 from feat_fed.report import RoundRecord, RunStore, RunSummary, html, write_report, write_samples
 from feat_fed.report.evaluation_folder import EvaluationFolder
+from feat_fed.report.publish import publish_evaluation
 from feat_fed.report.records import CentralRecord, CentralSpending, SiteEpsilon
 from measured_runs import evaluation_of, write_evaluations
 
@@ -205,6 +206,19 @@ def test_a_damaged_run_gives_a_clear_error(store: RunStore) -> None:
     (store.root / "metrics.jsonl").write_text("rubbish\n")
     with pytest.raises(RunError, match="line 1"):
         write_report(store)
+
+
+def test_an_evaluation_is_published_and_a_damaged_run_is_no_matter(
+    store: RunStore, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.append(records[0])
+    write_evaluations(store, evaluation_of(1, 410.0))
+    publish_evaluation(store.root, evaluation_of(1, 410.0))
+    assert "FVD-random 410.0" in Page(store.report).words
+    assert (store.root / "tensorboard" / "evaluation").is_dir()
+    (store.root / "summary.json").write_text("rubbish")
+    publish_evaluation(store.root, evaluation_of(1, 410.0))
+    assert "could not be written anew" in caplog.text
 
 
 def test_a_film_that_cannot_be_shown_is_counted(store: RunStore) -> None:
