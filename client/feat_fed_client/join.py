@@ -94,7 +94,7 @@ def prepare(token: Token, site_file: Path, data: tuple[Path, ...]) -> Prepared:
         If what is there does not fit the token.
     """
     if site_file.exists():
-        return _fit(token, site_file)
+        return _fit(token, site_file, data)
     folder = site_file.parent
     if not folder.is_dir():
         raise ConfigError(f"the folder {folder} does not exist; make it first")
@@ -156,7 +156,7 @@ def save_request(request: JoinRequest, folder: Path) -> Path:
     return path
 
 
-def _fit(token: Token, site_file: Path) -> Prepared:
+def _fit(token: Token, site_file: Path, data: tuple[Path, ...]) -> Prepared:
     """Compare the site's file with the token, and take the key that it names."""
     site = load_site(site_file)
     if site.name != token.site:
@@ -170,6 +170,10 @@ def _fit(token: Token, site_file: Path) -> Prepared:
     to_do, told = [], list(_write_ca(token, link.ca_certificate))
     if link.address != token.address:
         to_do.append(f"set server.address: {token.address} in {site_file}")
+    asked = [path.resolve() for path in data]
+    if asked and asked != [path.resolve() for path in site.data.paths]:
+        listed = ", ".join(map(str, asked))
+        to_do.append(f"set data.paths: [{listed}] in {site_file}, which was there and is kept")
     key_file = link.private_key
     if key_file.exists() and token.replaces is not None:
         check_site_key(key_file)

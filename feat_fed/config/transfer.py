@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from feat_fed.config.base import StrictModel
 
@@ -28,6 +28,15 @@ class TransferConfig(StrictModel):
         description="bf16 and fp16 are of the difference from what the other side has, and not of "
         "whole weights; int8 and topk always are, fp32 never is",
     )
+
+    @model_validator(mode="after")
+    def _share_is_of_topk(self) -> Self:
+        default = type(self).model_fields["topk_share"].default
+        if self.topk_share != default and self.up != "topk":
+            raise ValueError(
+                f"topk_share: {self.topk_share:g} goes with `up: topk` alone, and up is {self.up}"
+            )
+        return self
 
     @property
     def up_is_delta(self) -> bool:

@@ -54,6 +54,17 @@ def test_a_new_site_gets_its_files_and_can_load_them(token: Token, tmp_path: Pat
     assert again.request.public_key == prepared.request.public_key
 
 
+def test_data_for_a_file_that_is_there_are_not_passed_over_in_silence(
+    token: Token, tmp_path: Path
+) -> None:
+    file = tmp_path / "site.yaml"
+    (data := tmp_path / "clips").mkdir()
+    prepare(token, file, (data,))
+    assert prepare(token, file, (data,)).to_do == ()
+    [to_do] = prepare(token, file, (tmp_path,)).to_do
+    assert f"set data.paths: [{tmp_path}]" in to_do
+
+
 def test_without_data_a_person_is_told_what_to_set(token: Token, tmp_path: Path) -> None:
     prepared = prepare(token, tmp_path / "site.yaml", ())
     assert prepared.to_do == (f"set data.paths in {tmp_path / 'site.yaml'}",)

@@ -185,3 +185,13 @@ def test_what_the_private_study_leaves_out_can_be_put_in(tmp_path: Path) -> None
     head, _, tail = text.partition("  # central:")
     (tmp_path / "study.yaml").write_text(head + ("  # central:" + tail).replace("  # ", "  "))
     assert "central" in load_study(tmp_path / "study.yaml").privacy.protections
+
+
+def test_a_share_for_a_form_that_sends_all_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text("name: s\nmodel: {in_channels: 6}\ntransfer: {up: int8, topk_share: 0.1}\n")
+    with pytest.raises(ConfigError, match="goes with `up: topk` alone, and up is int8"):
+        load_study(file)
+    file.write_text("name: s\nmodel: {in_channels: 6}\ntransfer: {up: topk, topk_share: 0.1}\n")
+    study = load_study(file)
+    assert study.transfer == type(study).model_validate_json(study.model_dump_json()).transfer

@@ -100,7 +100,7 @@ def test_a_server_without_tls_is_not_trusted(consortium: Consortium) -> None:
 
 def test_too_few_sites_end_the_study_by_name(consortium: Consortium, tmp_path: Path) -> None:
     study = yaml.safe_load(TINY.read_text()) | {
-        "sites": {"minimum": 2, "wait_sec": 15, "round_sec": 60}
+        "sites": {"minimum": 2, "wait_sec": 5, "round_sec": 60}
     }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))

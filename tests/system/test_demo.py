@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -197,7 +198,14 @@ def test_a_client_that_dies_ends_the_demo_with_its_log(tmp_path: Path) -> None:
 
 
 def test_real_ultrasound_makes_four_hospitals(tmp_path: Path) -> None:
-    folder = media("lung_us")
+    folder = tmp_path / "lung_us"
+    folder.mkdir()
+    films = sorted(media("lung_us").iterdir())
+    seen = Counter[str]()
+    for film in films:
+        seen[subject := film.name.partition("Image")[0]] += 1
+        if seen[subject] <= 2 or subject == "Reg_":
+            (folder / film.name).symlink_to(film)
     with started(
         *(tmp_path / "out", "demo", "--study", TINY, "--rounds", 1, "--data", folder),
         *("--runs", tmp_path, "--run", "real"),
