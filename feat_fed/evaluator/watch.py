@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from feat_fed.atomic import remove_parts, write_bytes_atomically
+from feat_fed.atomic import remove_parts
 from feat_fed.config import EvaluationConfig
 from feat_fed.errors import (
     CheckpointError,
@@ -30,7 +30,8 @@ from feat_fed.errors import (
 )
 from feat_fed.evaluate.clips import FileClips
 from feat_fed.evaluator.bench import Bench
-from feat_fed.evaluator.due import due_rounds, first_score, ranked
+from feat_fed.evaluator.best import BestRound
+from feat_fed.evaluator.due import due_rounds
 from feat_fed.evaluator.holding import GoneError, HeldRounds
 from feat_fed.evaluator.living import Living, State, living
 from feat_fed.evaluator.records import append_evaluation
@@ -38,7 +39,7 @@ from feat_fed.evaluator.rounds import PresentRounds
 from feat_fed.evaluator.subject import Subject
 from feat_fed.generate import DISPLAY_FPS
 from feat_fed.measured import Evaluation
-from feat_fed.report.evaluation_folder import Best, EvaluationFolder
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.publish import publish_evaluation
 from feat_fed.report.run_store import RunStore
 from feat_fed.report.samples import write_samples
@@ -123,6 +124,9 @@ class _Watch:
         self._config, self._folder = bench.config, bench.folder
         self._held = HeldRounds(store)
         self._present = PresentRounds(store, self._held)
+        self._best = BestRound(
+            self._folder, self._held, self._present, metric=self._config.best_by, tell=tell
+        )
         terms = bench.terms()
         on_terms = [each for each in self._folder.evaluations() if each.terms == terms]
         self._measured = [each for each in on_terms if each.source == "round"]
@@ -135,7 +139,7 @@ class _Watch:
     def go_on(self, *, once: bool) -> None:
         """Measure round after round."""
         if self._measured:
-            self._choose_best()
+            self._best.choose(self._measured, keep=self._interrupted())
         bad_looks = 0
         while True:
             try:
@@ -211,7 +215,7 @@ class _Watch:
         publish_evaluation(self._store.root, evaluation)
         self._measured.append(evaluation)
         self._tell(_line(evaluation))
-        self._choose_best()
+        self._best.choose(self._measured, keep=self._interrupted())
 
     def _evaluation(
         self, number: int, subject: Subject, real: FileClips, waiting_rounds: int
@@ -243,26 +247,6 @@ class _Watch:
             part.rename(folder)
         except OSError as error:
             raise StorageError(f"{folder} cannot be written: {error}") from error
-
-    def _choose_best(self) -> None:
-        """Hold the best round whose weights can still be had, and let go of the others."""
-        metric = self._config.best_by
-        if metric is None and self._measured:
-            metric = first_score(self._measured[-1])
-        best = next(filter(self._present.can_hold, ranked(self._measured, metric or "")), None)
-        if best != self._folder.read_best():
-            self._write_best(best)
-        self._held.keep_only(best.round if best else None, self._interrupted())
-
-    def _write_best(self, best: Best | None) -> None:
-        try:
-            if best is None:
-                self._folder.best.unlink(missing_ok=True)
-                return
-            write_bytes_atomically(self._folder.best, best.model_dump_json().encode() + b"\n")
-        except OSError as error:
-            raise StorageError(f"{self._folder.best} cannot be written: {error}") from error
-        self._tell(f"best so far: round {best.round}, {best.metric} {best.value:.4g}")
 
     def _interrupted(self) -> int | None:
         """Return the newest round that is held and not measured: a killed evaluator was at it."""
