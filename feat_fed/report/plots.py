@@ -78,7 +78,7 @@ def seconds_svg(rounds: Sequence[RoundRecord]) -> str:
     )
     _draw_sites(axes, times)
     draw_line(axes, times.x_B, times.all_B, **BROAD)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.06 * axes.dataLim.y1 or 1)
     return to_svg(figure, "seconds", "Length of each round, and each site's training time in it.")
 
 
