@@ -52,7 +52,7 @@ SIZES = (
         FEATConfig(in_channels=6, hidden_size=256, num_trios=4, num_heads=4),
         (4, 16, 6, 16, 16),
     ),
-    Size("FEAT-S, 158 M", FEATConfig(), (4, 16, 4, 16, 16)),
+    Size("FEAT-S, 158 M", FEATConfig(), (2, 16, 4, 16, 16)),
 )
 QUICK = (Size("thin", FEATConfig(hidden_size=16, num_heads=2, num_trios=1), (2, 4, 4, 8, 8)),)
 
@@ -138,8 +138,10 @@ def main() -> None:
     options.add_argument("--quick", action="store_true", help="tiny; shows that it runs, no more")
     chosen = parse(options)
     sizes = QUICK if chosen.quick else SIZES
-    results = [measure(size, chosen.runs) for size in sizes]
-    write_report(chosen.out, {**header("cpu"), "quick": chosen.quick, "results": results})
+    results: list[dict[str, object]] = []
+    for size in sizes:
+        results.append(measure(size, chosen.runs))
+        write_report(chosen.out, {**header("cpu"), "quick": chosen.quick, "results": results})
 
 
 if __name__ == "__main__":

@@ -210,11 +210,24 @@ class FEATPipeline:
             )
         if output_type == "latent" or self._decoder is None:
             return FEATPipelineOutput(z_NFCHW)
-        decoded = [self._decoder.decode(z) for z in torch.split(z_NFCHW, batch_size)]
-        video_NFCHW = (torch.cat(decoded).clamp(-1, 1) + 1) / 2
+        video_NFCHW = self.decode(z_NFCHW, batch_size=batch_size)
         if output_type == "pt":
             return FEATPipelineOutput(video_NFCHW)
         return FEATPipelineOutput(video_NFCHW.movedim(2, -1).contiguous().numpy())
+
+    @torch.no_grad()
+    def decode(self, z_NFCHW: Tensor, *, batch_size: int = 8) -> Tensor:
+        """Return the clips of latents, (N, F, 3, H, W) in [0, 1].
+
+        Raises
+        ------
+        ConfigError
+            If the pipeline has no codec.
+        """
+        self._refuse_output("pt")
+        assert self._decoder is not None
+        decoded = [self._decoder.decode(z) for z in torch.split(z_NFCHW, batch_size)]
+        return (torch.cat(decoded).clamp(-1, 1) + 1) / 2
 
     def _refuse_output(self, output_type: str) -> None:
         if output_type not in ("np", "pt", "latent"):

@@ -42,9 +42,11 @@ Attempt = Annotated[int, Field(ge=1, le=1000)]
 Enclosed = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=MAX_HEADER_BYTES)
 ]
-"""Base64 of a message of :mod:`feat_fed.secagg`, which its task and direction tell."""
-Task = Literal["train", "evaluate", "keys", "shares", "unmask"]
-"""The last three are secure aggregation's; they move no weights."""
+"""Base64 of a message of :mod:`feat_fed.secagg` or :mod:`feat_fed.memorisation`, which its task
+and direction tell."""
+Task = Literal["train", "evaluate", "keys", "shares", "unmask", "memorisation"]
+"""Only the first two move weights. Keys, shares and unmask are secure aggregation's; memorisation
+asks which of the generated clips beside it are copies of the site's."""
 Outcome = Literal["ok", "failed", "declined"]
 
 FailureCode = Literal[
@@ -63,7 +65,7 @@ FailureCode = Literal[
 ]
 """Why a site could not do its part: the class of the error and nothing of its text."""
 
-DeclineCode = Literal["paused", "hours", "traffic", "privacy", "protection"]
+DeclineCode = Literal["paused", "hours", "traffic", "privacy", "protection", "release"]
 """Which of the site's own limits a round does not fit."""
 
 EndedBy = Literal["steps", "minutes", "hours", "pause"]
@@ -91,6 +93,7 @@ DECLINES: dict[DeclineCode, str] = {
     "traffic": "the round's weights are more than the site sends and receives in a round",
     "privacy": "the site's privacy budget does not allow the round, or its ledger is not whole",
     "protection": "the study lacks a protection of patients that the site demands",
+    "release": "the site's policy tells no more of how near generated clips are to its own",
 }
 
 SHORTENED: dict[EndedBy, str] = {

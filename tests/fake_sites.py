@@ -2,10 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from flwr.app import Error, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
 from torch import Tensor
 
 from feat_fed.config import StudyConfig
@@ -134,6 +137,17 @@ def run(store: RunStore, sites: dict[str, Answer], *expected: str) -> FakeGrid:
     roster = KeyRoster({name.encode(): name for name in (expected or sites)})
     RoundLoop(grid, roster, store).run()  # type: ignore[arg-type]
     return grid
+
+
+def finished_run(root: Path, study: StudyConfig, *sites: str) -> RunStore:
+    """Make a run that these sites took part in, also in a process that is no Flower task."""
+    store = RunStore.create(root, study)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_run_id", "_node_id", "_task_id"):
+            patch.setattr(TaskIdentity, name, 1)
+        run(store, {site: honest(site, 1e-3 * place) for place, site in enumerate(sites, start=1)})
+    KeyRoster({}).save(store.roster)
+    return store
 
 
 def trained_at(grid: FakeGrid, round_number: int) -> list[str]:

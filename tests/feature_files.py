@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -108,7 +109,9 @@ class StandInInception(nn.Module):
 
 def save_program(path: Path, module: nn.Module) -> str:
     """Write a module as TorchScript; return the file's SHA-256."""
-    torch.jit.save(torch.jit.script(module), str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the published files are older
+        torch.jit.save(torch.jit.script(module), str(path))
     return sha256_of(path)
 
 

@@ -41,6 +41,7 @@ PUBLIC = {
         "lines",
         "verify",
     },
+    "feat_fed.evaluate": {"frechet_distance", "inception_score", "kernel_distance"},
     "feat_fed.report": {
         "RoundRecord",
         "RunStore",

@@ -24,6 +24,7 @@ from feat_fed.protocol import FAILURES, Assignment, FailureCode, Report, verdict
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import SITE_CONFIG
 from feat_fed_client.clipped import clip_own
+from feat_fed_client.copies import CopySearch
 from feat_fed_client.exchanged import ExchangedWeights
 from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.known_study import remember_study
@@ -77,10 +78,10 @@ def make_app(
     def evaluate(message: Message, context: Context) -> Message:
         return answered(message, context)
 
-    for stage in ("keys", "shares", "unmask"):
+    for question in ("keys", "shares", "unmask", "memorisation"):
 
-        @app.query(stage)
-        def agree(message: Message, context: Context) -> Message:
+        @app.query(question)
+        def tell(message: Message, context: Context) -> Message:
             return answered(message, context)
 
     return app
@@ -124,7 +125,7 @@ def answer(
         raise Unreadable(FAILURES["protocol"]) from error
     remember_study(site.store, assignment)
     traffic = Traffic(site.store, assignment)
-    if assignment.moves_weights:
+    if assignment.moves_weights or buckets:
         traffic.received(sum(map(len, buckets)), message_id=message.metadata.message_id)
     if assignment.verdict:
         hear_verdict(site.store, assignment)
@@ -137,6 +138,11 @@ def answer(
         secure = SecurePart.of(site, assignment)
         if secure is not None and assignment.task != "train":
             return Message(to_records(secure.answer()), reply_to=message)
+        if assignment.task == "memorisation":
+            traffic.require(site.limits)
+            report = CopySearch(site, assignment, witness=witness).answer(buckets)
+            note_report(site.store, report)
+            return Message(to_records(report), reply_to=message)
         tidy(site.store, study_id=assignment.study_id)
         exchanged = ExchangedWeights(site.store, assignment)
         # Also where the round is declined: asked again, it comes without weights.
@@ -157,7 +163,8 @@ def answer(
         log.info("round %d: the weights have to come whole: %s", assignment.round, error)
         return Message(to_records(_failed(assignment, site, "base")), reply_to=message)
     except DeclinedError as declined:
-        level = logging.WARNING if declined.limit in ("privacy", "protection") else logging.INFO
+        warned = ("privacy", "protection", "release")
+        level = logging.WARNING if declined.limit in warned else logging.INFO
         log.log(level, "round %d declined: %s", assignment.round, declined)
         report = _declined(assignment, site, declined)
         note_report(site.store, report)

@@ -20,10 +20,11 @@ from pydantic import BaseModel
 
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.config.privacy import Told
-from feat_fed.errors import AuditError, FeatFedError, LedgerError, ProtocolError
+from feat_fed.errors import AuditError, FeatFedError, LedgerError, PrivacyError, ProtocolError
 from feat_fed.federate.buckets import Part, unpack_groups
 from feat_fed.federate.encoding import form_of, wire_schema
 from feat_fed.masked import masked_schema, num_counters
+from feat_fed.memorisation import GeneratedClips, NearestClips
 from feat_fed.model.state import state_schema
 from feat_fed.privacy.ledger import Ledger
 from feat_fed.privacy.spent import Spent
@@ -41,7 +42,12 @@ _ALWAYS = frozenset(
 _NOT_DONE = frozenset({"code", "reference"})
 _TRAINED = frozenset({"steps", "ended_by", "within_clip_norm", "patients_only_here"})
 _AGREED = frozenset({"enclosed"})
-_ENCLOSED: dict[Task, type[BaseModel]] = {"keys": KeyOffer, "shares": ShareOffer, "unmask": Shares}
+_ENCLOSED: dict[Task, type[BaseModel]] = {
+    "keys": KeyOffer,
+    "shares": ShareOffer,
+    "unmask": Shares,
+    "memorisation": NearestClips,
+}
 _TOLD: dict[Told, frozenset[str]] = {
     "losses": frozenset({"train_loss", "heldout_loss"}),
     "counts": frozenset({"examples", "patients", "skipped_steps"}),
@@ -82,8 +88,8 @@ class LastDoor:
             if buckets:
                 require_update(buckets, self.assignment.study)
             spent = self._released(report, buckets)
-            report = allowed(report, self.assignment.study, self.site.privacy.tell)
-        except (ProtocolError, LedgerError, AuditError) as error:
+            report = allowed(report, self.assignment.study, self.site)
+        except (ProtocolError, PrivacyError, AuditError) as error:
             raise DoorError(str(error)) from error
         cost = None
         if spent is not None:
@@ -107,6 +113,10 @@ class LastDoor:
             raise DoorError(f"the study lacks what privacy.require demands: {', '.join(lacking)}")
         if study.privacy.secure_aggregation and buckets and told.attempt is None:
             raise DoorError("an update without masks in a study with secure aggregation")
+        if report.outcome == "ok" and report.task == "memorisation":
+            asked = opened(told.enclosed, GeneratedClips).clips
+            if len(opened(report.enclosed, NearestClips).near) != asked:
+                raise DoorError(f"the trainer's report is not of the {asked} clips that came")
         is_update = report.outcome == "ok" and report.task == "train"
         if is_update != bool(buckets):
             raise DoorError(f"the trainer sends {len(buckets)} buckets with such a report")
@@ -129,11 +139,11 @@ class LastDoor:
             return None  # why is in the log of who declined the round
 
 
-def allowed(report: Report, study: StudyConfig, tell: Sequence[Told]) -> Report:
+def allowed(report: Report, study: StudyConfig, site: SiteConfig) -> Report:
     """Return a report of the fields that its task and outcome may have, and no other's value.
 
     Under differential privacy what depends on the patients is not among them, but for what the
-    site's ``tell`` lets out.
+    site's ``privacy.tell`` and ``release.tell`` let out.
 
     Raises
     ------
@@ -146,11 +156,13 @@ def allowed(report: Report, study: StudyConfig, tell: Sequence[Told]) -> Report:
     elif report.task in _ENCLOSED:
         fields |= _AGREED
         # Made anew, so that it holds nothing but the fields of its kind.
-        enclosed = enclose(opened(report.enclosed, _ENCLOSED[report.task]))
-        report = report.model_copy(update={"enclosed": enclosed})
+        message = opened(report.enclosed, _ENCLOSED[report.task])
+        if isinstance(message, NearestClips):
+            message = message.told(site.release.told(study.privacy, site.privacy))
+        report = report.model_copy(update={"enclosed": enclose(message)})
     else:
         private = study.privacy.patient or study.privacy.central
-        told = _TOLD if not private else {each: _TOLD[each] for each in tell}
+        told = _TOLD if not private else {each: _TOLD[each] for each in site.privacy.tell}
         fields |= _TRAINED.union(*told.values())
         if report.task == "evaluate":
             fields -= _OF_TRAINING

@@ -9,6 +9,7 @@
     residual/STUDY_ID/after-0003.safetensors   feat_fed_client.residual_store
     secagg/STUDY_ID/state.json                 feat_fed_client.secure
     training/round-1a2b3c4d/, worker-0.log     feat_fed.train.workers
+    memorisation/round-0003-1a2b3c4d5e6f7a8b/  feat_fed_client.copies
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ KEEP_STUDIES = 2
 
 _WEIGHTS = ("rounds", "spool", "optimiser", "received", "residual")
 _OF_STUDIES = (*_WEIGHTS, "secagg")
-_LEARNT = (*_WEIGHTS, "training")
+_LEARNT = (*_WEIGHTS, "training", "memorisation")
 
 
 def under_way(store: Path, *, study_id: str, job: str) -> MidRoundFile:

@@ -73,7 +73,9 @@ class SecurePart:
             As by the class.
         """
         needed = assignment.study.privacy.secure_aggregation is not None
-        if assignment.task == "evaluate" or not (needed or assignment.attempt is not None):
+        if assignment.task in ("evaluate", "memorisation"):
+            return None
+        if not (needed or assignment.attempt is not None):
             return None
         return cls(site, assignment)
 

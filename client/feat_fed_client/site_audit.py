@@ -39,6 +39,7 @@ _DONE: dict[Task, str] = {
     "keys": "keys-made",
     "shares": "shares-dealt",
     "unmask": "shares-given",
+    "memorisation": "compared",
 }
 _KNOWN_TASKS = frozenset(each.value for each in TaskType)
 

@@ -1,7 +1,8 @@
 """What an audit log can say: a closed set of kinds, each with its fields.
 
 Fields are numbers, names from a fixed alphabet, hashes and codes of ours: there is none into
-which a text could be put, of a hospital's or of whoever is on the other side of the wire.
+which a text could be put, of a hospital's or of whoever is on the other side of the wire. The one
+text is the coordinator's own: why a model was released in spite of the gate, in the run's log.
 """
 
 from __future__ import annotations
@@ -28,6 +29,10 @@ Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 """Of a list of ours that the event's own module keeps."""
 FileName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9.-]{0,63}$")]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Word = Annotated[
+    str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00-\x1f\x7f]{3,500}$")
+]
+"""The coordinator's own reason."""
 Count = Annotated[int, Field(ge=0)]
 Round = Annotated[int, Field(ge=0, le=100_000)]
 
@@ -147,7 +152,14 @@ class Decided(StrictModel):
     round: Round
     task: Task
     outcome: Literal[
-        "trained", "scored", "keys-made", "shares-dealt", "shares-given", "declined", "failed"
+        "trained",
+        "scored",
+        "keys-made",
+        "shares-dealt",
+        "shares-given",
+        "compared",
+        "declined",
+        "failed",
     ]
     code: FailureCode | DeclineCode | None = None
     reference: Reference | None = None
@@ -333,6 +345,21 @@ class CheckpointWritten(StrictModel):
     files: dict[FileName, Sha256] = Field(description="as the round's manifest has them")
 
 
+class ReleaseDecided(StrictModel):
+    """A model and its generated clips were held against what the sites told of copies."""
+
+    kind: Literal["release-decided"] = "release-decided"
+    round: Round
+    clips_sha256: Sha256 = Field(description="of the generated latents")
+    clips: Count
+    withheld: Count = Field(description="clips")
+    gate: Literal["passed", "near", "incomplete"]
+    model: Literal["released", "released-anyway", "kept"]
+    answered: tuple[Name, ...]
+    lacking: tuple[Name, ...] = Field(description="sites that took part and whose word is missing")
+    word: Word | None = Field(None, description="of the coordinator, for a release in spite of it")
+
+
 AuditEvent = (
     LogBegan
     | SegmentBegan
@@ -362,6 +389,7 @@ AuditEvent = (
     | ReplyReceived
     | RoundOutcome
     | CheckpointWritten
+    | ReleaseDecided
 )
 
 EVENTS: TypeAdapter[AuditEvent] = TypeAdapter(Annotated[AuditEvent, Field(discriminator="kind")])

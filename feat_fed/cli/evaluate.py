@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from feat_fed.cli.console import console, say
 from feat_fed.cli.evaluation_table import show_evaluation
 from feat_fed.cli.network_files import network_files
-from feat_fed.config import ComputeConfig, SamplerConfig, validate
+from feat_fed.config import SamplerConfig, validate
 from feat_fed.errors import ConfigError
 from feat_fed.report import RunStore
 from feat_fed.report.evaluation_folder import EvaluationFolder
@@ -148,12 +148,12 @@ def evaluate(
         return
     from feat_fed.evaluate.metrics import chosen_metrics
     from feat_fed.evaluate.protocol import load_protocol
+    from feat_fed.evaluator.device import choose_device
     from feat_fed.evaluator.evaluation import evaluate as measure
     from feat_fed.evaluator.real import real_videos
     from feat_fed.evaluator.records import append_evaluation
     from feat_fed.evaluator.subject import Drawing, of_checkpoint, of_round, of_videos
     from feat_fed.report.publish import publish_evaluation
-    from feat_fed.train.device import resolve_device
 
     _refuse_mixtures(
         {"run": run, "checkpoint": checkpoint, "videos": videos},
@@ -169,9 +169,9 @@ def evaluate(
     rules, networks = load_protocol(protocol), _networks(network or [])
     metrics = cast("list[MetricName] | None", metric)
     chosen_metrics(rules, networks, metrics)
-    where = resolve_device(ComputeConfig(device=device))
+    where = choose_device(device)
     config = _sampler(store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed)
-    drawing = Drawing(config, where, batch_clips, store and store.root)
+    drawing = Drawing(config, where, batch_clips, store.root if store else None)
     if store:
         subject = of_round(
             store,
@@ -205,12 +205,12 @@ def evaluate(
             rules,
             {name: each.to(where) for name, each in networks.items()},
             metrics=metrics,
-            cache=cache or (records and records.features),
+            cache=cache or (records.features if records else None),
             batch_clips=batch_clips,
             device=where,
             on_progress=on_progress,
         )
-    for path in (records and records.metrics, out):
+    for path in (records.metrics if records else None, out):
         if path is not None:
             append_evaluation(path, found)
     if store:

@@ -19,6 +19,7 @@ from feat_fed.cli import (
     identity,
     privacy,
     provision,
+    release,
     run,
     site,
     site_control,
@@ -62,6 +63,7 @@ app.add_typer(provision.app, name="provision", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(study.server)
 app.add_typer(study_sites.app, name="study", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(run.report)
+app.command(rich_help_panel=_STUDY)(release.release)
 app.command(rich_help_panel=_SITE)(identity.join)
 app.command(rich_help_panel=_SITE)(identity.keygen)
 app.command(rich_help_panel=_SITE)(check.check)
@@ -80,6 +82,7 @@ _EXTRAS = {
     "provision": "server",
     "server": "server",
     "study": "server",
+    "release": "server",
     "join": "client",
     "keygen": "client",
     "check": "client",

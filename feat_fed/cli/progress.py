@@ -33,6 +33,7 @@ _PHASES = {
     "unmasking": "sites unmask the sum",
     "aggregating": "aggregating",
     "scoring": "scoring the final weights",
+    "comparing": "sites look for copies",
     "done": "done",
 }
 

@@ -11,6 +11,7 @@ from feat_fed.codec.prepare import LatentClip, LatentClips, prepare
 from feat_fed.codec.stats import LatentStats
 from feat_fed.codec.store import LatentStore
 from feat_fed.codec.wavelet import WaveletCodec
+from feat_fed.codec.whole import WholeClip
 from feat_fed.codec.windows import LatentWindows, WindowsSource
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "LatentWindows",
     "VideoCodec",
     "WaveletCodec",
+    "WholeClip",
     "WindowsSource",
     "build_codec",
     "finish_erasing",

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from feat_fed.codec.base import flip_latent
 from feat_fed.codec.prepare import LatentClip, LatentClips
+from feat_fed.codec.whole import WholeClip
 from feat_fed.config import ClipConfig
 from feat_fed.config.base import StrictModel
 from feat_fed.data.inventory.scan import window_frames
@@ -97,6 +98,20 @@ class LatentWindows(Dataset[Tensor]):
     def source(self) -> WindowsSource:
         """Return what another process needs to open them."""
         return WindowsSource(clips=self._clips, flip_signs=self._flip_signs, config=self._config)
+
+    def whole(self) -> tuple[WholeClip, ...]:
+        """Return the clips that windows come from, whole; they stay as long as this does."""
+        flips = self._config.flip
+        return tuple(WholeClip(each, self._flip_signs, flips) for each in self._clips)
+
+    def of_each_patient(self, at_most: int) -> Tensor:
+        """Return the middle window of one clip of each patient, ``z_NFChw``, not mirrored.
+
+        Where there are more patients than ``at_most``, of some of them, spread over all.
+        """
+        firsts = [clips[0] for clips in self._of_patient.values()]
+        step = max(1, -(-len(firsts) // at_most))
+        return torch.stack([self[index] for index in firsts[::step]])
 
     def __len__(self) -> int:
         return self.num_clips

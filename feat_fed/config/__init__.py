@@ -21,6 +21,7 @@ from feat_fed.config.privacy import (
     CentralPrivacyConfig,
     PatientPrivacyConfig,
     PrivacyConfig,
+    ReleaseConfig,
     SecureAggregationConfig,
     SitePrivacyConfig,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "NetworkFileConfig",
     "PatientPrivacyConfig",
     "PrivacyConfig",
+    "ReleaseConfig",
     "RulesConfig",
     "SamplerConfig",
     "ScreeningConfig",

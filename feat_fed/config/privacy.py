@@ -14,6 +14,7 @@ from feat_fed.config.base import StrictModel
 
 Told = Literal["losses", "counts", "times"]
 Protection = Literal["patient", "central", "secure-aggregation"]
+ReleaseTold = Literal["scores", "verdicts", "nothing"]
 
 Fingerprint = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{4}( [0-9a-f]{4}){7}$")]
 """Of a public key, as people compare it: :func:`feat_fed.joining.fingerprint`."""
@@ -207,3 +208,33 @@ class SitePrivacyConfig(StrictModel):
         "as `feat-fed join` shows them there and `feat-fed provision status` to the coordinator; "
         "one that is not listed is believed when it first comes and must stay the same",
     )
+
+
+class ReleaseConfig(StrictModel):
+    """What a hospital tells of generated clips that resemble its own, before a release.
+
+    An answer is exact and outside of any epsilon, and whoever asks may send latents that are not
+    generated at all: it tells whether a clip that they have was trained on.
+    """
+
+    tell: ReleaseTold | None = Field(
+        None,
+        description="of each generated clip: `scores` (the similarity to the nearest training "
+        "window, in steps of 0.05, and whether that is too near), `verdicts` (only whether), or "
+        "`nothing` (the question is declined). null: scores in a study without privacy, verdicts "
+        "in one with any, nothing where privacy.require or privacy.max_epsilon is set",
+    )
+    max_clips: int = Field(
+        256,
+        ge=1,
+        description="that are compared in 30 days, for all studies together; a question beyond is "
+        "declined",
+    )
+
+    def told(self, study: PrivacyConfig, site: SitePrivacyConfig) -> ReleaseTold:
+        """Return what is told to a study."""
+        if self.tell is not None:
+            return self.tell
+        if site.require or site.max_epsilon is not None:
+            return "nothing"
+        return "verdicts" if study.protections else "scores"

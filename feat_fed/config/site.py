@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from feat_fed.config.base import StrictModel
-from feat_fed.config.privacy import SitePrivacyConfig
+from feat_fed.config.privacy import ReleaseConfig, SitePrivacyConfig
 from feat_fed.config.study import Name
 
 Address = Annotated[
@@ -266,6 +266,7 @@ class SiteConfig(StrictModel):
     compute: ComputeConfig = ComputeConfig()
     limits: LimitsConfig = LimitsConfig()
     privacy: SitePrivacyConfig = SitePrivacyConfig()
+    release: ReleaseConfig = ReleaseConfig()
     checkpoint_minutes: float | None = Field(
         10,
         gt=0,

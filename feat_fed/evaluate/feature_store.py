@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from feat_fed.config.base import StrictModel
+from feat_fed.data.reading.reader import READER_VERSION
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.evaluate.clips import ClipSource
 from feat_fed.evaluate.features import Extracted, Running, extract
@@ -29,6 +30,7 @@ class FeaturesHeader(StrictModel):
 
     kind: Literal["features"] = "features"
     version: Literal[1] = 1
+    reader: int = READER_VERSION
     prepare: int = PREPARE_VERSION
     content: str
     protocol: str

@@ -86,7 +86,8 @@ def extract(
     DataError
         When a video cannot be read or a feature is not finite; network and video are named.
     """
-    features, logit_parts, videos = [], [], []
+    features, logit_parts = [], []
+    videos: list[int] = []
     as_frames = network.takes == "frames"
     whole = as_frames and protocol.images == "videos"
     pieces = _whole_videos(source, plan) if whole else _clips(source, plan)

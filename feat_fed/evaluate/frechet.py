@@ -72,8 +72,10 @@ def _root(features_ND: Features, ddof: int) -> Features:
     divisor = features_ND.shape[0] - ddof
     if divisor < 1:
         raise DataError(f"{features_ND.shape[0]} samples with ddof={ddof} have no covariance")
-    centred = (features_ND - features_ND.mean(axis=0)) / np.sqrt(divisor)
+    centred: Features = (features_ND - features_ND.mean(axis=0)) / float(divisor) ** 0.5
     if centred.shape[0] <= centred.shape[1]:
         return centred
-    root: Features = scipy.linalg.qr(centred, mode="r", overwrite_a=True, check_finite=False)[0]
-    return root[: centred.shape[1]]
+    # With a root of few rows the singular values of thousands of samples cost no more.
+    eigenvalues, vectors = scipy.linalg.eigh(centred.T @ centred, check_finite=False)
+    root: Features = np.sqrt(eigenvalues.clip(0))[:, None] * vectors.T
+    return root

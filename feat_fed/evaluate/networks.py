@@ -19,7 +19,7 @@ from feat_fed.evaluate import i3d, videomae
 from feat_fed.evaluate.prepare import fit_crop
 from feat_fed.evaluate.protocol import Fit, NetworkName
 from feat_fed.evaluate.random_network import RandomVideoNetwork
-from feat_fed.evaluate.weights import fill, how_to_get, load_program, load_state_dict
+from feat_fed.evaluate.weights import filled, how_to_get, load_program, load_state_dict
 
 _SIDE_PX = 224
 """Of what I3D and VideoMAE take."""
@@ -40,7 +40,7 @@ class FeatureNetwork(ABC):
     max_frames: int | None = None
 
     def __init__(self, module: nn.Module, sha256: str) -> None:
-        self._module = module.eval().requires_grad_(False)
+        self._module = module.eval()
         self.sha256 = sha256
 
     def to(self, device: torch.device | str) -> Self:
@@ -202,12 +202,9 @@ def load_network(
         return InceptionNetwork(*load_program(name, path, sha256))
     state, found = load_state_dict(name, path, sha256)
     if name == "i3d-state-dict":
-        network_i3d = i3d.I3D()
-        fill(name, path, network_i3d, state)
-        return _I3DStateDict(network_i3d, found)
-    network_mae = videomae.VideoMAE(videomae.GIANT)
-    fill(name, path, network_mae, state)
-    return _VideoMAE(network_mae, found)
+        return _I3DStateDict(filled(name, path, i3d.I3D, state), found)
+    giant = filled(name, path, lambda: videomae.VideoMAE(videomae.GIANT), state)
+    return _VideoMAE(giant, found)
 
 
 def _squares(pixels_NTHWC: Tensor, fit: Fit) -> Tensor:
@@ -218,7 +215,8 @@ def _squares(pixels_NTHWC: Tensor, fit: Fit) -> Tensor:
         images = fit_crop(images, _SIDE_PX)
     else:
         images = nnf.interpolate(images, (_SIDE_PX, _SIDE_PX), mode="bilinear", align_corners=False)
-    return images.unflatten(0, (-1, frames)).transpose(1, 2).contiguous()
+    video_NTCHW = images.reshape(-1, frames, 3, _SIDE_PX, _SIDE_PX)
+    return video_NTCHW.transpose(1, 2).contiguous()
 
 
 def _images(pixels_NHWC: Tensor) -> Tensor:

@@ -80,7 +80,8 @@ class _Block(nn.Module):
     def forward(self, x_NLD: Tensor) -> Tensor:
         x_NLD = x_NLD + self.attn(self.norm1(x_NLD))
         hidden = nnf.gelu(self.mlp["fc1"](self.norm2(x_NLD)))
-        return x_NLD + self.mlp["fc2"](hidden)
+        added: Tensor = self.mlp["fc2"](hidden)
+        return x_NLD + added
 
 
 class _Attention(nn.Module):
@@ -105,9 +106,10 @@ class _Attention(nn.Module):
 
 def _sinusoids(length: int, width: int) -> Tensor:
     """Return (L, D): sines in even columns, cosines in odd ones (arXiv 1706.03762, Section 3.5)."""
-    columns = torch.arange(width, dtype=torch.float64)
+    # On the CPU, also while the network is built without memory: no file holds them.
+    columns = torch.arange(width, dtype=torch.float64, device="cpu")
     scale = 10000 ** (2 * (columns // 2) / width)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] / scale
+    angles = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] / scale
     angles[:, 0::2] = angles[:, 0::2].sin()
     angles[:, 1::2] = angles[:, 1::2].cos()
     return angles.float()

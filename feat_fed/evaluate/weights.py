@@ -10,8 +10,9 @@ import argparse
 import hashlib
 import io
 import pickle
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,11 @@ def load_program(name: NetworkName, path: Path, sha256: str | None) -> tuple[Any
     found = hashlib.sha256(content).hexdigest()
     _compare(name, path, found, sha256)
     try:
-        return torch.jit.load(io.BytesIO(content), map_location="cpu").eval(), found
+        with warnings.catch_warnings():
+            # torch calls the format deprecated; what is published is in it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            program = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+            return program, found
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{name}: {path} is not a TorchScript file ({_first_line(error)}). {how_to_get(name)}"
@@ -135,11 +140,15 @@ def load_state_dict(
     found = _sha256_of(path)
     if sha256 is not None:
         _compare(name, path, found, sha256)
+    zipped = zipfile.is_zipfile(path)  # not so what torch wrote before 1.6
+    if zipped and _is_program(path):
+        raise CheckpointError(
+            f"{name}: {path} is a TorchScript file and no state dict. {how_to_get(name)}"
+        )
     try:
         # Codes of the MAE family save their options beside the tensors; a Namespace runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            mapped = zipfile.is_zipfile(path)  # not so what torch wrote before 1.6
-            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{name}: {path} is not a file of weights ({_first_line(error)}). {how_to_get(name)}"
@@ -153,16 +162,21 @@ def load_state_dict(
     return tree, found
 
 
-def fill(name: NetworkName, path: Path, module: torch.nn.Module, state: dict[str, Tensor]) -> None:
-    """Copy a state dict into a network whose tensors it must match by name and shape.
+def filled(
+    name: NetworkName, path: Path, build: Callable[[], torch.nn.Module], state: dict[str, Tensor]
+) -> torch.nn.Module:
+    """Return a network, in float32, with a state dict that it must match by name and shape.
 
-    The counters of batch normalisation may be missing, as in files of torch before 0.4.
+    The counters of batch normalisation may be missing, as in files of torch before 0.4. No
+    random number is drawn.
 
     Raises
     ------
     CheckpointError
         When a tensor is missing, unknown, or of another shape; the first is named.
     """
+    with torch.device("meta"):
+        module = build()
     wanted = module.state_dict()
     wrong = [
         *(f"{key} is missing" for key in wanted if key not in state and not _is_counter(key)),
@@ -178,11 +192,22 @@ def fill(name: NetworkName, path: Path, module: torch.nn.Module, state: dict[str
             f"{name}: {path} is of another network: {wrong[0]} ({len(wrong)} differences). "
             f"{how_to_get(name)}"
         )
-    module.load_state_dict(state, strict=False)
+    counters = {key: torch.zeros((), dtype=torch.int64) for key in wanted if _is_counter(key)}
+    copies = {
+        key: tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+        for key, tensor in state.items()
+    }
+    module.load_state_dict(counters | copies, assign=True)
+    return module
 
 
 def _is_counter(key: str) -> bool:
     return key.endswith("num_batches_tracked")
+
+
+def _is_program(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(each.endswith("/constants.pkl") for each in archive.namelist())
 
 
 def _need(name: NetworkName, path: Path) -> None:

@@ -40,7 +40,16 @@ class Live(StrictModel):
 class StudyLive(Live):
     """The server's view."""
 
-    phase: Literal["waiting", "agreeing", "training", "unmasking", "aggregating", "scoring", "done"]
+    phase: Literal[
+        "waiting",
+        "agreeing",
+        "training",
+        "unmasking",
+        "aggregating",
+        "scoring",
+        "comparing",
+        "done",
+    ]
     round: int
     rounds: int
     connected: tuple[str, ...] = ()
@@ -57,7 +66,7 @@ class StudyLive(Live):
 class SiteLive(Live):
     """The site's view."""
 
-    phase: Literal["idle", "preparing", "training", "scoring", "waiting"]
+    phase: Literal["idle", "preparing", "training", "scoring", "comparing", "waiting"]
     round: int = 0
     step: int = 0
     steps: int = 0

@@ -10,7 +10,7 @@
                         round is done; 0 is the untrained model; *.damaged was set aside
     inbox/              round-0004/: the updates of the round that goes on
     samples/            samples.mp4, samples.gif, contact-sheet.png
-    evaluation/         what was measured of the rounds (feat_fed.report.evaluation_folder)
+    release/            what `feat-fed release` asked, decided and let through
     tensorboard/        curves of the rounds and of what was measured
     logs/
     live.json           where the study stands at this moment

@@ -18,7 +18,8 @@ from feat_fed.child import end_with_parent
 from feat_fed.errors import FeatFedError, StorageError
 from feat_fed.log_file import rotating_handler
 from feat_fed.report.run_store import RunStore
-from feat_fed_server import RUN_FOLDER
+from feat_fed_server import RUN_ERRAND, RUN_FOLDER
+from feat_fed_server.releasing import ReleaseAsking, note_failure
 from feat_fed_server.roster import FileRoster, Roster
 from feat_fed_server.rounds import RoundLoop
 from feat_fed_server.run_audit import RunAudit
@@ -60,6 +61,20 @@ def run_study(grid: Grid, store: RunStore, roster: Roster) -> None:
         raise
 
 
+def ask_before_release(grid: Grid, store: RunStore, roster: Roster) -> None:
+    """Ask the sites about generated clips; leave the reason when they cannot be asked."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    try:
+        ReleaseAsking(grid, roster, store).run()
+    except FeatFedError as error:
+        log.error("%s", error)
+        note_failure(store, error)
+        raise
+    except Exception:
+        log.exception("the question broke")
+        raise
+
+
 def _note_failure(store: RunStore, error: FeatFedError) -> None:
     log.error("%s", error)
     # The summary is shown in the report, which is given away: no path may get there.
@@ -82,5 +97,6 @@ def _main(grid: Grid, context: Context) -> None:
     handler = rotating_handler(store.logs / "serverapp.log")
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
+    errand = {"release": ask_before_release}.get(os.environ.get(RUN_ERRAND, ""), run_study)
     with living(store):
-        run_study(grid, store, FileRoster(store.roster))
+        errand(grid, store, FileRoster(store.roster))

@@ -36,6 +36,7 @@ _PHASES: dict[Task, str] = {
     "keys": "agreeing",
     "shares": "agreeing",
     "unmask": "unmasking",
+    "memorisation": "comparing",
 }
 
 Accept = Callable[[Reply], Reply]

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.errors import ChildError, FederationError, RunError
@@ -14,6 +15,7 @@ from feat_fed.processes import ChildGroup, require_free, split_address
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.certificates import TlsFiles
+from feat_fed_server.errand import Errand, StudyErrand
 from feat_fed_server.evaluator_child import EvaluatorChild
 from feat_fed_server.membership import Federation, Membership
 from feat_fed_server.run_audit import RunAudit
@@ -51,6 +53,8 @@ class StudyLauncher:
         Called with a line for the screen.
     watch
         Called with the study's live state, some times a second.
+    errand
+        What is done there; None: the study's rounds.
     """
 
     store: RunStore
@@ -60,6 +64,11 @@ class StudyLauncher:
     tell: Callable[[str], None]
     federation: Federation | None = None
     watch: Callable[[StudyLive | None], None] = lambda _: None
+    errand: Errand | None = None
+
+    @property
+    def _errand(self) -> Errand:
+        return self.errand or StudyErrand(self.store)
 
     def run(self) -> None:
         """Start what is needed, wait for the study's end, stop everything.
@@ -89,37 +98,46 @@ class StudyLauncher:
         self.store.flower.mkdir(exist_ok=True)
         secret = self.store.flower / "executor.secret"
         write_bytes_atomically(secret, secrets.token_bytes(32), mode=0o600)
+        if self._errand.name != "study":  # there is nothing new to evaluate
+            self._serve(members, secret)
+            return
         with EvaluatorChild(self.store, self.tell) as evaluator:
-            with ChildGroup() as children:
-                processes = StudyProcesses(
-                    children,
-                    self.store,
-                    listen=self.listen,
-                    tls=self.tls,
-                    members=members,
-                    secret=secret,
-                )
-                self._survive(processes, members)
-                processes.close()
+            self._serve(members, secret)
             evaluator.finish()
+
+    def _serve(self, members: Membership, secret: Path) -> None:
+        """Start the processes, do the errand, stop them."""
+        with ChildGroup() as children:
+            processes = StudyProcesses(
+                children,
+                self.store,
+                listen=self.listen,
+                tls=self.tls,
+                members=members,
+                secret=secret,
+                errand=self._errand,
+            )
+            self._survive(processes, members)
+            processes.close()
 
     def _survive(self, processes: StudyProcesses, members: Membership) -> None:
         """Live through one life of the processes after the other."""
-        faults, rounds_done = 0, -1
+        faults, progress = 0, -1
         while True:
             try:
                 self._live(processes, members)
             except FaultError as fault:
-                before, rounds_done = rounds_done, self.store.summary().rounds_done
-                faults = faults + 1 if rounds_done == before else 1
+                before, progress = progress, self._errand.progress()
+                faults = faults + 1 if progress == before else 1
                 if faults > _MAX_FAULTS:
                     raise ChildError(
-                        f"{fault}\nit was the {faults}th time in a row without a completed round; "
-                        f"{rounds_done} rounds are kept: find out why, then give the same command"
+                        f"{fault}\nit was the {faults}th time in a row {self._errand.kept()}: "
+                        "find out why, then give the same command"
                     ) from fault
                 RunAudit(self.store).restarted(fault.process)
                 reason = str(fault).partition("\n")[0]
-                self.tell(f"{reason}; starting it again, to go on with round {rounds_done + 1}")
+                goes_on = f"to go on with {self._errand.next_step()}"
+                self.tell(f"{reason}; starting it again, {goes_on}")
                 time.sleep(_PAUSE_SEC * (faults - 1))
             else:
                 return
@@ -138,14 +156,13 @@ class StudyLauncher:
         self.watch(StudyLive.read(self.store.live))
         if not completed:
             self.tell(f"the ServerApp's log is {self.store.logs / 'serverapp.log'}")
-            raise FederationError(self.store.summary().message or "the ServerApp ended")
+            raise FederationError(self._errand.message() or "the ServerApp ended")
 
     def _forget_what_was(self) -> None:
         """Remove an earlier ServerApp's words: they must not be taken for the next one's."""
-        running = self.store.summary().model_copy(update={"state": "running", "message": ""})
         try:
             self.store.live.unlink(missing_ok=True)
-            self.store.write_summary(running)
+            self._errand.begin()
         except OSError as error:
             raise RunError(
                 f"{self.store.root} cannot be written: {error}; mend that (is the disk full?), "

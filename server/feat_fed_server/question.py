@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import RecordDict
@@ -30,6 +30,8 @@ class Question:
         What each site is told of the secure aggregation.
     within_sec
         How long each site has; None: as long as the desk says.
+    beside
+        Buckets that go with a task without weights.
     """
 
     assignment: Assignment
@@ -38,6 +40,7 @@ class Question:
     taken: Mapping[str, int]
     enclosed: Mapping[str, str] = field(default_factory=dict)
     within_sec: float | None = None
+    beside: Sequence[bytes] = ()
 
     def wait_sec(self, site: str) -> float:
         """Return how long a site is waited for."""
@@ -49,7 +52,7 @@ class Question:
         if site in self.enclosed:
             personal = personal.model_copy(update={"enclosed": self.enclosed[site]})
         if self.outgoing is None:
-            return to_records(personal), Parcel(None, None, 0)
+            return to_records(personal, self.beside), Parcel(None, None, sum(map(len, self.beside)))
         parcel = self.outgoing.parcel(site, lacks=lacks)
         return self.outgoing.content(personal, parcel, taken=self.taken.get(site)), parcel
 

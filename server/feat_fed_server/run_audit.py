@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -18,6 +18,7 @@ from feat_fed.audit.events import (
     CheckpointWritten,
     Enclosed,
     ProcessRestarted,
+    ReleaseDecided,
     ReplyReceived,
     RoundOutcome,
     RoundStarted,
@@ -33,6 +34,9 @@ from feat_fed.protocol import Task
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import bundle
+
+if TYPE_CHECKING:
+    from feat_fed.memorisation.release import Release  # brings torch, which a launcher spares
 
 _KINDS = {
     "ok": "reply-accepted",
@@ -206,6 +210,21 @@ class RunAudit:
             files=self._files(record.round),
         )
         self.log.append(event_of_files)
+
+    def released(self, release: Release) -> None:
+        """Note what was decided on a model and its clips, with the coordinator's word."""
+        event = ReleaseDecided(
+            round=release.round,
+            clips_sha256=release.clips_sha256,
+            clips=len(release.clips),
+            withheld=release.withheld,
+            gate=release.gate,
+            model=release.model,
+            answered=tuple(each.site for each in release.sites if each.nearest),
+            lacking=tuple(each.site for each in release.lacking),
+            word=release.word,
+        )
+        self.log.append(event)
 
     def _files(self, round_number: int) -> dict[str, str]:
         from feat_fed.train.run_state import RoundManifest  # brings torch, which a launcher spares

@@ -25,8 +25,9 @@ from feat_fed.processes import (
 )
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import flower_environment
-from feat_fed_server import RUN_FOLDER
+from feat_fed_server import RUN_ERRAND, RUN_FOLDER
 from feat_fed_server.certificates import TlsFiles
+from feat_fed_server.errand import Errand
 from feat_fed_server.membership import Membership
 from feat_fed_server.run_audit import Process, RunAudit
 from feat_fed_server.serverapp_life import LifeWatch
@@ -66,6 +67,8 @@ class StudyProcesses:
         Who may take part.
     secret
         File of the secret between SuperLink and executor.
+    errand
+        What the ServerApp does.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class StudyProcesses:
         tls: TlsFiles,
         members: Membership,
         secret: Path,
+        errand: Errand,
     ) -> None:
         self._children = children
         self._store = store
@@ -85,6 +89,7 @@ class StudyProcesses:
         self._tls = tls
         self._members = members
         self._secret = secret
+        self._errand = errand
         self._superlink: Child | None = None
         self._executor: Child | None = None
         self._link: SuperLinkClient | None = None
@@ -115,7 +120,7 @@ class StudyProcesses:
         return self._superlink.log.news() if self._superlink else []
 
     def look(self) -> bool | None:
-        """Return None while the study goes on, then whether it is complete.
+        """Return None while the errand goes on, then whether it is complete.
 
         Raises
         ------
@@ -132,9 +137,9 @@ class StudyProcesses:
                 with self._faults(self._end_all):
                     self._members.follow(self._link)
             return None
-        said = self._store.summary().state
-        if (state == "ended" or end) and said in ("complete", "failed"):
-            return said == "complete"
+        outcome = self._errand.outcome()
+        if (state == "ended" or end) and outcome is not None:
+            return outcome
         if end:
             reason = f"has ended ({end.details or 'without a word'})"
         else:
@@ -251,6 +256,7 @@ class StudyProcesses:
                 **flower_environment(self._store.flower / "executor"),
                 "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
                 RUN_FOLDER: str(self._store.root.resolve()),
+                RUN_ERRAND: self._errand.name,
             },
         )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clip_files import moving_frames, write_video
 from feat_fed.cli.main import run_app
@@ -144,6 +145,7 @@ def test_a_broken_file_is_told_by_name(tmp_path: Path, real: Path, capsys) -> No
             "there is no file /none/x.pt",
         ),
         (("--videos", ".", "--folder", ".", "--benchmark", "kinetics"), "no benchmark 'kinetics'"),
+        (("--videos", ".", "--folder", ".", "--device", "cuda"), "torch finds 0 CUDA devices"),
     ],
 )
 def test_a_wrong_command_says_what_is_meant(
@@ -155,4 +157,5 @@ def test_a_wrong_command_says_what_is_meant(
 ) -> None:
     write_video(tmp_path / "a.mp4", moving_frames(4), "libx264")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert says in refused(capsys, *options)
