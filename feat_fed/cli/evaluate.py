@@ -153,6 +153,7 @@ def evaluate(
     from feat_fed.evaluator.real import real_videos
     from feat_fed.evaluator.records import append_evaluation
     from feat_fed.evaluator.subject import Drawing, of_checkpoint, of_round, of_videos
+    from feat_fed.report.publish import publish_evaluation
 
     _refuse_mixtures(
         {"run": run, "checkpoint": checkpoint, "videos": videos},
@@ -212,6 +213,8 @@ def evaluate(
     for path in (records.metrics if records else None, out):
         if path is not None:
             append_evaluation(path, found)
+    if store:
+        publish_evaluation(store.root, found)
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
         return

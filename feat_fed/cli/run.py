@@ -86,9 +86,26 @@ def sample(
     say(f"{n} clips: {files.mp4}  {files.gif}  {files.contact_sheet}")
 
 
-def report(run: Run) -> None:
+def report(
+    run: Run,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="Send the run's numbers to this MLflow tracking server, too (or file:FOLDER); "
+            "what it has already is not sent again.",
+        ),
+    ] = None,
+    experiment: Annotated[str, typer.Option(help="Of MLflow.")] = "feat-fed",
+) -> None:
     """Write a run's report.html anew."""
-    say(str(write_report(RunStore(run))))
+    store = RunStore(run)
+    say(str(write_report(store)))
+    if mlflow is not None:
+        from feat_fed.report.mlflow_log import log_to_mlflow
+
+        number = log_to_mlflow(store, mlflow, experiment=experiment)
+        say(f"{number} new round{'' if number == 1 else 's'} logged to {mlflow}")
 
 
 def version() -> None:

@@ -15,11 +15,14 @@ from pydantic import BaseModel
 from feat_fed.audit import FOLDER, lines
 from feat_fed.cli.central_lines import central_lines
 from feat_fed.errors import RunError
+from feat_fed.measured import Evaluation
 from feat_fed.metrics import Metric
+from feat_fed.report.comparisons import comparable
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.live import StudyLive
 from feat_fed.report.records import CentralSpending, RoundRecord
 from feat_fed.report.run_store import RunStore, is_locked
-from feat_fed.report.units import format_bytes, format_duration
+from feat_fed.report.units import format_bytes, format_duration, format_metric, format_time
 
 _HEARD_OF = ("site-connected", "site-left", "reply-received")
 _SUPERLINK = "feat_fed_server.superlink"
@@ -79,6 +82,8 @@ class RunStatus(BaseModel):
     sites: list[SiteState]
     central: CentralSpending | None
     """What was spent so far, where the study has central privacy."""
+    evaluation: Evaluation | None
+    """Of the round that is furthest, by the protocol that was used last."""
     processes: Processes
 
 
@@ -133,6 +138,7 @@ def run_status(store: RunStore, standing: Mapping[str, str] | None = None) -> Ru
         bytes_up=sum(each.bytes_up for each in sites),
         sites=sites,
         central=summary.central,
+        evaluation=_evaluation(store.root),
         processes=processes,
     )
 
@@ -153,6 +159,7 @@ def run_lines(status: RunStatus) -> list[str]:
         f"weights moved: {format_bytes(status.bytes_down)} to sites, "
         f"{format_bytes(status.bytes_up)} from them"
     )
+    lines += _evaluation_lines(status.evaluation) if status.evaluation else ()
     lines.append("sites:" if status.sites else "sites: none yet")
     lines += [f"  {_site_line(each, status)}" for each in status.sites]
     lines += central_lines(status.central) if status.central else ()
@@ -182,7 +189,13 @@ def run_metrics(status: RunStatus) -> list[Metric]:
     epsilon = Metric("feat_fed_central_epsilon", "Spent of each hospital so far, bounded by RDP.")
     for each in status.central.sites if status.central else ():
         epsilon.add(each.rdp, site=each.site)
-    return [rounds, wanted, running, loss, seconds, up, ok, moved, epsilon]
+    quality = Metric("feat_fed_quality", "Metric of the last round's model that was measured.")
+    measured = Metric("feat_fed_quality_round", "Round whose model was measured last.")
+    if (last := status.evaluation) is not None:
+        measured.add(last.round)
+        for value in last.metrics:
+            quality.add(value.value, metric=value.metric, protocol=last.protocol)
+    return [rounds, wanted, running, loss, seconds, up, ok, moved, epsilon, quality, measured]
 
 
 def _sites(
@@ -228,6 +241,28 @@ def _seen(root: Path) -> dict[str, str]:
         for line in lines(root / FOLDER, last_files=2)
         if line.event.get("kind") in _HEARD_OF
     }
+
+
+def _evaluation(root: Path) -> Evaluation | None:
+    with contextlib.suppress(RunError):
+        found = comparable(EvaluationFolder.of_run(root).evaluations())
+        return found[0].last if found else None
+    return None
+
+
+def _evaluation_lines(last: Evaluation) -> list[str]:
+    """Return what the metrics were, the one whose direction is known first."""
+    lines = [
+        f"quality after round {last.round}, by {last.protocol} on {last.benchmark} "
+        f"({format_time(last.at)}):"
+    ]
+    for each in sorted(last.metrics, key=lambda metric: metric.better == "neither"):
+        low, high = (None if e is None else format_metric(e) for e in (each.low, each.high))
+        interval = f" (95 %: {low} to {high})" if low and high else ""
+        better = "" if each.better == "neither" else f", {each.better} is better"
+        warning = f"; {each.warning}" if each.warning else ""
+        lines.append(f"  {each.metric} {format_metric(each.value)}{interval}{better}{warning}")
+    return lines
 
 
 def _processes(root: Path) -> Processes:

@@ -40,6 +40,7 @@ from feat_fed.evaluator.subject import Subject
 from feat_fed.generate import DISPLAY_FPS
 from feat_fed.measured import Evaluation
 from feat_fed.report.evaluation_folder import EvaluationFolder
+from feat_fed.report.publish import publish_evaluation
 from feat_fed.report.run_store import RunStore
 from feat_fed.report.samples import write_samples
 from feat_fed.train.device import cpu_threads
@@ -211,6 +212,7 @@ class _Watch:
             self._tell(f"round {number} is passed over: {error}")
             return
         append_evaluation(self._folder.metrics, evaluation)
+        publish_evaluation(self._store.root, evaluation)
         self._measured.append(evaluation)
         self._tell(_line(evaluation))
         self._best.choose(self._measured, keep=self._interrupted())

@@ -25,6 +25,7 @@ def render(template: str, facts: Mapping[str, object]) -> str:
         "epsilon": units.format_epsilon,
         "duration": units.format_duration,
         "loss": units.format_loss,
+        "metric": units.format_metric,
         "time": units.format_time,
     }
     return environment.get_template(template).render(facts)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from feat_fed.errors import ConfigError
-from feat_fed.report.plots import COLOURS, INK, STYLE
+from feat_fed.report.drawing import COLOURS, INK, STYLE
 
 FORMATS = (".svg", ".png")
 

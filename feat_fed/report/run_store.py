@@ -11,6 +11,7 @@
     inbox/              round-0004/: the updates of the round that goes on
     samples/            samples.mp4, samples.gif, contact-sheet.png
     release/            what `feat-fed release` asked, decided and let through
+    tensorboard/        curves of the rounds and of what was measured
     logs/
     live.json           where the study stands at this moment
     roster.json         which public key is which site

@@ -49,6 +49,13 @@ def format_loss(loss: float | None) -> str:
     return NOTHING if loss is None else f"{loss:#.4g}"
 
 
+def format_metric(value: float) -> str:
+    """Write a metric to four digits, and from 1,000 on to the whole number."""
+    if abs(value) >= 999.95:
+        return f"{value:,.0f}"
+    return f"{value:#.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.3e}"
+
+
 def format_epsilon(epsilon: float | None) -> str:
     """Write a bound to three digits, and never less than it is."""
     if epsilon is None:

@@ -18,12 +18,12 @@ from torch import nn
 from feat_fed.config import TrainingConfig
 from feat_fed.diffusion import Schedule
 from feat_fed.errors import TrainingError
+from feat_fed.learning_rate import learning_rate_at
 from feat_fed.protocol import EndedBy
 from feat_fed.train.batches import losses_of_batch
 from feat_fed.train.engine import Engine, StepOutcome
 from feat_fed.train.faults import is_short_of_memory
 from feat_fed.train.jobs import MidRound, RoundHooks, RoundJob, StepProgress, TrainingClips
-from feat_fed.train.learning_rate import learning_rate_at
 from feat_fed.train.memory import peak_bytes
 from feat_fed.train.peers import Peers
 from feat_fed.train.private import PrivateSteps

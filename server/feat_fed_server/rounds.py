@@ -6,6 +6,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from typing import cast
 
 from flwr.serverapp import Grid
@@ -14,6 +15,7 @@ from torch import Tensor
 from feat_fed.protocol import Assignment, Task, Versions
 from feat_fed.report.links import Link, Links
 from feat_fed.report.records import CentralSpending, RoundRecord
+from feat_fed.report.run_events import RunEvents
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
@@ -92,16 +94,18 @@ class RoundLoop:
         self._taken = last_taken(dict.fromkeys(self._roster.expected, 0), done)
         self._audit.began(after_round=state.rounds_done)
         log.info("starting from round %d of %d", state.rounds_done, self._study.rounds)
-        while state.rounds_done < self._study.rounds:
-            state = self._round(state)
-            summarise(self._store, state, "running", central=self._spent())
+        with closing(RunEvents(self._store, first_round=state.rounds_done + 1)) as events:
+            while state.rounds_done < self._study.rounds:
+                state, record = self._round(state)
+                summarise(self._store, state, "running", central=self._spent())
+                events.round(record)
         final = self._score(state)
         summarise(self._store, state, "complete", final_heldout_loss=final, central=self._spent())
         clear_inboxes(self._store.inbox(1).parent)
         self._audit.ended("complete")
         self._asking.tell("done", state.rounds_done)
 
-    def _round(self, state: GlobalState) -> GlobalState:
+    def _round(self, state: GlobalState) -> tuple[GlobalState, RoundRecord]:
         number = state.rounds_done + 1
         self._audit.round_started(number)
         inbox = self._inbox(number)
@@ -123,7 +127,8 @@ class RoundLoop:
         )
         seconds = record.seconds + time.monotonic() - started
         noted = {"seconds": seconds, "central": private.record if private else None}
-        self._store.append(self._measured(record.model_copy(update=noted)))
+        written = self._measured(record.model_copy(update=noted))
+        self._store.append(written)
         save(self._store, new)
         self._taken = last_taken(self._taken, [record])
         self._audit.round_done(record)
@@ -131,7 +136,7 @@ class RoundLoop:
         for site in sorted({*now.quarantined()} - {*before.quarantined()}):
             self._audit.site("site-quarantined", site, code=now.of(site).offences[-1].code)
         self._tidy(new)
-        return new
+        return new, written
 
     def _aggregated(
         self, number: int, inbox: Inbox, closed: ClosedNote, state: GlobalState

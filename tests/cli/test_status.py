@@ -26,6 +26,7 @@ from feat_fed.report.run_store import lock_run
 from feat_fed_client.history import note_report
 from feat_fed_server.roster import KeyRoster
 from feat_fed_server.site_orders import SiteOrders
+from measured_runs import evaluation_of, write_evaluations
 
 SEEN = 1_800_000_000.0
 
@@ -110,6 +111,18 @@ def test_what_central_privacy_has_spent(
     assert found["central"]["sites"][1]["rdp"] == 12.0
     page = exposition(run_metrics(run_status(store)))
     assert 'feat_fed_central_epsilon{site="b"} 12.0' in page
+
+
+def test_what_was_measured_last(store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:
+    write_evaluations(store, evaluation_of(1, 500.0), evaluation_of(0, 900.0))
+    told = status(capsys, "--run", store.root)
+    assert "quality after round 1, by plain on hidden-clips (2026-01-31 13:01 UTC):" in told
+    assert "  FVD-random 500.0 (95 %: 450.0 to 550.0), lower is better; few clips" in told
+    found = json.loads(status(capsys, "--run", store.root, "--json"))
+    assert found["evaluation"]["metrics"][0]["value"] == 500.0
+    page = exposition(run_metrics(run_status(store)))
+    assert 'feat_fed_quality{metric="FVD-random",protocol="plain"} 500.0' in page
+    assert "feat_fed_quality_round 1\n" in page
 
 
 def test_a_run_whose_server_was_killed(store: RunStore, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,12 @@
 """Curves for TensorBoard, where they cannot be written."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from feat_fed.scalar_events import ScalarEvents
 from feat_fed.train import StepProgress
 from feat_fed_client import events as events_module
 from feat_fed_client.events import round_events
@@ -50,7 +52,7 @@ def test_a_folder_that_cannot_be_made_costs_the_curves_only(
 
 
 def test_what_is_written_is_on_disk_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_module, "_FLUSH_SEC", -1.0)
+    monkeypatch.setattr(events_module, "ScalarEvents", partial(ScalarEvents, flush_sec=0.0))
     with round_events(tmp_path, study_id="0" * 32, first_step=0) as events:
         (file,) = (tmp_path / "tensorboard" / ("0" * 32)).iterdir()
         size = file.stat().st_size

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 from feat_fed.config import StudyConfig
 from feat_fed.errors import RunError
 from feat_fed.report import RoundRecord, RunStore, RunSummary, html, write_report, write_samples
+from feat_fed.report.evaluation_folder import EvaluationFolder
+from feat_fed.report.publish import publish_evaluation
 from feat_fed.report.records import CentralRecord, CentralSpending, SiteEpsilon
+from measured_runs import evaluation_of, write_evaluations
 
 Records = tuple[RoundRecord, ...]
 
@@ -48,6 +52,12 @@ def test_a_finished_run_tells_its_numbers(finished_report: Path) -> None:
         "Differential privacy: off.",
         "hidden_size: 128",
         "torch 2.13.0",
+        "FVD-random 430.0 95 %: 387.0 to 473.0; lower is better",
+        "FVD-random ↓ lower is better few clips 430.0 387.0 to 473.0 410.0 after round 2 900.0",
+        "SHA-256 " + "cd" * 32,
+        "Untrained After round 3",
+        "south ✕ No answer no answer before the deadline 1 2",
+        "All 128",
     ):
         assert phrase in words
 
@@ -96,8 +106,30 @@ def test_text_of_others_is_escaped(store: RunStore, records: Records, final: Run
     store.append(records[0].model_copy(update={"sites": (site,)}))
     store.write_summary(final.model_copy(update={"message": attack}))
     page = Page(write_report(store))
-    assert page.words.count(attack) == 2
+    assert page.words.count(attack) == 3
     assert "script" not in {tag for tag, _ in page.tags}
+
+
+def test_a_site_and_an_evaluation_with_hostile_names_are_text(
+    store: RunStore, records: Records
+) -> None:
+    attack = '"><img src=x onerror=alert(1)><script>$\\frac{</script>'
+    site = records[0].sites[0].model_copy(update={"site": attack, "version": attack})
+    store.append(records[0].model_copy(update={"sites": (site, records[0].sites[1])}))
+    metric = (
+        evaluation_of(0, 9.0).metrics[0].model_copy(update={"metric": attack, "warning": attack})
+    )
+    told = {"protocol": attack, "benchmark": attack, "networks": {attack: attack}}
+    told |= {"sampler": {attack: attack}, "metrics": (metric,)}
+    write_evaluations(store, *(evaluation_of(each, 9.0 + each, **told) for each in range(2)))
+    page = Page(write_report(store))
+    assert page.words.count(attack) > 10
+    assert not {"script", "onerror"} & {
+        word for tag, attributes in page.tags for word in (tag, *attributes)
+    }
+    assert all(
+        attributes["src"].startswith("data:") for tag, attributes in page.tags if tag == "img"
+    )
 
 
 def test_a_round_that_a_site_shortened_or_declined_says_why(
@@ -174,3 +206,59 @@ def test_a_damaged_run_gives_a_clear_error(store: RunStore) -> None:
     (store.root / "metrics.jsonl").write_text("rubbish\n")
     with pytest.raises(RunError, match="line 1"):
         write_report(store)
+
+
+def test_an_evaluation_is_published_and_a_damaged_run_is_no_matter(
+    store: RunStore, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.append(records[0])
+    write_evaluations(store, evaluation_of(1, 410.0))
+    publish_evaluation(store.root, evaluation_of(1, 410.0))
+    assert "FVD-random 410.0" in Page(store.report).words
+    assert (store.root / "tensorboard" / "evaluation").is_dir()
+    (store.root / "summary.json").write_text("rubbish")
+    publish_evaluation(store.root, evaluation_of(1, 410.0))
+    assert "could not be written anew" in caplog.text
+
+
+def test_a_film_that_cannot_be_shown_is_counted(store: RunStore) -> None:
+    folder = EvaluationFolder.of_run(store.root).samples(4)
+    folder.mkdir(parents=True)
+    (folder / "samples.mp4").write_bytes(b"no film")
+    assert "1 round with films is left out" in Page(write_report(store)).words
+
+
+def test_headings_go_down_by_one_and_everything_has_a_name(finished_report: Path) -> None:
+    tags = Page(finished_report).tags
+    levels = [int(tag[1]) for tag, _ in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(next_one <= level + 1 for level, next_one in pairwise(levels))
+    assert all(attributes.get("alt") for tag, attributes in tags if tag == "img")
+    assert all(attributes.get("aria-label") for tag, attributes in tags if tag in ("video", "svg"))
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+    anchors = {attributes["href"] for tag, attributes in tags if tag == "a"}
+    assert anchors <= {f"#{attributes.get('id')}" for _, attributes in tags}
+
+
+def test_a_long_study_of_many_sites_gives_a_small_page_that_says_what_it_leaves_out(
+    store: RunStore, records: Records, final: RunSummary
+) -> None:
+    good, late = records[1].sites
+    sites = [good.model_copy(update={"site": f"site-{number:02d}"}) for number in range(31)]
+    missing = late.model_copy(update={"site": "site-31"})
+    lines = (
+        records[1].model_copy(update={"round": number, "sites": (*sites, missing)})
+        for number in range(1, 1001)
+    )
+    with (store.root / "metrics.jsonl").open("w") as file:
+        file.writelines(each.model_dump_json() + "\n" for each in lines)
+    store.write_summary(final.model_copy(update={"rounds_done": 1000, "rounds_wanted": 1000}))
+    write_evaluations(store, *(evaluation_of(each, 900.0 - each) for each in range(0, 1001, 10)))
+    path = write_report(store)
+    words = Page(path).words
+    assert path.stat().st_size < 1_000_000
+    assert "40 of 1,000 rounds, evenly chosen" in words
+    assert "The last 7 rounds of 1,000" in words
+    assert "site-31 ✕ No answer no answer before the deadline 1,000 1 to 1000" in words
+    assert "Each point is the mean of up to 5 rounds." in words
+    assert "From the lowest to the highest of 32 sites" in words

@@ -501,3 +501,21 @@ def test_a_study_with_a_server_optimiser_goes_on_with_its_state(tmp_path: Path) 
     run(store, sites)
     run(RunStore.resume(store.root, StudyConfig.model_validate(study)), sites)
     assert moved_by(store, 2) == pytest.approx(2.5, abs=1e-5)  # 1, then 1 + 0.5
+
+
+def test_rounds_are_written_for_tensorboard(store: RunStore) -> None:
+    run(store, {"a": honest("a", 1.0), "b": honest("b", 1.0)})
+    (file,) = (store.root / "tensorboard" / "rounds").iterdir()
+    assert file.read_bytes().count(b"loss/train") == store.study.rounds
+
+
+def test_rounds_do_without_tensorboard_where_the_disk_is_full(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensorboardX.RecordWriter.write", full)
+    run(store, {"a": honest("a", 1.0), "b": honest("b", 1.0)})
+    assert store.summary().state == "complete"
+    assert caplog.text.count("no events for TensorBoard") == 1

@@ -3,7 +3,7 @@
 import pytest
 
 from feat_fed.config import TrainingConfig
-from feat_fed.train.learning_rate import learning_rate_at
+from feat_fed.learning_rate import learning_rate_at
 
 
 def rates(total_steps: int, **changes: object) -> list[float]:
