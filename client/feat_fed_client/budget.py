@@ -97,8 +97,13 @@ class PrivacyBudget:
         except (PrivacyError, AuditError) as error:
             raise DeclinedError("privacy", str(error)) from error
 
-    def settle(self, reservation: Reservation | None, *, steps: int) -> None:
-        """Write how many steps were taken, before anything that they gave is kept.
+    def settle(self, reservation: Reservation | None, *, steps: int | None = None) -> None:
+        """Write how many steps count, before anything that they gave is kept.
+
+        Parameters
+        ----------
+        steps
+            None: all that were reserved, for nobody knows.
 
         Raises
         ------
@@ -108,4 +113,5 @@ class PrivacyBudget:
             If it cannot be written.
         """
         if reservation is not None:
-            self.ledger.settle(reservation, steps=steps)
+            reserved = reservation.reserved.steps
+            self.ledger.settle(reservation, steps=reserved if steps is None else steps)

@@ -7,7 +7,7 @@
     optimiser/STUDY_ID/after-0003.safetensors  feat_fed_client.optimiser_store
     received/STUDY_ID/reference.safetensors    feat_fed_client.exchanged
     residual/STUDY_ID/after-0003.safetensors   feat_fed_client.residual_store
-    secagg/STUDY_ID/state.json                 feat_fed_client.secure
+    secagg/STUDY_ID/state.json, last.json      feat_fed_client.secure
     training/round-1a2b3c4d/, worker-0.log     feat_fed.train.workers
     memorisation/round-0003-1a2b3c4d5e6f7a8b/  feat_fed_client.copies
 """
@@ -35,7 +35,7 @@ KEEP_STUDIES = 2
 """Other studies of which something is kept at all: a server may name as many as it likes."""
 
 _WEIGHTS = ("rounds", "spool", "optimiser", "received", "residual")
-_OF_STUDIES = (*_WEIGHTS, "secagg")
+_SECRETS = Path("secagg"), "state.json"
 _LEARNT = (*_WEIGHTS, "training", "memorisation")
 
 
@@ -49,19 +49,32 @@ def under_way(store: Path, *, study_id: str, job: str) -> MidRoundFile:
 def tidy(store: Path, *, study_id: str) -> None:
     """Remove what killed trainers left, and what is left of other studies' rounds.
 
-    That of the :data:`KEEP_STUDIES` that were written to last stays for :data:`KEEP_DAYS`.
+    That of the :data:`KEEP_STUDIES` that were written to last stays for :data:`KEEP_DAYS`. Of
+    secure aggregation the secrets go, and what keeps a round from being unmasked twice stays.
     """
     clear_exchanges(store / "training")
     remove_parts(store, LIVE_FILE)
     for kind in ("optimiser", "received", "residual"):
         remove_parts(store / kind / study_id)
+    for kind in _WEIGHTS:
+        for folder in _outdated(_folders(store / kind), study_id):
+            shutil.rmtree(folder, ignore_errors=True)
+    below, secrets = _SECRETS
+    holding = [each for each in _folders(store / below) if (each / secrets).exists()]
+    for folder in _outdated(holding, study_id):
+        (folder / secrets).unlink(missing_ok=True)
+
+
+def _outdated(folders: Sequence[Path], study_id: str) -> list[Path]:
+    """Return which folders of other studies than this one are not kept."""
+    others = [each for each in folders if each.name != study_id]
+    others.sort(key=_newest, reverse=True)
     long_ago = time.time() - KEEP_DAYS * 86400
-    for kind in _OF_STUDIES:
-        others = [each for each in _folders(store / kind) if each.name != study_id]
-        others.sort(key=_newest, reverse=True)
-        for place, folder in enumerate(others):
-            if place >= KEEP_STUDIES or _newest(folder) < long_ago:
-                shutil.rmtree(folder, ignore_errors=True)
+    return [
+        each
+        for place, each in enumerate(others)
+        if place >= KEEP_STUDIES or _newest(each) < long_ago
+    ]
 
 
 def forget_rounds(store: Path) -> int:

@@ -3,6 +3,7 @@
 ::
 
     secagg/STUDY_ID/state.json    the secrets of the last round, for its owner alone
+    secagg/STUDY_ID/last.json     which it was, and whether it was unmasked; it is never removed
 
 Each stage is on the disk before its answer leaves. One that is asked again is answered with the
 same bytes, and one that is asked differently is refused: the state machine is
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel
 from torch import Tensor
 
 from feat_fed.config import SiteConfig
+from feat_fed.config.base import StrictModel
 from feat_fed.errors import AgreementError, DropoutError
 from feat_fed.masked import OwnUpdate, largest_move, num_counters
 from feat_fed.protocol import Assignment, Report, enclose, opened
@@ -41,6 +43,33 @@ from feat_fed_client.peers import known_peers
 from feat_fed_client.spool import Spool
 
 MessageT = TypeVar("MessageT", bound=BaseModel)
+
+FOLDER, STATE_FILE, LAST_FILE = "secagg", "state.json", "last.json"
+_LAST_MEND = "put it back from a backup: without it a round could be unmasked twice"
+
+
+class LastSession(StrictModel):
+    """What a site must know of a study's rounds even when their secrets are gone."""
+
+    schema_version: Literal[1] = 1
+    session: Session
+    unmasked: bool
+
+    @classmethod
+    def of(cls, state: SiteState) -> LastSession:
+        """Return what is left of a state without its secrets."""
+        return cls(session=state.offer.session, unmasked=state.survivors is not None)
+
+    def require_later(self, session: Session) -> None:
+        """Raise :class:`AgreementError` where :meth:`SiteSecAgg.begin` would of the whole state."""
+        last = self.session
+        is_older = (session.round, session.attempt) < (last.round, last.attempt)
+        if is_older or (self.unmasked and session.round == last.round):
+            raise AgreementError(
+                f"round {session.round}, attempt {session.attempt} of secure aggregation is asked "
+                f"after round {last.round}, attempt {last.attempt}; two sums of a round would tell "
+                "single updates"
+            )
 
 
 class SecurePart:
@@ -75,7 +104,11 @@ class SecurePart:
         needed = assignment.study.privacy.secure_aggregation is not None
         if assignment.task in ("evaluate", "memorisation"):
             return None
-        if not (needed or assignment.attempt is not None):
+        if not needed and (site.store / FOLDER / assignment.study_id / LAST_FILE).exists():
+            raise AgreementError(
+                "an update without masks is asked for in a study that had secure aggregation before"
+            )
+        if not needed and assignment.attempt is None:
             return None
         return cls(site, assignment)
 
@@ -132,11 +165,12 @@ class SecurePart:
         # What is trained already needs none of what the limits keep back.
         if not Spool.of(self._site.store, study_id=self._told.study_id).holds(self._told.round):
             SiteLimits.of(self._site).require_open()
+        previous = read_state(self._path, SiteState)
+        last = read_state(self._last, LastSession, mend=_LAST_MEND)
+        if previous is None and last is not None:
+            last.require_later(self._session)
         aggregation = SiteSecAgg.begin(
-            self._session,
-            self._site.name,
-            identity_key(self._site),
-            previous=read_state(self._path, SiteState),
+            self._session, self._site.name, identity_key(self._site), previous=previous
         )
         self._keep(aggregation)
         return aggregation.keys()
@@ -174,6 +208,7 @@ class SecurePart:
         return SiteSecAgg(state)
 
     def _keep(self, aggregation: SiteSecAgg) -> None:
+        write_state(self._last, LastSession.of(aggregation.state))
         write_state(self._path, aggregation.state)
 
     def _enclosed(self, kind: type[MessageT]) -> MessageT:
@@ -181,4 +216,8 @@ class SecurePart:
 
     @property
     def _path(self) -> Path:
-        return self._site.store / "secagg" / self._told.study_id / "state.json"
+        return self._site.store / FOLDER / self._told.study_id / STATE_FILE
+
+    @property
+    def _last(self) -> Path:
+        return self._site.store / FOLDER / self._told.study_id / LAST_FILE

@@ -19,7 +19,16 @@ from torch import Tensor
 from feat_fed.codec import LatentWindows, build_codec, finish_erasing, prepare_at_site
 from feat_fed.config import SiteConfig
 from feat_fed.data import Manifest, scan, split_site
-from feat_fed.errors import DataError, StorageError, TrainingError
+from feat_fed.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    MemoryShortError,
+    StalledError,
+    StorageError,
+    TrainingError,
+)
 from feat_fed.protocol import Assignment, EndedBy, Report
 from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.train import (
@@ -45,6 +54,16 @@ from feat_fed_client.spool import Spool
 from feat_fed_client.supervision import Sign, Witness
 
 log = logging.getLogger(__name__)
+
+_OF_THE_MACHINE = (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeviceError,
+    MemoryShortError,
+    StalledError,
+)
+"""Errors of a training that say nothing of its numbers."""
 
 _LIVE_EVERY_SEC = 0.5
 _WAIT_SEC = 1.0
@@ -260,19 +279,23 @@ class SiteSession:
             mid_round, minutes and minutes * 60, written=lambda: self._witness("kept")
         )
         with self._events(assignment, job.first_step + done) as events:
-            result = train_round(
-                job,
-                train=clips.train,
-                heldout=clips.heldout,
-                hooks=RoundHooks(
-                    alive=lambda: self._witness("alive"),
-                    progress=lambda step: self._step(assignment, job, step, events),
-                    must_end=self._must_end,
-                    keep=checkpoints.keep,
-                ),
+            hooks = RoundHooks(
+                alive=lambda: self._witness("alive"),
+                progress=lambda step: self._step(assignment, job, step, events),
+                must_end=self._must_end,
+                keep=checkpoints.keep,
             )
-            # Before anything of the result is kept but in the round's own checkpoint.
-            budget.settle(reservation, steps=result.steps)
+            try:
+                result = train_round(job, train=clips.train, heldout=clips.heldout, hooks=hooks)
+            except _OF_THE_MACHINE:
+                raise
+            except Exception:
+                # What failed may be what the steps came to, and the code that leaves tells of it.
+                budget.settle(reservation)
+                raise
+            # Before anything of the result is kept but in the round's own checkpoint. A step that
+            # was skipped was noised, too, and slows down those after it.
+            budget.settle(reservation, steps=result.steps + result.skipped_steps)
             events.heldout(result.heldout_loss, step=job.first_step)
         self._witness("working")
         if result.optimiser_state is not None:

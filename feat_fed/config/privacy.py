@@ -44,7 +44,12 @@ class PatientPrivacyConfig(StrictModel):
         le=1000,
         description="standard deviation of a step's noise in clip_norm; null: found from epsilon",
     )
-    clip_norm: float = Field(1.0, gt=0, description="longest gradient of a patient in a step")
+    clip_norm: float = Field(
+        1.0,
+        ge=1e-6,
+        le=1e6,
+        description="longest gradient of a patient in a step; float32 can tell lengths like these",
+    )
     sample_rate: float = Field(
         0.1, gt=0, le=1, description="chance of each patient of a site to take part in a step"
     )

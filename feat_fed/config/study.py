@@ -50,7 +50,7 @@ class TrainingConfig(StrictModel):
         description="of the network's forward and backward pass; weights, gradients, optimiser "
         "and loss are float32 in both, and held-out clips are scored in float32",
     )
-    local_steps: int = Field(100, ge=1, description="optimiser steps a round, at most")
+    local_steps: int = Field(100, ge=1, le=10**9, description="optimiser steps a round, at most")
     local_epochs: float | None = Field(
         None, gt=0, description="limit beside local_steps: draws per clip of the site in a round"
     )

@@ -79,13 +79,17 @@ def rdp_epsilon(history: Iterable[NoisySteps], *, delta: float) -> float:
 
 @functools.lru_cache(maxsize=1024)
 def _rdp_of_a_step(noise_multiplier: float, sample_rate: float) -> FloatArray:
-    """Return the Renyi divergence at each order, which is what takes the time."""
+    """Return the Renyi divergence at each order, which is what takes the time.
+
+    It is never below 0. Where next to nothing is spent, rounding makes Opacus's so, and enough
+    steps of it would take back what others have spent.
+    """
+    import numpy as np
     from opacus.accountants.analysis.rdp import compute_rdp
 
-    rdp: FloatArray = compute_rdp(
-        q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=_orders()
-    )
-    return rdp
+    rdp = compute_rdp(q=sample_rate, noise_multiplier=noise_multiplier, steps=1, orders=_orders())
+    least: FloatArray = np.maximum(np.nan_to_num(rdp, nan=np.inf, posinf=np.inf), 0.0)
+    return least
 
 
 def _orders() -> list[float]:

@@ -53,6 +53,14 @@ class NoisyMean:
     num_sites: int
     seeded: SeededNoise
 
+    @classmethod
+    def drawn(
+        cls, noise: CentralNoise, *, clip_norm: float, num_sites: int, seed: str
+    ) -> NoisyMean:
+        """Return the round's, by its secret: other numbers for another noise, bound or mean."""
+        about = f"{noise} {clip_norm!r} {num_sites}"
+        return cls(noise, clip_norm, num_sites, SeededNoise(seed, about))
+
     @property
     def standard_deviation(self) -> float:
         """Of the noise on each coordinate of the mean: z C / m."""
@@ -159,7 +167,9 @@ class CentralStrategy:
         FederationError
             If the result is not finite.
         """
-        mean = NoisyMean(self._noise, clip_norm, summed.num_sites, SeededNoise(seed))
+        mean = NoisyMean.drawn(
+            self._noise, clip_norm=clip_norm, num_sites=summed.num_sites, seed=seed
+        )
         means = noisy_means(mean, summed, previous)
         weights, optimiser = self._inner.finish(round_number, means, previous, state)
         share = mean.share_within(summed.num_within)

@@ -80,7 +80,7 @@ class Inbox:
         self._folder = folder
         self._arrived: dict[str, Arrived] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # sites' own updates
             remove_parts(folder)
             for path in sorted(folder.glob(f"*{_SUFFIX}")):
                 self._take(path)
@@ -148,7 +148,7 @@ class Inbox:
         )
         try:
             text = closed.model_dump_json()
-            write_bytes_atomically(self._closed, text.encode(), durable=False)
+            write_bytes_atomically(self._closed, text.encode(), mode=0o600, durable=False)
         except OSError as error:
             raise StorageError(f"{self._closed} cannot be written: {error}") from error
         return closed

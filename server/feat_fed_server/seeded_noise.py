@@ -21,10 +21,16 @@ def new_seed() -> str:
 
 
 class SeededNoise:
-    """Standard normal numbers, by a secret and a label."""
+    """Standard normal numbers, by a secret and a label.
 
-    def __init__(self, seed: str) -> None:
-        self._seed = bytes.fromhex(seed)
+    Parameters
+    ----------
+    about
+        All that says what is done with them. The same numbers, put to two uses, would cancel out.
+    """
+
+    def __init__(self, seed: str, about: str = "") -> None:
+        self._seed = hashlib.sha256(bytes.fromhex(seed) + about.encode()).digest()
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from feat_fed.audit import AuditLog
 from feat_fed.audit.events import Leaving
 from feat_fed.config import ComputeConfig, SiteConfig, SiteDataConfig, StudyConfig
-from feat_fed.errors import ConfigError, StorageError, TrainingError
+from feat_fed.errors import ConfigError, DeviceError, StorageError, TrainingError
 from feat_fed.model import FEAT
 from feat_fed.privacy.ledger import LEDGER_FOLDER, Ledger
 from feat_fed.protocol import Assignment, LedgerHead
@@ -141,16 +142,16 @@ def test_a_round_that_died_between_step_and_ledger_is_counted_once_when_it_is_do
     site: SiteConfig, trainer: list[Train]
 ) -> None:
     def dies(job: RoundJob, *, hooks: RoundHooks, **_: object) -> RoundResult:
-        raise TrainingError("as good as killed")
+        raise DeviceError("as good as killed")
 
     trainer[:] = [dies, dies, lambda job, **_: result(job)]
     for _ in range(2):
-        with pytest.raises(TrainingError):
+        with pytest.raises(DeviceError):
             asked(site, told())
         assert steps_of(site) == 4
     asked(site, told())
     assert (steps_of(site), entries(site)) == (4, ["reserved", "settled"])
-    with pytest.raises(TrainingError):
+    with pytest.raises(DeviceError):
         trainer[:] = [dies]
         asked(site, told(3))
     trainer[:] = [lambda job, **_: result(job)]
@@ -190,6 +191,27 @@ def test_a_round_that_ended_early_counts_the_steps_that_it_took(
     trainer[:] = [lambda job, **_: result(job, steps=3)]
     asked(site, told())
     assert steps_of(site) == 3
+
+
+def test_steps_that_were_skipped_count(site: SiteConfig, trainer: list[Train]) -> None:
+    trainer[:] = [lambda job, **_: replace(result(job, steps=1), skipped_steps=3)]
+    asked(site, told())
+    assert steps_of(site) == 4
+
+
+@pytest.mark.parametrize("error", [TrainingError("not finite"), ZeroDivisionError()])
+def test_a_round_that_failed_by_what_its_steps_came_to_counts_in_full(
+    site: SiteConfig, trainer: list[Train], error: Exception
+) -> None:
+    def fails(job: RoundJob, **_: object) -> RoundResult:
+        raise error
+
+    trainer[:] = [fails]
+    for tries in (1, 2):
+        with pytest.raises(type(error)):
+            asked(site, told())
+        assert steps_of(site) == 4 * tries
+    assert entries(site) == ["reserved", "settled"] * 2
 
 
 def declined(site: SiteConfig, assignment: Assignment) -> tuple[str, str]:

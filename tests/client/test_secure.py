@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Message
 
 from feat_fed.config import SiteConfig
-from feat_fed.config.privacy import SitePrivacyConfig
+from feat_fed.config.privacy import PrivacyConfig, SitePrivacyConfig
 from feat_fed.federate import digest_of, pack
 from feat_fed.joining import fingerprint, read_public_key
 from feat_fed.model import FEAT
@@ -27,6 +27,7 @@ from feat_fed.secagg import (
 from feat_fed.wire import from_records, message_type, to_records
 from feat_fed_client.app import answer, let_out
 from feat_fed_client.keys import make_site_key
+from feat_fed_client.round_files import tidy
 from masking_hospitals import Hospitals, secure_study
 
 STUDY_ID = "a" * 32
@@ -112,6 +113,35 @@ def test_fewer_updates_than_the_study_needs_are_not_unmasked(hospitals: Hospital
     assert (report.outcome, report.code) == ("failed", "agreement")
     report, _ = server.ask("a", "unmask", enclosed=unmask_of("a", "b", "c"))
     assert opened(report.enclosed, Shares).seeds.keys() == {*"abc"}
+
+
+def test_a_round_is_not_unmasked_twice_though_its_secrets_were_tidied_away(
+    hospitals: Hospitals,
+) -> None:
+    server = Server(hospitals)
+    server.shares()
+    server.train("a")
+    assert server.ask("a", "unmask", enclosed=unmask_of("a", "b", "c"))[0].outcome == "ok"
+    store = hospitals.sites["a"].store
+    for other in "bcd":  # a server may name as many studies as it likes
+        told = server.told("keys", study_id=other * 32)
+        message = Message(to_records(told), dst_node_id=1, message_type=message_type("keys"))
+        answer(message, hospitals.sites["a"])
+    tidy(store, study_id="e" * 32)
+    assert not (store / "secagg" / STUDY_ID / "state.json").exists()
+    for attempt in (1, 2):
+        report, _ = Server(hospitals, attempt).ask("a", "keys")
+        assert (report.outcome, report.code) == ("failed", "agreement")
+
+
+def test_a_study_that_had_masks_gets_no_update_without(hospitals: Hospitals) -> None:
+    server = Server(hospitals)
+    server.shares()
+    server.train("a")
+    plain = STUDY.model_copy(update={"privacy": PrivacyConfig()})
+    told = {"attempt": None, "study": plain, "weights": digest_of(WEIGHTS)}
+    report, buckets = server.ask("a", "train", **told)
+    assert (report.outcome, report.code, buckets) == ("failed", "agreement", [])
 
 
 def test_another_attempt_is_masked_anew_and_not_trained_again(hospitals: Hospitals) -> None:

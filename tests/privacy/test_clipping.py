@@ -9,8 +9,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
+from feat_fed.config import PatientPrivacyConfig
 from feat_fed.privacy.clipping import ClippedSum, norm_of
 
 SHAPES = [(3, 5000), (2, 4, 3, 3), (7,), (1,)]
@@ -107,3 +109,19 @@ def test_the_norm_is_exact_where_torchs_is_not() -> None:
     total = ClippedSum([large], clip_norm=1.0)
     assert total.add([large]) == pytest.approx(exact, rel=1e-8)
     assert 1 - 2e-5 < float(torch.linalg.vector_norm(total.tensors[0].double())) <= 1.0
+
+
+def test_no_study_clips_to_less_than_float32_can_measure() -> None:
+    # Of numbers whose squares float32 has not, the norm comes out too small, and the sum too long.
+    long = torch.full((2_000_000,), 2.6e-23)
+    long[0] = 1e-22
+    short = ClippedSum([long], clip_norm=1e-22)
+    short.add([long])
+    assert float(short.tensors[0].double().norm()) > 100 * 1e-22
+    least = PatientPrivacyConfig(noise_multiplier=1.0, clip_norm=1e-6).clip_norm
+    held = ClippedSum([long], clip_norm=least)
+    held.add([long])
+    assert float(held.tensors[0].double().norm()) <= least
+    for refused in (9e-7, 1.1e6):
+        with pytest.raises(ValidationError, match="clip_norm"):
+            PatientPrivacyConfig(noise_multiplier=1.0, clip_norm=refused)

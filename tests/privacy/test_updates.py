@@ -60,3 +60,15 @@ def test_the_factor_leaves_room_for_the_rounding_of_the_norm(norm: float, clip_n
     assert factor * norm * (1 + 5e-7) <= clip_norm
     if norm < clip_norm * (1 - 2e-6):
         assert factor == 1
+
+
+@pytest.mark.parametrize("clip_norm", [1e-3, 1e-5, 3e-6, 1e-9])
+def test_rounding_to_the_weights_type_breaks_no_bound(clip_norm: float) -> None:
+    # Near 1 float32 has steps of 1.2e-7: a clipped move of 0.75 of one is rounded up to all of it.
+    before = {"w": torch.ones(1000)}
+    after = {"w": before["w"] + torch.rand(1000, generator=torch.Generator().manual_seed(0))}
+    clipped, within = clipped_update(after, before, clip_norm=clip_norm)
+    assert not within
+    assert move_norm(clipped, before) <= clip_norm
+    if clip_norm >= 1e-3:
+        assert move_norm(clipped, before) >= 0.99 * clip_norm

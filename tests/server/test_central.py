@@ -176,6 +176,20 @@ def test_the_same_secret_releases_the_same_bytes_however_it_is_read(
     assert SEED not in first.record.model_dump_json()
 
 
+@pytest.mark.parametrize("change", [{"noise_multiplier": 2.0}, {"clip_norm": 2.0}])
+def test_a_round_that_is_released_otherwise_gets_other_noise(
+    tmp_path: Path, change: dict[str, float]
+) -> None:
+    # Twice the noise of before, beside it, would give the mean away.
+    previous = random_weights(1)
+    updates = [(report(s), moved(previous, ord(s), length=1e-9)) for s in "abc"]
+    inbox = filled_inbox(tmp_path / "inbox", updates, previous)
+    one, other = (released(central(**each), inbox, previous) for each in ({}, change))
+    first, second = (flat(each.weights) - flat(previous) for each in (one, other))
+    assert float((second - 2 * first).norm() / second.norm()) > 0.5
+    assert one.record.release != other.record.release
+
+
 def test_updates_of_nothing_integers_and_halves_are_no_trouble(tmp_path: Path) -> None:
     previous = {
         "w": torch.ones(4),

@@ -73,6 +73,8 @@ def test_a_closed_inbox_tells_its_record_as_long_as_all_is_there(folder: Path) -
     assert closed is not None
     assert (closed.record, closed.standing) == (RECORD, {"sites": {}})
     assert closed.noise_seed == "ab" * 32
+    assert (folder / "closed.json").stat().st_mode & 0o777 == 0o600
+    assert folder.stat().st_mode & 0o777 == 0o700
     flip_last(folder / "a.safetensors")
     assert Inbox(folder).closed() is None
 

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 
 from fake_sites import STUDY, honest, run, trained_at
 from feat_fed.config import StudyConfig
+from feat_fed.privacy.central import central_noise
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 from feat_fed.tensor_file import read_digest, verify_tensor_file
+from feat_fed_server.central import NoisyMean
 from feat_fed_server.inbox import Inbox
-from feat_fed_server.seeded_noise import SeededNoise
 
 SITES = {"a": honest("a", 0.5, examples=3), "b": honest("b", -0.25, examples=2)}
 
@@ -143,6 +144,8 @@ def test_a_kill_at_any_write_makes_no_second_release(tmp_path: Path, disk: Disk)
     privacy = {"central": {"noise_multiplier": 1.0, "clipping": "adaptive"}}
     changes = {"strategy": {"weigh_by": "equal"}, "privacy": privacy}
     private = StudyConfig.model_validate(study(1).model_dump() | changes)
+    assert private.privacy.central is not None
+    noise = central_noise(private.privacy.central, min_sites=2)
     whole = RunStore.create(tmp_path / "whole", private)
     began = disk.changes
     run(whole, SITES)
@@ -158,7 +161,8 @@ def test_a_kill_at_any_write_makes_no_second_release(tmp_path: Path, disk: Disk)
         released = {each.central.release for each in store.records() if each.central}
         assert len(released) == 1
         if closed is not None and closed.noise_seed is not None:
-            assert released == {SeededNoise(closed.noise_seed).name}
+            drawn = NoisyMean.drawn(noise, clip_norm=1.0, num_sites=2, seed=closed.noise_seed)
+            assert released == {drawn.seeded.name}
             drawn_before += 1
         spending = store.summary().central
         assert spending is not None
