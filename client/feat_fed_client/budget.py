@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from feat_fed.audit.log import FOLDER, read_head
 from feat_fed.config import SiteConfig, StudyConfig
-from feat_fed.errors import AuditError, PrivacyError
+from feat_fed.errors import AuditError, LedgerError, PrivacyError
 from feat_fed.privacy.accounting import LEAST_NOISE
 from feat_fed.privacy.anchors import noted_by_server, read_books
 from feat_fed.privacy.ledger import Budget, Ledger
@@ -68,13 +68,15 @@ class PrivacyBudget:
         Raises
         ------
         DeclinedError
-            If they would spend more than is left, or the ledger cannot be believed.
+            If they would spend more than is left, the ledger cannot be believed, or the study had
+            DP-SGD before and has it no more.
         StorageError
             If the ledger cannot be written.
         """
         study = assignment.study
         patient = study.privacy.patient
         if patient is None:
+            self._require_plain(assignment)
             return None
         assert patient.noise_multiplier is not None  # or the session has refused the study
         audit = read_head(self.site.store / FOLDER)
@@ -96,6 +98,19 @@ class PrivacyBudget:
             )
         except (PrivacyError, AuditError) as error:
             raise DeclinedError("privacy", str(error)) from error
+
+    def _require_plain(self, assignment: Assignment) -> None:
+        """Refuse to train without noise what was begun with it."""
+        try:
+            begun = self.ledger.read().by_study()
+        except (LedgerError, AuditError):
+            return  # a damaged one holds up studies with DP-SGD, and those alone
+        if any(each.study_id == assignment.study_id for each in begun):
+            raise DeclinedError(
+                "protection",
+                f"{assignment.study.name} had DP-SGD in earlier rounds and has it no more: what it "
+                "has spent here would promise nothing. A study without it is a new study",
+            )
 
     def settle(self, reservation: Reservation | None, *, steps: int | None = None) -> None:
         """Write how many steps count, before anything that they gave is kept.

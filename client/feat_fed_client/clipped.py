@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from feat_fed.config import SiteConfig
+from feat_fed.errors import ProtocolError
 from feat_fed.privacy.updates import clipped_update
 from feat_fed.protocol import Assignment, Report
 
@@ -26,9 +27,13 @@ def clip_own(
 
     Raises
     ------
+    ProtocolError
+        If the study clips updates, and the assignment says no bound.
     TrainingError
         If a weight is not finite.
     """
+    if trained and assignment.clip_norm is None and assignment.study.privacy.central is not None:
+        raise ProtocolError("the study clips updates, and the assignment says not to which length")
     if assignment.clip_norm is None or not trained:
         return report, dict(trained)
     clipped, within = clipped_update(trained, received, clip_norm=assignment.clip_norm)

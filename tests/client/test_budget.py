@@ -133,6 +133,17 @@ def test_steps_are_in_the_ledger_before_the_first_and_settled_before_anything_is
     assert entries(site) == done
 
 
+def test_a_study_does_not_lose_its_dp_sgd_on_the_way(
+    site: SiteConfig, trainer: list[Train]
+) -> None:
+    asked(site, told(1))
+    plain = {"study": {"privacy": {}}}
+    with pytest.raises(DeclinedError, match="had DP-SGD in earlier rounds") as declined:
+        asked(site, told(2, **plain))
+    assert declined.value.limit == "protection"
+    asked(site, told(2, study_id="1" * 32, **plain))  # a study of its own
+
+
 def test_without_dp_sgd_there_is_no_ledger(site: SiteConfig, trainer: list[Train]) -> None:
     asked(site, told(study={"privacy": {}}))
     assert not (site.store / "privacy").exists()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from feat_fed.config import SiteConfig, SiteDataConfig, StudyConfig
 from feat_fed.config.privacy import SitePrivacyConfig
+from feat_fed.errors import ProtocolError
 from feat_fed.federate import decode, form_of, pack
 from feat_fed.model import FEAT
 from feat_fed.model.state import state_schema
@@ -18,6 +19,7 @@ from feat_fed.protocol import Assignment, Report
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import app as app_module
 from feat_fed_client.app import make_app
+from feat_fed_client.clipped import clip_own
 
 TREE = {
     "name": "tiny",
@@ -106,6 +108,19 @@ def test_without_central_privacy_nothing_is_clipped_or_said(
     report, norm = sent_by_a_site(tmp_path, monkeypatch, shift=0.1, clip_norm=None)
     assert norm == pytest.approx(0.1 * norm_of_ones(), rel=1e-3)
     assert (report.within_clip_norm, report.patients_only_here) == (None, False)
+
+
+def test_a_study_that_clips_is_not_asked_without_a_bound(tmp_path: Path) -> None:
+    privacy = {"central": {"noise_multiplier": 1.0}}
+    study = StudyConfig.model_validate({**TREE, "privacy": privacy})
+    about = {"study_id": "a" * 32, "round": 1, "task": "train"}
+    told = Assignment(**about, first_step=0, study=study)
+    site = SiteConfig(name="a", data=SiteDataConfig(paths=(tmp_path,)), store=tmp_path)
+    report = Report(**about, site="a", outcome="ok", examples=1)
+    weights = {"w": torch.ones(2)}
+    with pytest.raises(ProtocolError, match="says not to which length"):
+        clip_own(told, site, report, weights, weights)
+    assert clip_own(told, site, report, {}, weights) == (report, {})  # nothing was trained
 
 
 def norm_of_ones() -> float:
