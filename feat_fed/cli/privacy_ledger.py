@@ -125,12 +125,15 @@ def _books(site: SiteConfig, noted_hash: str | None = None) -> Books:
 def _show(tree: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("study", "rounds", "steps", "epsilon (RDP)", "(PRV)", "counted in full")
+    table = Table("study", "rounds", "steps", "epsilon (RDP)", "(PRV)", "not settled")
     for each in tree["studies"]:
         shown = (_number(each["epsilon"]), _number(each["epsilon_prv"]))
         counts = (str(each[name]) for name in ("rounds", "steps"))
         table.add_row(each["study"], *counts, *shown, str(each["unsettled"] or ""))
     output.print(table)
+    if open_rounds := sum(each["unsettled"] for each in tree["studies"]):
+        told = f"rounds that are not settled (under way, or ended by a kill): {open_rounds}; they"
+        output.print(f"{told} count with all their steps", highlight=False, soft_wrap=True)
     limit, left = tree["max_epsilon"], tree["left"]
     told = f"spent of a patient, all studies together: {_number(tree['epsilon'])}"
     told += f" by RDP, {_number(tree['epsilon_prv'])} by PRV, at delta {tree['delta']:g}"

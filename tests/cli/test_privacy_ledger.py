@@ -83,6 +83,7 @@ def test_what_is_spent_is_shown_by_study_and_in_all(
     assert found == [("echo", 2, 0), ("larynx", 1, 1)]
     _, told, _ = command(capsys, "privacy", "status", site)
     assert f"all studies together: {tree['epsilon']:.3f} by RDP" in told
+    assert "not settled (under way, or ended by a kill): 1; they count with all" in told
     assert f"left of privacy.max_epsilon 8: {tree['left']:.3f}" in told
 
 
