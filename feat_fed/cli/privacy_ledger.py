@@ -91,7 +91,9 @@ def spent_tree(site: SiteConfig, books: Books) -> dict[str, Any]:
 
     spent, privacy = books.spent, site.privacy
     epsilon = spent.epsilon(delta=privacy.delta)
-    left = None if privacy.max_epsilon is None else max(0.0, privacy.max_epsilon - epsilon)
+    left = None
+    if privacy.max_epsilon is not None and not books.ledger.problems:  # else nobody knows
+        left = max(0.0, privacy.max_epsilon - epsilon)
     return {
         "site": site.name,
         "delta": privacy.delta,
@@ -137,10 +139,13 @@ def _show(tree: dict[str, Any]) -> None:
     limit, left = tree["max_epsilon"], tree["left"]
     told = f"spent of a patient, all studies together: {_number(tree['epsilon'])}"
     told += f" by RDP, {_number(tree['epsilon_prv'])} by PRV, at delta {tree['delta']:g}"
+    if tree["problems"]:
+        told += " in the lines that can be read; it may be more"
     output.print(told, highlight=False, soft_wrap=True)
     allowed = "privacy.max_epsilon is not set: no limit"
     if limit is not None:
-        allowed = f"left of privacy.max_epsilon {limit:g}: {_number(left)}"
+        known = "unknown" if left is None else _number(left)
+        allowed = f"left of privacy.max_epsilon {limit:g}: {known}"
     output.print(allowed, highlight=False, soft_wrap=True)
 
 

@@ -114,6 +114,19 @@ def test_a_damaged_ledger_is_told_with_the_line_and_what_to_do(
         assert "docs/privacy.md" in told
 
 
+def test_what_a_damaged_ledger_says_is_not_told_as_all_that_was_spent(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reserve(site, "echo", 1)
+    path = ledger(site).folder / "000001.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"steps":100', b'"steps":001', 1))
+    status, told, _ = command(capsys, "privacy", "status", site)
+    assert status == 1
+    assert "in the lines that can be read; it may be more" in told
+    assert "left of privacy.max_epsilon 8: unknown" in told
+    assert json.loads(command(capsys, "privacy", "status", site, "--json")[1])["left"] is None
+
+
 def test_the_audit_logs_damage_is_accepted_by_hand(
     site: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
