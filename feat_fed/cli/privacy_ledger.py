@@ -91,7 +91,9 @@ def spent_tree(site: SiteConfig, books: Books) -> dict[str, Any]:
 
     spent, privacy = books.spent, site.privacy
     epsilon = spent.epsilon(delta=privacy.delta)
-    left = None if privacy.max_epsilon is None else max(0.0, privacy.max_epsilon - epsilon)
+    left = None
+    if privacy.max_epsilon is not None and not books.ledger.problems:  # else nobody knows
+        left = max(0.0, privacy.max_epsilon - epsilon)
     return {
         "site": site.name,
         "delta": privacy.delta,
@@ -125,19 +127,25 @@ def _books(site: SiteConfig, noted_hash: str | None = None) -> Books:
 def _show(tree: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("study", "rounds", "steps", "epsilon (RDP)", "(PRV)", "counted in full")
+    table = Table("study", "rounds", "steps", "epsilon (RDP)", "(PRV)", "not settled")
     for each in tree["studies"]:
         shown = (_number(each["epsilon"]), _number(each["epsilon_prv"]))
         counts = (str(each[name]) for name in ("rounds", "steps"))
         table.add_row(each["study"], *counts, *shown, str(each["unsettled"] or ""))
     output.print(table)
+    if open_rounds := sum(each["unsettled"] for each in tree["studies"]):
+        told = f"rounds that are not settled (under way, or ended by a kill): {open_rounds}; they"
+        output.print(f"{told} count with all their steps", highlight=False, soft_wrap=True)
     limit, left = tree["max_epsilon"], tree["left"]
     told = f"spent of a patient, all studies together: {_number(tree['epsilon'])}"
     told += f" by RDP, {_number(tree['epsilon_prv'])} by PRV, at delta {tree['delta']:g}"
+    if tree["problems"]:
+        told += " in the lines that can be read; it may be more"
     output.print(told, highlight=False, soft_wrap=True)
     allowed = "privacy.max_epsilon is not set: no limit"
     if limit is not None:
-        allowed = f"left of privacy.max_epsilon {limit:g}: {_number(left)}"
+        known = "unknown" if left is None else _number(left)
+        allowed = f"left of privacy.max_epsilon {limit:g}: {known}"
     output.print(allowed, highlight=False, soft_wrap=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from feat_fed.report.privacy_plot import Panel, require_format, write_panels
 
 _BAR_WIDTH = 30
 _NONE = "-"
+_LITTLE = 3.0
+"""An epsilon above it promises little by itself."""
+_LARGEST_TOLD = 13.0
+"""Of an epsilon whose factor is told; a larger one says nothing to anybody."""
 
 
 def planned_claims(
@@ -64,6 +69,7 @@ def show_plan(planned: Sequence[Claim], *, patients: int | None, plot: Path | No
             found = [(each, each.points()) for each in curves(claim, patients=patients)]
         _print(str(claim))
         _print(_two_bounds(found[0]))
+        _print(_meaning(claim, _chosen(*found[0])))
         if patients is not None and claim.unit == "patient":
             for line in _of_patients(claim, patients):
                 _print(line)
@@ -102,6 +108,23 @@ def _two_bounds(found: tuple[Curve, list[Point]]) -> str:
     point = _chosen(*found)
     closer = "not computed (too much is spent)" if point.prv is None else f"{point.prv:.4g}"
     return f"by RDP, which is enforced: {point.rdp:.4g}; by PRV, which is closer: {closer}"
+
+
+def _meaning(claim: Claim, point: Point) -> str:
+    odds = f"a factor of at most {_rounded_up(math.exp(point.rdp))}"
+    if point.rdp > _LARGEST_TOLD:
+        odds = "any factor worth speaking of"
+    little = f"; an epsilon above {_LITTLE:g} or so promises little by itself"
+    return (
+        f"that is: with or without one {claim.unit}, the odds of any answer differ by {odds}, but "
+        f"for a probability of delta{little if point.rdp > _LITTLE else ''}"
+    )
+
+
+def _rounded_up(factor: float) -> str:
+    """Return it with two digits, never less than it is."""
+    step = 10.0 ** (math.floor(math.log10(factor)) - 1)
+    return f"{math.ceil(factor / step) * step:,.6g}"
 
 
 def _of_patients(claim: Claim, patients: int) -> list[str]:

@@ -118,6 +118,9 @@ def run_status(store: RunStore, standing: Mapping[str, str] | None = None) -> Ru
     known = live or StudyLive.read(store.live)
     seen = _seen(store.root)
     sites = _sites(records, known, alive=live is not None, seen=seen, standing=standing or {})
+    privacy = store.study.privacy
+    if privacy.patient or privacy.central:  # a site that does not tell its number reports 1
+        sites = [e.model_copy(update={"clips": None}) if e.clips == 1 else e for e in sites]
     return RunStatus(
         run=store.root,
         study=summary.study,

@@ -92,6 +92,8 @@ def outcome_line(report: Report) -> str:
     if report.outcome != "ok":
         told = next(text for code, text in (FAILURES | DECLINES).items() if code == report.code)
         where = f" (look for {report.reference} in the log)" if report.reference else ""
+        if report.code in ("privacy", "protection"):
+            where = " (the log says why)"
         return f"{what} {report.outcome}: {told}{where}"
     parts = [f"{what} done"]
     if report.task == "train":

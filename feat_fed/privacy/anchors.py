@@ -24,6 +24,12 @@ _MEND = (
     "`feat-fed privacy verify SITE.yaml` shows all that is wrong, and docs/privacy.md what to do "
     "then; no round of a study with DP-SGD is trained until it is mended"
 )
+_SERVER = "the study's server"
+_MEND_UNSEEN = (
+    "`feat-fed privacy verify SITE.yaml` knows the site's own logs alone and may find nothing "
+    "wrong, as after both were put back to an older state; docs/privacy.md says what to do; no "
+    "round of this study is trained until it is mended"
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Books:
             return self.spent
         more = len(self.problems) - 1
         also = f" (and {more} more)" if more else ""
-        raise LedgerError(f"{self.problems[0]}{also}. {_MEND}")
+        mend = _MEND_UNSEEN if all(_SERVER in each for each in self.problems) else _MEND
+        raise LedgerError(f"{self.problems[0]}{also}. {mend}")
 
 
 def read_books(
@@ -116,7 +123,7 @@ def _let_pass(audit: Verdict, accepted: AuditAccepted) -> None:
 
 def noted_by_server(told: LedgerHead | None) -> tuple[Noted, ...]:
     """Return what the study's server has seen of the ledger."""
-    return (Noted("the study's server", _head(told)),) if told else ()
+    return (Noted(_SERVER, _head(told)),) if told else ()
 
 
 def _audit(folder: Path, name: str, marks: list[Noted]) -> tuple[Verdict | None, list[Noted]]:

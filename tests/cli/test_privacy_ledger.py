@@ -83,6 +83,7 @@ def test_what_is_spent_is_shown_by_study_and_in_all(
     assert found == [("echo", 2, 0), ("larynx", 1, 1)]
     _, told, _ = command(capsys, "privacy", "status", site)
     assert f"all studies together: {tree['epsilon']:.3f} by RDP" in told
+    assert "not settled (under way, or ended by a kill): 1; they count with all" in told
     assert f"left of privacy.max_epsilon 8: {tree['left']:.3f}" in told
 
 
@@ -111,6 +112,19 @@ def test_a_damaged_ledger_is_told_with_the_line_and_what_to_do(
         assert status == 1
         assert "PROBLEM: the privacy ledger: 000001.jsonl:2: the line is damaged" in told
         assert "docs/privacy.md" in told
+
+
+def test_what_a_damaged_ledger_says_is_not_told_as_all_that_was_spent(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reserve(site, "echo", 1)
+    path = ledger(site).folder / "000001.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"steps":100', b'"steps":001', 1))
+    status, told, _ = command(capsys, "privacy", "status", site)
+    assert status == 1
+    assert "in the lines that can be read; it may be more" in told
+    assert "left of privacy.max_epsilon 8: unknown" in told
+    assert json.loads(command(capsys, "privacy", "status", site, "--json")[1])["left"] is None
 
 
 def test_the_audit_logs_damage_is_accepted_by_hand(

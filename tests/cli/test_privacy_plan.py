@@ -46,6 +46,7 @@ def test_the_published_setting_by_both_bounds(capsys: pytest.CaptureFixture[str]
     assert run_app([*PLAN, "--noise-multiplier", "1.1"]) == 0
     out = capsys.readouterr().out
     assert "RDP, which is enforced: 5.632; by PRV, which is closer: 5.203" in out
+    assert "the odds of any answer differ by a factor of at most 280, but for a" in out
     rows = [line.split("│") for line in out.splitlines() if "> 10,000" in line]
     assert [each.strip() for each in rows[0][2:4]] == ["5.632", "5.203"]
     assert set(rows[0][4].strip()) == {"█", "░"}

@@ -167,6 +167,11 @@ def test_a_failed_round_says_where_to_look() -> None:
     assert outcome_line(failed).endswith("study can use (look for 0badf00d in the log)")
 
 
+def test_a_round_that_privacy_forbids_says_where_the_reason_stands() -> None:
+    declined = report(1, outcome="declined", code="privacy", examples=0, steps=0)
+    assert outcome_line(declined).endswith("ledger is not whole (the log says why)")
+
+
 def test_without_a_terminal_lines_come_at_changes_and_once_a_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -94,6 +95,19 @@ def test_a_run_that_goes_on(store: RunStore, capsys: pytest.CaptureFixture[str])
     assert "processes: server, round loop" in told
     assert (found["state"], found["round"], found["phase"]) == ("running", 3, "training")
     assert [each["connected"] for each in found["sites"]] == [True, False, False]
+
+
+def test_a_number_of_clips_that_a_site_does_not_tell_is_not_shown(tmp_path: Path) -> None:
+    tree: dict[str, Any] = {"name": "tiny", "rounds": 1, "model": {"in_channels": 6}}
+    tree["strategy"] = {"weigh_by": "equal"}
+    tree["privacy"] = {"central": {"noise_multiplier": 1}}
+    store = RunStore.create(tmp_path / "run", StudyConfig.model_validate(tree))
+    sites = tuple(SiteRound(site=a, status="ok", examples=n) for a, n in (("a", 1), ("b", 7)))
+    at = "2026-01-31T12:00:00+00:00"
+    none = {"train_loss": None, "heldout_loss": None}
+    record = {"round": 1, "started_at": at, "seconds": 1, "sites": sites} | none
+    store.append(RoundRecord.model_validate(record))
+    assert [each.clips for each in run_status(store).sites] == [None, 7]
 
 
 def test_what_central_privacy_has_spent(
