@@ -162,7 +162,7 @@ def test_a_private_run_says_what_it_promises_and_hides_what_was_not_told(
         "3 rounds",
         "Secure aggregation: on.",
         "Training clips –",  # noqa: RUF001
-        "north 1 of 1 – –",  # noqa: RUF001
+        "north 1 of 1 – ",  # noqa: RUF001
     ):
         assert phrase in words
     assert "Differential privacy: off." not in words
