@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 
 from feat_fed.cli.console import console, say
+from feat_fed.cli.drawing_options import CodecWeights, RoundNumber, SamplerKind, Seed, Steps
 from feat_fed.cli.evaluation_table import show_evaluation
 from feat_fed.cli.network_files import network_files
 from feat_fed.config import SamplerConfig, validate
@@ -80,9 +81,7 @@ def evaluate(
     metric: Annotated[
         list[str] | None, typer.Option(help="Only this one of the protocol's; several times.")
     ] = None,
-    round_number: Annotated[
-        int | None, typer.Option("--round", min=0, help="The last if unset; 0 is untrained.")
-    ] = None,
+    round_number: RoundNumber = None,
     weights: Annotated[
         Literal["ema", "global"] | None,
         typer.Option(help="Of a run: the average over rounds, or the round's; ema if unset."),
@@ -93,21 +92,10 @@ def evaluate(
             "-n", "--num-clips", min=1, max=4096, help="To draw; the protocol's if unset."
         ),
     ] = None,
-    sampler: Annotated[
-        Literal["ddpm", "ddim", "dpm-solver++", "unipc"] | None,
-        typer.Option(help="Of a run: the study's own if unset."),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=2, max=1000, help="Of the sampler; the study's own if unset."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Clip i has this seed + i; the study's if unset.")
-    ] = None,
-    codec_weights: Annotated[
-        Path | None,
-        typer.Option(help="Of a run's learned codec; the study's codec.weights if unset."),
-    ] = None,
+    sampler: SamplerKind = None,
+    steps: Steps = None,
+    seed: Seed = None,
+    codec_weights: CodecWeights = None,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a GPU where there is one.")
     ] = "auto",

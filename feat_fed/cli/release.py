@@ -14,6 +14,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from feat_fed.cli.console import console, say
+from feat_fed.cli.drawing_options import CodecWeights, Seed
 from feat_fed.cli.release_clips import Drawn
 from feat_fed.cli.release_lines import release_lines
 from feat_fed.errors import ConfigError, RunError
@@ -34,9 +35,7 @@ def release(
     clips: Annotated[
         int, typer.Option("--clips", min=1, max=_MAX_CLIPS, help="Clips to draw and to release.")
     ] = 16,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Clip i has this seed + i; the study's if unset.")
-    ] = None,
+    seed: Seed = None,
     round_number: Annotated[
         int | None, typer.Option("--round", min=1, help="Of the model; the last if unset.")
     ] = None,
@@ -61,10 +60,7 @@ def release(
             help="Release the model although the gate is not passed; the reason is logged.",
         ),
     ] = None,
-    codec_weights: Annotated[
-        Path | None,
-        typer.Option(help="A learned codec's file or folder; the study's codec.weights if unset."),
-    ] = None,
+    codec_weights: CodecWeights = None,
 ) -> None:
     """Release clips and the model of a run, if no hospital finds copies of its own among them.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from feat_fed.cli.console import output, say
+from feat_fed.cli.drawing_options import CodecWeights, RoundNumber, SamplerKind, Seed, Steps
 from feat_fed.config import SamplerConfig, validate
 from feat_fed.report import RunStore, write_report, write_samples
 from feat_fed.versions import MATTERS, installed_versions
@@ -19,17 +20,9 @@ Run = Annotated[Path, typer.Option(help="A run's folder, such as runs/demo.")]
 def sample(
     run: Run,
     n: Annotated[int, typer.Option("-n", "--num-clips", min=1, max=4096, help="How many.")] = 8,
-    sampler: Annotated[
-        Literal["ddpm", "ddim", "dpm-solver++", "unipc"] | None,
-        typer.Option(help="The study's own if unset."),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=2, max=1000, help="Of the sampler; the study's own if unset."),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Clip i has this seed + i; the study's if unset.")
-    ] = None,
+    sampler: SamplerKind = None,
+    steps: Steps = None,
+    seed: Seed = None,
     label: Annotated[
         int | None, typer.Option(min=0, help="Class of the clips, for a model with classes.")
     ] = None,
@@ -40,13 +33,8 @@ def sample(
         float | None,
         typer.Option(min=0, help="Guidance away from unmixed tokens, label or not; 0 is off."),
     ] = None,
-    round_number: Annotated[
-        int | None, typer.Option("--round", min=0, help="The last if unset; 0 is untrained.")
-    ] = None,
-    codec_weights: Annotated[
-        Path | None,
-        typer.Option(help="A learned codec's file or folder; the study's codec.weights if unset."),
-    ] = None,
+    round_number: RoundNumber = None,
+    codec_weights: CodecWeights = None,
     clips: Annotated[
         Path | None, typer.Option(help="Folder for each clip as a file of its own, too.")
     ] = None,

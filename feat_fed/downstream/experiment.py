@@ -50,7 +50,6 @@ class Experiment:
     """
 
     task: Task
-    classes: tuple[str, ...]
     positive: int
     test: Windows
     test_patients: tuple[str, ...]
@@ -73,7 +72,7 @@ class Experiment:
                     arm.labelled,
                     arm.unlabelled,
                     self.config.training,
-                    num_classes=len(self.classes),
+                    num_classes=len(self.facts.classes),
                     seed=seed,
                     device=device,
                     stepped=stepped,
@@ -158,25 +157,11 @@ def fixmatch_experiment(
         unlabelled = {"rest": pool_windows.windows_NVTSS3[rest], "generated": more}
         return [ArmClips(name, labelled, unlabelled.get(name)) for name in arms]
 
-    digests = {"train": pool.clips.digest, "test": test.clips.digest}
-    return Experiment(
-        task="fixmatch",
-        classes=classes,
-        positive=_positive(classes, positive),
-        test=test_windows,
-        test_patients=test.patients,
-        facts=DataFacts(
-            classes=classes,
-            positive=classes[_positive(classes, positive)] if len(classes) == 2 else None,
-            train=pool.counts(),
-            test=test.counts(),
-            test_patients=len(set(test.patients)),
-            generated=None if generated is None else len(generated),
-            digests=digests if generated is None else digests | {"generated": generated.digest},
-        ),
-        config=config,
-        arms=arms_of_seed,
-    )
+    place = _positive(classes, positive)
+    facts = _facts(classes, place, pool, test)
+    if generated is not None:
+        facts = _with_generated(facts, generated, len(generated))
+    return Experiment("fixmatch", place, test_windows, test.patients, facts, config, arms_of_seed)
 
 
 def tstr_experiment(
@@ -213,31 +198,29 @@ def tstr_experiment(
     real_windows = _decoded(real, classes, windows, decoded)
     test_windows = _decoded(test, classes, windows, decoded)
     generated_windows = _decoded(generated, classes, windows, decoded)
-    return Experiment(
-        task="tstr",
+    place = _positive(classes, positive)
+    facts = _facts(classes, place, real, test)
+    facts = _with_generated(facts, generated.clips, generated.counts())
+    arms = [ArmClips("real", real_windows, None), ArmClips("generated", generated_windows, None)]
+    return Experiment("tstr", place, test_windows, test.patients, facts, config, lambda _: arms)
+
+
+def _facts(
+    classes: tuple[str, ...], positive: int, train: LabelledClips, test: LabelledClips
+) -> DataFacts:
+    return DataFacts(
         classes=classes,
-        positive=_positive(classes, positive),
-        test=test_windows,
-        test_patients=test.patients,
-        facts=DataFacts(
-            classes=classes,
-            positive=classes[_positive(classes, positive)] if len(classes) == 2 else None,
-            train=real.counts(),
-            test=test.counts(),
-            test_patients=len(set(test.patients)),
-            generated=generated.counts(),
-            digests={
-                "train": real.clips.digest,
-                "test": test.clips.digest,
-                "generated": generated.clips.digest,
-            },
-        ),
-        config=config,
-        arms=lambda seed: [
-            ArmClips("real", real_windows, None),
-            ArmClips("generated", generated_windows, None),
-        ],
+        positive=classes[positive] if len(classes) == 2 else None,
+        train=train.counts(),
+        test=test.counts(),
+        test_patients=len(set(test.patients)),
+        digests={"train": train.clips.digest, "test": test.clips.digest},
     )
+
+
+def _with_generated(facts: DataFacts, clips: FileClips, counts: int | dict[str, int]) -> DataFacts:
+    digests = facts.digests | {"generated": clips.digest}
+    return facts.model_copy(update={"generated": counts, "digests": digests})
 
 
 def _per_class(pool: LabelledClips, num_labelled: int) -> int:

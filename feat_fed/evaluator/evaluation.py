@@ -20,8 +20,8 @@ from feat_fed.measured import Evaluation
 Progress = Callable[[str, int, int], None]
 """Told what is under way, how much of it is done, and of how much."""
 
-DEFAULT_CLIPS = 2048
-"""Drawn where neither the caller nor the protocol says how many: the number of the literature."""
+DEFAULT_CLIPS = 256
+"""Drawn where neither the caller nor the protocol says how many: minutes on a CPU, not hours."""
 
 
 def evaluate(

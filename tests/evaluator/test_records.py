@@ -7,28 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from evaluator_records import evaluation
 from feat_fed.errors import RunError
 from feat_fed.evaluator.records import append_evaluation
-from feat_fed.measured import Evaluation, MetricValue
 from feat_fed.report.evaluation_folder import EvaluationFolder
-
-
-def evaluation(**changes: object) -> Evaluation:
-    """Return a record of one number."""
-    value = MetricValue(metric="FVD-random", value=1.5, num_real=8, num_generated=8, better="lower")
-    tree = {
-        "at": "2026-01-31T12:00:00+00:00",
-        "seconds": 1.0,
-        "source": "round",
-        "round": 1,
-        "weights": "ema",
-        "benchmark": "folder",
-        "benchmark_digest": "0" * 64,
-        "protocol": "plain",
-        "protocol_digest": "1" * 64,
-        "metrics": (value,),
-    }
-    return Evaluation.model_validate(tree | changes)
 
 
 def test_a_record_is_added_after_a_torn_line_was_cut_off(tmp_path: Path) -> None:
