@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test faults check browser clean
+.PHONY: demo test faults check docs browser clean
 
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
@@ -16,18 +16,22 @@ test: .venv/.installed-dev
 faults: .venv/.installed-dev
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(ARGS)
 
-check: .venv/.installed-dev
+check: .venv/.installed-dev docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Into site/; a warning is an error. The variable turns off a notice of the theme's about MkDocs 2.
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # The report's browser test uses the system's Chromium and is skipped without one.
 browser:
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
