@@ -95,7 +95,9 @@ class CentralPrivacyConfig(StrictModel):
         "found from epsilon. Adaptive clipping spends a part on its count, and the noise on the "
         "sum is larger by that",
     )
-    clipping: Literal["fixed", "adaptive"] = "fixed"
+    clipping: Literal["fixed", "adaptive"] = Field(
+        "fixed", description="how the bound of an update's norm is had"
+    )
     clip_norm: float = Field(
         1.0, gt=0, description="longest update of a site; where clipping is adaptive, at first"
     )
