@@ -162,6 +162,23 @@ class SecureAggregationConfig(StrictModel):
         "shares, unmasking",
     )
 
+    def misfit(self, min_sites: int) -> str | None:
+        """Say why a round of so few sites could never be unmasked, if it could not."""
+        if self.threshold is None:
+            return None
+        field = f"privacy.secure_aggregation.threshold is {self.threshold}"
+        if self.threshold > min_sites:
+            return (
+                f"{field} and sites.minimum {min_sites}: a round of so few sites could never be "
+                "unmasked; lower the one or raise the other"
+            )
+        if self.neighbours is not None and self.threshold > self.neighbours + 1:
+            return (
+                f"{field}, and a site and its neighbours are {self.neighbours + 1}; lower it or "
+                "raise neighbours"
+            )
+        return None
+
 
 class PrivacyConfig(StrictModel):
     """The mechanisms of a study, alone or together."""

@@ -184,6 +184,8 @@ class StudyConfig(StrictModel):
                     f"privacy.secure_aggregation needs three sites, of two each could subtract its "
                     f"own update; sites.minimum is {self.sites.minimum}: raise it"
                 )
+            if misfit := self.privacy.secure_aggregation.misfit(self.sites.minimum):
+                raise ValueError(misfit)
         return self
 
     def _require(self, mechanism: str, field: str, value: object, wanted: object) -> None:
