@@ -96,7 +96,7 @@ def _check_server(
     subject = ServerSubject(
         federation=file,
         study=known,
-        run=known and run[0] / (run[1] or known.name),
+        run=run[0] / (run[1] or known.name) if known else None,
         listen=listen,
         quick=quick,
     )

@@ -100,14 +100,19 @@ class Tally:
         known = self._expected | self._replies.keys()  # some were admitted since
         return len(known - self.settled) < self.still_needed
 
-    def told(self) -> str:
-        """Say what there is, and why there is no more; in names and phrases of ours."""
+    def told(self, found: str | None = None) -> str:
+        """Say what there is, and why there is no more; in names and phrases of ours.
+
+        Parameters
+        ----------
+        found
+            What there is, where a round is not made of replies alone.
+        """
         reasons = "; ".join(
             f"{each.site}: {each.reason}" for each in self.replies if each.status != "ok"
         )
-        return (
-            f"{len(self.good)} good replies of the {self._needed} that the study needs; {reasons}"
-        )
+        found = found or f"{len(self.good)} good replies of the {self._needed} that the study needs"
+        return f"{found}; {reasons}" if reasons else found
 
     def records(self, training: TrainingConfig) -> tuple[SiteRound, ...]:
         """Return the lines of the run's record."""
