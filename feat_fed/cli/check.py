@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from feat_fed.cli.completion import studies
 from feat_fed.cli.console import console, output
 from feat_fed.config import load_study
 from feat_fed.config.load import read_yaml
@@ -33,7 +34,8 @@ def check(
     study: Annotated[
         str | None,
         typer.Option(
-            help="A YAML file or the name of a built-in study; unset: a site's last round's."
+            help="A YAML file or the name of a built-in study; unset: a site's last round's.",
+            autocompletion=studies,
         ),
     ] = None,
     as_json: Annotated[

@@ -10,6 +10,7 @@ import typer
 import yaml
 
 from feat_fed.atomic import write_bytes_atomically
+from feat_fed.cli.completion import studies
 from feat_fed.cli.console import say
 from feat_fed.cli.questions import Questions, field_of, optional, words, yes_or_no
 from feat_fed.config import (
@@ -46,7 +47,10 @@ def server(
         list[str] | None, typer.Option(help="A hospital's name; again for more.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="A built-in study, or a YAML file, to start from.")
+        str | None,
+        typer.Option(
+            help="A built-in study, or a YAML file, to start from.", autocompletion=studies
+        ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="The study's name.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of the study.")] = None,

@@ -111,8 +111,9 @@ class Tally:
         reasons = "; ".join(
             f"{each.site}: {each.reason}" for each in self.replies if each.status != "ok"
         )
-        found = found or f"{len(self.good)} good replies of the {self._needed} that the study needs"
-        return f"{found}; {reasons}" if reasons else found
+        replies = "reply" if len(self.good) == 1 else "replies"
+        needed = f"{len(self.good)} good {replies} of the {self._needed} that the study needs"
+        return "; ".join(each for each in (found or needed, reasons) if each)
 
     def records(self, training: TrainingConfig) -> tuple[SiteRound, ...]:
         """Return the lines of the run's record."""
