@@ -16,6 +16,7 @@ import typer
 import yaml
 
 from feat_fed.atomic import write_bytes_atomically
+from feat_fed.cli.completion import studies
 from feat_fed.cli.console import say
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.runs import run_to_report
@@ -43,7 +44,8 @@ def demo(
         int | None, typer.Option(min=1, help="Rounds; the study's own number if unset.")
     ] = None,
     study: Annotated[
-        str, typer.Option(help="A YAML file or the name of a built-in study.")
+        str,
+        typer.Option(help="A YAML file or the name of a built-in study.", autocompletion=studies),
     ] = "demo",
     run: Annotated[
         str | None, typer.Option("--run", help="Name of the run; demo-DATE-TIME if unset.")
