@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import warnings
@@ -53,6 +54,7 @@ def connected(
     import ray
 
     where: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -66,6 +68,8 @@ def connected(
         raise ConfigError(
             f"Ray at {address or 'this machine'} does not take this process in: {error}"
         ) from error
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own there
     try:
         yield _room(ray.nodes(), resources)
     finally:

@@ -16,6 +16,7 @@ from feat_fed.cli.hospitals_table import hospitals_table
 from feat_fed.cli.progress import StudyScreen, followed
 from feat_fed.cli.ray_cluster import connected
 from feat_fed.cli.simulated_failures import RehearsingApp
+from feat_fed.cli.simulated_server import stoppable_app
 from feat_fed.cli.study import require_enough
 from feat_fed.config import ResourcesConfig, SimulationConfig, SiteConfig, dump_yaml
 from feat_fed.config.load import load_simulation
@@ -27,6 +28,8 @@ from feat_fed.simulate import fix_pseudonyms, hospitals_of, virtual_sites
 from feat_fed.wire import flower_environment
 
 _PARTITION = "partition-id"
+_MOST_DEATHS = 2
+"""Of processes, by one message, until the site has failed."""
 _SETTINGS = "simulation.yaml"
 _MAY_CHANGE = ("resources", "sites", "failures")
 """What may be another when a run is gone on with; the hospitals stay who they are."""
@@ -87,24 +90,30 @@ def client_app(sites: Sequence[SiteConfig], config: SimulationConfig) -> ClientA
 def _simulate(store: RunStore, sites: Sequence[SiteConfig], config: SimulationConfig) -> None:
     from flwr.simulation import run_simulation as run_flower
 
-    from feat_fed_server.app import make_app
-    from feat_fed_server.roster import ClaimedRoster
+    from feat_fed_server.roster import SimulatedRoster
 
-    run_flower(
-        server_app=make_app(store.root, ClaimedRoster(tuple(site.name for site in sites))),
-        client_app=client_app(sites, config),
-        num_supernodes=len(sites),
-        backend_config={"client_resources": _actor_options(config.resources)},
-    )
+    roster = SimulatedRoster(tuple(site.name for site in sites))
+    with stoppable_app(store, roster) as server_app:
+        run_flower(
+            server_app=server_app,
+            client_app=client_app(sites, config),
+            num_supernodes=len(sites),
+            backend_config={"client_resources": _actor_options(config.resources)},
+        )
 
 
 def _actor_options(resources: ResourcesConfig) -> dict[str, Any]:
     """Return Ray's options of an actor.
 
-    Flower puts an actor whose process has died back among those that are idle, and everything
-    that it is given fails from then on; so Ray is to start it anew.
+    A worker whose process dies is started anew, and the message goes to it again, as a site's
+    executor does it. Flower's pool would go on with the dead one, and fail all that it is given.
     """
-    return {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_restarts": -1}
+    return {
+        "num_cpus": resources.cpus,
+        "num_gpus": resources.gpus,
+        "max_restarts": -1,
+        "max_task_retries": _MOST_DEATHS,
+    }
 
 
 def _keep_settings(store: RunStore, config: SimulationConfig) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.supercore.task_identity import TaskIdentity
 
 from feat_fed.cli import simulated_failures
 from feat_fed.cli.simulated_failures import RehearsingApp
@@ -22,6 +23,13 @@ from feat_fed_client.pause import PAUSE_FILE
 STUDY = StudyConfig(name="s", model={"in_channels": 6})
 WEIGHTS = {"a": torch.tensor([1.0, -2.0]), "n": torch.tensor([3])}
 IDS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say which run and node this process is, as Flower does before it calls an app."""
+    for name in ("task_id", "run_id", "node_id"):
+        monkeypatch.setattr(TaskIdentity, f"_{name}", 1)
 
 
 class Site:

@@ -55,7 +55,7 @@ def test_sites_find_the_patients_that_they_were_dealt(data: Path, store: RunStor
     owner: dict[Path, str] = {}
     for site in sites:
         clips = defaultdict(set)
-        with Manifest(site.store) as manifest:
+        with Manifest(site.store, alone="wait") as manifest:
             for clip in scan(site.data, manifest=manifest).clips:
                 clips[clip.patient].add(clip.source[0].resolve())
         assert sorted(map(len, clips.values())) == [2, 2]

@@ -25,7 +25,7 @@ def dicom(path: Path, patient: str, modality: str) -> None:
 
 def test_header_folder_name_or_file_tell_the_patient(tmp_path: Path) -> None:
     dicom(tmp_path / "echo" / "a" / "1.dcm", "P", "US")
-    dicom(tmp_path / "2.dcm", "P", "a name somebody typed")
+    dicom(tmp_path / "2.dcm", "P", "MUELLER ANNA")
     for name in ("echo/b/1.mp4", "echo/b/deep/2.mp4", "lung/b/1.mp4", "pat7_x.mp4", "u/pat7_y.mp4"):
         video(tmp_path / name)
     video(tmp_path / "alone.mp4")

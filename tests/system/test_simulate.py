@@ -38,7 +38,8 @@ def test_a_study_goes_on_beside_hospitals_that_die_decline_lie_and_refuse(tmp_pa
     store = RunStore(tmp_path / "sim")
     assert store.summary().state == "complete"
     first, second = ({site.site: site for site in each.sites} for each in store.rounds())
-    assert (first["hospital-1"].status, second["hospital-1"].status) == ("failed", "ok")
+    assert list((tmp_path / "sim/sites/hospital-1/store/rehearsed").iterdir())
+    assert (first["hospital-1"].status, second["hospital-1"].status) == ("ok", "ok")
     assert (first["hospital-2"].code, second["hospital-2"].status) == ("paused", "ok")
     assert (first["hospital-3"].status, second["hospital-3"].code) == ("ok", "moved")
     assert (first["hospital-4"].status, second["hospital-4"].status) == ("ok", "ok")
