@@ -33,6 +33,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from timing import header, parse, parser, write_report
 
+from feat_fed.data.synthetic import write_demo_hospitals
 from feat_fed.processes import free_port
 
 STUDY: dict[str, Any] = {
@@ -40,7 +41,7 @@ STUDY: dict[str, Any] = {
     "seed": 3,
     "model": {"in_channels": 6, "hidden_size": 32, "num_trios": 1, "num_heads": 2},
     "clips": {"frames": 4, "size_px": 32},
-    "training": {"local_steps": 25, "batch_size": 2, "learning_rate": 0.002, "heldout_clips": 4},
+    "training": {"local_steps": 10, "batch_size": 2, "learning_rate": 0.002, "heldout_clips": 2},
     "sampler": {"kind": "ddim", "steps": 5, "num_clips": 2},
 }
 ROLES = ("coordinator", "hospitals", "Ray")
@@ -150,11 +151,14 @@ def _measured(
 ) -> Seen:
     study = folder / "study.yaml"
     study.write_text(yaml.safe_dump({**STUDY, "sites": {"minimum": sites}}))
+    data = folder / "data"
+    write_demo_hospitals(data, hospitals=sites, patients_per_hospital=2, clips_per_patient=1)
     cluster = ["--ray-address", address] if address else []
     entry = "from feat_fed.cli.main import run_main; run_main()"
     command = [
         *(sys.executable, "-c", entry, "simulate", "--study", str(study), "--run", "run"),
-        *("--sites", str(sites), "--rounds", str(rounds), "--runs", str(folder), *cluster),
+        *("--data", str(data), "--sites", str(sites), "--rounds", str(rounds)),
+        *("--runs", str(folder), *cluster),
     ]
     seen, records = Seen(), folder / "run" / "metrics.jsonl"
     simulate = _started(command)

@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from feat_fed.config import ResourcesConfig
@@ -32,7 +32,11 @@ def require_cluster(address: str) -> None:
 
 @contextlib.contextmanager
 def connected(
-    address: str | None, resources: ResourcesConfig, environment: Mapping[str, str]
+    address: str | None,
+    resources: ResourcesConfig,
+    *,
+    environment: Mapping[str, str],
+    log_file: Path,
 ) -> Iterator[int]:
     """Connect to Ray, or start it, before Flower does, which then takes what it finds.
 
@@ -40,6 +44,8 @@ def connected(
     ----------
     environment
         Of the workers, which otherwise have that of their node and not of this process.
+    log_file
+        Of what Ray says of its workers, for which it takes standard output and no other place.
 
     Yields
     ------
@@ -56,24 +62,23 @@ def connected(
     where: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-            ray.init(
-                log_to_driver=False,
-                logging_level="ERROR",
-                runtime_env={"env_vars": {**environment, "PYTHONPATH": os.pathsep.join(sys.path)}},
-                **where,
-            )
+        ray.init(
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": {**environment, "PYTHONPATH": os.pathsep.join(sys.path)}},
+            **where,
+        )
     except (RuntimeError, ConnectionError, ValueError) as error:
         raise ConfigError(
             f"Ray at {address or 'this machine'} does not take this process in: {error}"
         ) from error
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray put its own there
-    try:
-        yield _room(ray.nodes(), resources)
-    finally:
-        ray.shutdown()
+    with log_file.open("a") as said, contextlib.redirect_stdout(said):
+        try:
+            yield _room(ray.nodes(), resources)
+        finally:
+            ray.shutdown()
 
 
 def _room(nodes: list[dict[str, Any]], resources: ResourcesConfig) -> int:

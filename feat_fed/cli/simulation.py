@@ -30,7 +30,8 @@ from feat_fed.wire import flower_environment
 _PARTITION = "partition-id"
 _MOST_DEATHS = 2
 """Of processes, by one message, until the site has failed."""
-_SETTINGS = "simulation.yaml"
+SETTINGS = "simulation.yaml"
+"""In a run's folder: what its hospitals were made by."""
 _MAY_CHANGE = ("resources", "sites", "failures")
 """What may be another when a run is gone on with; the hospitals stay who they are."""
 
@@ -52,17 +53,19 @@ def run_simulation(store: RunStore, config: SimulationConfig, *, ray_address: st
     from feat_fed_server.evaluator_child import EvaluatorChild
 
     os.environ.update(flower_environment(store.flower))
-    _keep_settings(store, config)
-    with console.status("finding out whose clips there are"):
-        sites = virtual_sites(store, hospitals_of(store, config), config)
+    sites = hospitals_of_run(store, config)
     require_enough(store.study, len(sites))
-    fix_pseudonyms(sites, store.study.seed)
     if (summary := DataSummary.read(store.root)) is not None:
         console.print(hospitals_table(summary))
     _log_to_file(store)
     stores = {site.name: site.store for site in sites}
     with (
-        connected(ray_address, config.resources, flower_environment(store.flower)) as room,
+        connected(
+            ray_address,
+            config.resources,
+            environment=flower_environment(store.flower),
+            log_file=store.logs / "ray.log",
+        ) as room,
         EvaluatorChild(store, say) as evaluator,
         StudyScreen(store, stores) as screen,
         followed(screen, store),
@@ -74,6 +77,17 @@ def run_simulation(store: RunStore, config: SimulationConfig, *, ray_address: st
     if store.summary().state != "complete":
         say(f"the simulation's log is {store.logs / 'simulation.log'}")
         raise FederationError(store.summary().message or "the simulation ended early")
+
+
+def hospitals_of_run(store: RunStore, config: SimulationConfig) -> tuple[SiteConfig, ...]:
+    """Return the configurations of a run's virtual hospitals, whose data are there then."""
+    _require_same_hospitals(store, config)
+    with console.status("finding out whose clips there are"):
+        hospitals = hospitals_of(store, config)
+    write_bytes_atomically(store.root / SETTINGS, dump_yaml(config).encode())
+    sites = virtual_sites(store, hospitals, config)
+    fix_pseudonyms(sites, store.study.seed)
+    return sites
 
 
 def client_app(sites: Sequence[SiteConfig], config: SimulationConfig) -> ClientApp:
@@ -116,18 +130,20 @@ def _actor_options(resources: ResourcesConfig) -> dict[str, Any]:
     }
 
 
-def _keep_settings(store: RunStore, config: SimulationConfig) -> None:
-    path = store.root / _SETTINGS
-    if path.exists():
-        before = load_simulation(path)
-        for key in SimulationConfig.model_fields:
-            old, new = getattr(before, key), getattr(config, key)
-            if old != new and key not in _MAY_CHANGE:
-                raise RunError(
-                    f"{store.root} is a run with other hospitals ({key} was {old!s}, and is "
-                    f"{new!s} now): give this run another name with --run, or change it back"
-                )
-    write_bytes_atomically(path, dump_yaml(config).encode())
+def _require_same_hospitals(store: RunStore, config: SimulationConfig) -> None:
+    """Raise :class:`RunError` where the run has other ones; forget those that it never got to."""
+    path = store.root / SETTINGS
+    if not path.exists():
+        DataSummary.remove(store.root)
+        return
+    before = load_simulation(path)
+    for key in SimulationConfig.model_fields:
+        old, new = getattr(before, key), getattr(config, key)
+        if old != new and key not in _MAY_CHANGE:
+            raise RunError(
+                f"{store.root} is a run with other hospitals ({key} was {old!s}, and is "
+                f"{new!s} now): give this run another name with --run, or change it back"
+            )
 
 
 def _log_to_file(store: RunStore) -> None:

@@ -62,7 +62,8 @@ class PartitionConfig(StrictModel):
     @model_validator(mode="after")
     def _has_a_use_for_what_is_set(self) -> Self:
         for key, kind in self._only_of.items():
-            if key in self.model_fields_set and self.kind != kind:
+            default = type(self).model_fields[key].default  # which a file that was dumped has
+            if self.kind != kind and getattr(self, key) != default:
                 raise ValueError(
                     f"{key} is of `{kind}` and kind is `{self.kind}`: set kind: {kind}, or leave "
                     f"{key} out"

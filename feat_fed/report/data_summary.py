@@ -63,6 +63,11 @@ class DataSummary(StrictModel):
         except (OSError, ValidationError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
 
+    @staticmethod
+    def remove(root: Path) -> None:
+        """Remove the file from a run's folder, if it is there."""
+        (root / _FILE).unlink(missing_ok=True)
+
     def write(self, root: Path) -> None:
         """Replace the file in a run's folder."""
         write_bytes_atomically(root / _FILE, self.model_dump_json(indent=1).encode())

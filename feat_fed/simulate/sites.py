@@ -39,6 +39,7 @@ def virtual_sites(
                 **dict(data),
                 "paths": tuple(path.resolve() for path in data.paths),
                 "rules": dict(data.rules),
+                "workers": config.resources.cpus,
             },
             "store": (store.root / "sites" / name / "store").resolve(),
             "codec_weights": store.study.codec.weights,

@@ -14,6 +14,7 @@ from feat_fed.config import (
     SecureAggregationConfig,
     SimulationConfig,
     StudyConfig,
+    dump_yaml,
     load_simulation,
 )
 from feat_fed.data import Manifest, scan
@@ -147,6 +148,8 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     config = load_simulation(path, hospitals=3, partition={"alpha": 5.0, "by": None})
     assert (config.hospitals, config.data) == (3, tmp_path / "clips")
     assert config.partition == PartitionConfig(kind="dirichlet", alpha=5)
+    path.write_text(dump_yaml(uniform := SimulationConfig(partition={"kind": "uniform"})))
+    assert load_simulation(path) == uniform
     assert load_simulation(None, hospitals=None, partition={"kind": None}) == SimulationConfig()
 
 
