@@ -2,9 +2,9 @@
 
 Generated patients of two kinds, a beating heart in an ultrasound sector and a walk through an
 endoscope's tube, are dealt out to four hospitals by a Dirichlet distribution over the kind (alpha
-0.1: most hospitals see one of the two). ``feat-fed simulate`` trains a small study with them and
-both its baselines, once for each seed; a seed decides who goes where, who is held out, the first
-weights and every batch. None is left out.
+0.1: most hospitals see mainly one of the two). ``feat-fed sweep`` trains a small study with them
+and both its baselines, once for each seed; a seed decides who goes where, who is held out, the
+first weights and every batch. None is left out.
 
 The figure shows for each seed the mean held-out loss over the rounds, of the federated model, of
 the one that was trained on all clips in one place, and of hospitals alone on everybody's held-out
@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,26 @@ from timing import header, parse, parser, write_report
 
 from feat_fed.data.phantoms import Shape, echo_clip, endoscopy_clip
 from feat_fed.data.synthetic import write_mp4
-from feat_fed.report.baseline_folder import BaselineFolder, mean_loss, read_scores, scores_of
+from feat_fed.report.baseline_folder import (
+    BaselineFolder,
+    HospitalFacts,
+    mean_loss,
+    read_scores,
+    scores_of,
+)
 from feat_fed.report.run_store import RunStore
 from feat_fed.report.worth import worth
 
 STUDY: dict[str, Any] = {
     "name": "worth",
-    "model": {"in_channels": 6, "hidden_size": 64, "num_trios": 1, "num_heads": 2},
+    "model": {"in_channels": 6, "hidden_size": 32, "num_trios": 1, "num_heads": 2},
     "diffusion": {"prediction": "v"},
-    "clips": {"frames": 8, "size_px": 32, "heldout_fraction": 0.4},
+    "clips": {"frames": 4, "size_px": 32, "heldout_fraction": 0.4},
     "training": {
         "engine": "torch",
-        "local_steps": 40,
+        "local_steps": 30,
         "batch_size": 4,
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "warmup_steps": 20,
         "heldout_clips": 16,
     },
@@ -50,8 +56,11 @@ STUDY: dict[str, Any] = {
     "sampler": {"steps": 10, "num_clips": 4},
 }
 QUICK = {"clips": {"frames": 2}, "training": {"local_steps": 2, "heldout_clips": 2}}
-SIMULATION = ("--sites", "4", "--partition", "dirichlet", "--alpha", "0.1", "--by", "label")
-BASELINES = ("--baseline", "centralised", "--baseline", "local-only")
+SIMULATION: dict[str, Any] = {
+    "hospitals": 4,
+    "partition": {"kind": "dirichlet", "alpha": 0.1, "by": "label"},
+    "sites": {"default": {"data": {"workers": 1}}},
+}
 PATIENTS, CLIPS = 16, 2
 """Patients of both kinds together, and clips of each."""
 
@@ -61,19 +70,18 @@ def main() -> None:
     options = parser(__doc__, runs=1)
     options.add_argument("--data", type=Path, help="folder KIND/PATIENT/clip; else generated")
     options.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    options.add_argument("--rounds", type=int, default=8)
+    options.add_argument("--rounds", type=int, default=6)
     options.add_argument("--quick", action="store_true", help="few steps; shows that it runs")
     options.add_argument("--keep", type=Path, help="folder for the runs, gone on with if there")
     chosen = parse(options)
-    rounds = 1 if chosen.quick else chosen.rounds
     with tempfile.TemporaryDirectory() as scratch:
-        folder = chosen.keep or Path(scratch)
+        folder = (chosen.keep or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         data = chosen.data or _patients(folder / "clips")
-        found = [_run(folder, data, seed, rounds, quick=chosen.quick) for seed in chosen.seeds]
-    write_report(
-        chosen.out, {**header("cpu"), "quick": chosen.quick, "study": STUDY, "results": found}
-    )
+        _sweep(folder, data.resolve(), chosen.seeds, chosen.rounds, quick=chosen.quick)
+        found = [_found(folder / "runs" / "worth" / f"seed-{seed}") for seed in chosen.seeds]
+    report = {"quick": chosen.quick, "study": STUDY, "simulation": SIMULATION, "results": found}
+    write_report(chosen.out, {**header("cpu"), **report})
     if chosen.out:
         _plot(found, chosen.out.with_suffix(".svg"))
 
@@ -92,45 +100,48 @@ def _patients(folder: Path) -> Path:
     return folder
 
 
-def _run(folder: Path, data: Path, seed: int, rounds: int, *, quick: bool) -> dict[str, Any]:
-    tree = {**STUDY, "seed": seed, "rounds": rounds}
+def _sweep(folder: Path, data: Path, seeds: Sequence[int], rounds: int, *, quick: bool) -> None:
+    study = {**STUDY, "rounds": 1 if quick else rounds}
     if quick:
-        tree |= {key: {**tree[key], **part} for key, part in QUICK.items()}
-    study = folder / f"study-{seed}.yaml"
-    study.write_text(yaml.safe_dump(tree))
+        study |= {key: {**study[key], **part} for key, part in QUICK.items()}
+    sweep = {
+        "name": "worth",
+        "study": "study.yaml",
+        "simulation": {**SIMULATION, "data": str(data)},
+        "baselines": ["centralised", "local-only"],
+        "variations": {f"seed-{seed}": {"seed": seed} for seed in seeds},
+    }
+    (folder / "study.yaml").write_text(yaml.safe_dump(study))
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+    command = ("sweep", str(folder / "sweep.yaml"), "--runs", str(folder / "runs"))
     subprocess.run(
-        [
-            *(sys.executable, "-m", "feat_fed.cli", "simulate", "--study", str(study)),
-            *("--data", str(data), *SIMULATION, *BASELINES),
-            *("--runs", str(folder / "runs"), "--run", f"seed-{seed}"),
-        ],
+        [sys.executable, "-m", "feat_fed.cli", *command],
         check=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    store = RunStore(folder / "runs" / f"seed-{seed}")
-    baselines = BaselineFolder.of_run(store.root)
-    facts = baselines.facts()
-    compared = worth(store)
+
+
+def _found(run: Path) -> dict[str, Any]:
+    """Return what a seed's run has come to."""
+    folder = BaselineFolder.of_run(run)
+    facts = folder.facts()
+    compared = worth(RunStore(run))
     assert compared is not None and compared.alone is not None
-    print(
-        f"seed {seed}: alone {compared.alone.mean:.4f}, federated {compared.federated:.4f}, "
-        f"all in one place {compared.centralised:.4f}"
-    )
-    alone = [read_scores(scores_of(baselines.alone(name))) for name in facts]
+    alone = [_means(scores_of(folder.alone(name)), facts) for name in facts]
     return {
-        "seed": seed,
-        "clips": {name: each.train_clips for name, each in facts.items()},
-        "federated": [mean_loss(each, facts) for each in read_scores(baselines.federated).values()],
-        "centralised": [
-            mean_loss(each, facts)
-            for each in read_scores(scores_of(baselines.centralised)).values()
-        ],
-        "alone": [
-            [mean_loss(scores[number], facts) for scores in alone] for number in sorted(alone[0])
-        ],
+        "run": run.name,
+        "training_clips": {name: each.train_clips for name, each in facts.items()},
+        "federated": _means(folder.federated, facts),
+        "centralised": _means(scores_of(folder.centralised), facts),
+        "alone": [list(models) for models in zip(*alone, strict=True)],
         "alone_at_home": compared.alone_at_home,
         "share_of_the_way": compared.share,
     }
+
+
+def _means(path: Path, facts: Mapping[str, HospitalFacts]) -> list[float]:
+    means = (mean_loss(losses, facts) for losses in read_scores(path).values())
+    return [each for each in means if each is not None]
 
 
 def _plot(found: Sequence[dict[str, Any]], path: Path) -> None:
@@ -138,13 +149,14 @@ def _plot(found: Sequence[dict[str, Any]], path: Path) -> None:
         figure = Figure(figsize=(3 * len(found), 3), layout="constrained")
         panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
         for axes, one in zip(panels, found, strict=True):
-            alone = np.array(one["alone"])
-            rounds = range(len(alone))
+            alone = np.array(one["alone"])[1:]  # the untrained model is off the scale
+            rounds = range(1, len(alone) + 1)
             axes.fill_between(rounds, alone.min(1), alone.max(1), color="#D55E00", alpha=0.18)
             axes.plot(rounds, alone.mean(1), color="#D55E00", label="a hospital alone")
-            axes.plot(rounds, one["federated"], color="#1b2026", linewidth=2.4, label="federated")
-            axes.plot(rounds, one["centralised"], color="#0072B2", label="all in one place")
-            axes.set(title=f"seed {one['seed']}", xlabel="rounds finished")
+            looks = (("federated", "#1b2026", 2.4), ("centralised", "#0072B2", 1.5))
+            for name, colour, width in looks:
+                axes.plot(rounds, one[name][1:], color=colour, linewidth=width, label=name)
+            axes.set(title=one["run"], xlabel="rounds finished")
             axes.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("held-out loss")
         panels[0].legend(frameon=False)
