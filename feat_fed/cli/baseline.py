@@ -61,9 +61,14 @@ def run_baselines(store: RunStore, sites: Sequence[SiteConfig], wanted: Sequence
             say("the baselines are complete")
             return
         with console.status("baselines: looking for the hospitals' latents"):
-            held = _plan(store, sites)
+            held = plan_baselines(store, sites)
         try:
             _work_off(store, jobs, at_once=_at_once(sites))
+        except ChildError:
+            raise
+        except BaseException:
+            say("baselines stopped; the same command goes on with them")
+            raise
         finally:
             del held  # until here it kept the latents on the disk
             report = write_report(store)
@@ -85,7 +90,7 @@ def heldout_of(store: RunStore, sites: Sequence[SiteConfig]) -> float | None:
     with lock_run(store.root, "baselines"):
         last, path = store.summary().rounds_done, BaselineFolder.of_run(store.root).federated
         if last not in read_scores(path):
-            held = _plan(store, sites)
+            held = plan_baselines(store, sites)
             _work_off(store, [FEDERATED], at_once=1)
             del held
         folder = BaselineFolder.of_run(store.root)
@@ -110,7 +115,7 @@ def _is_done(store: RunStore, job: str) -> bool:
     return summary.state == "complete" and summary.rounds_done >= store.study.rounds
 
 
-def _plan(store: RunStore, sites: Sequence[SiteConfig]) -> object:
+def plan_baselines(store: RunStore, sites: Sequence[SiteConfig]) -> object:
     """Write down where the hospitals' latents are; they stay there while the result is held."""
     from feat_fed.protocol import Assignment
     from feat_fed.simulate.baseline import BaselinePlan, HospitalClips

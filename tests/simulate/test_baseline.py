@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from feat_fed.cli import baseline as baseline_module
 from feat_fed.cli import simulation
-from feat_fed.cli.baseline import Baseline, heldout_of, run_baselines
+from feat_fed.cli.baseline import Baseline, heldout_of, plan_baselines, run_baselines
 from feat_fed.cli.main import run_app
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data.synthetic import write_demo_hospitals
@@ -105,7 +104,7 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Simulated:
         state = state.after_round(last, ema_decay=0.5)
         save(store, state)
     summarise(store, state, "complete", final_heldout_loss=1.0)
-    clips = baseline_module._plan(store, sites)
+    clips = plan_baselines(store, sites)
     plan = BaselinePlan.model_validate_json(BaselineFolder.of_run(store.root).plan.read_bytes())
     return Simulated(store, sites, clips, plan)  # type: ignore[arg-type]
 
