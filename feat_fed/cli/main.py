@@ -23,11 +23,13 @@ from feat_fed.cli import (
     provision,
     release,
     run,
+    simulate,
     site,
     site_control,
     status,
     study,
     study_sites,
+    sweep,
     train_local,
 )
 from feat_fed.cli.argument_help import keep_argument_help
@@ -74,7 +76,8 @@ app.command(rich_help_panel=_SITE)(site.client)
 app.command(rich_help_panel=_SITE)(train_local.train_local)
 app.add_typer(data.app, name="data", rich_help_panel=_SITE)
 app.add_typer(site_control.app, name="site", rich_help_panel=_SITE)
-app.command(rich_help_panel=_RESEARCH)(study.simulate)
+app.command(rich_help_panel=_RESEARCH)(simulate.simulate)
+app.command(rich_help_panel=_RESEARCH)(sweep.sweep)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
 app.command(rich_help_panel=_RESEARCH)(evaluate.evaluate)
 app.add_typer(downstream.app, name="downstream", rich_help_panel=_RESEARCH)
@@ -99,6 +102,7 @@ _EXTRAS = {
     "status": "client",
     "evaluate": "client",
     "simulate": "simulation",
+    "sweep": "simulation",
 }
 """Which extra a command belongs to."""
 
