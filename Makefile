@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test faults check docs browser clean
+.PHONY: demo test faults check docs browser lock clean
 
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
@@ -29,6 +29,17 @@ docs: .venv/.installed-dev
 # The report's browser test uses the system's Chromium and is skipped without one.
 browser:
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
+
+# What the images install, with the SHA-256 of each file. TORCH_INDEX="--find-links FOLDER" where the
+# CPU build of torch lies in a folder.
+TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate \
+  --custom-compile-command 'make lock' --index-strategy unsafe-best-match \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28 -c constraints.txt pyproject.toml
+lock: .venv/.installed-dev
+	$(LOCK) --extra server $(TORCH_INDEX) -o deploy/docker/server.lock
+	$(LOCK) --extra client $(TORCH_INDEX) -o deploy/docker/client-cpu.lock
+	$(LOCK) --extra client -o deploy/docker/client-cuda.lock
 
 clean:
 	rm -rf .venv build dist site *.egg-info

@@ -220,13 +220,10 @@ def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
     if error["type"] == "model_type":
         names = ", ".join(_fields(model, error["loc"]))
         wrong = "is empty" if error["input"] is None else f"is {error['input']!r}"
-        return f"  {where} {wrong}: write its fields below it, indented ({names})"
+        return f"{where} {wrong}: write its fields below it, indented ({names})"
     if error["type"] == "string_pattern_mismatch":
         form = _FORMS.get(error["ctx"]["pattern"], error["msg"])
-        return f"  {where}: {error['input']!r}: {form}"
-
-
-        return f"{where} {wrong}: write its fields below it, indented ({names})"
+        return f"{where}: {error['input']!r}: {form}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{where}: {message}" if where else message
