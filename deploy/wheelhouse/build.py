@@ -4,6 +4,7 @@
 
     wheelhouse/*.whl             feat-fed and everything that it depends on
     wheelhouse/requirements.txt  each by version and SHA-256; feat-fed with the extra
+    wheelhouse/SHA256SUMS        of all the others
     wheelhouse/platform.txt      what the wheels are for: Python, system, processor
     wheelhouse/install.sh        installs from this folder alone, into a new environment
 
@@ -70,6 +71,9 @@ def finish(folder: Path, *, extra: str) -> None:
     lines = requirements(folder, extra=extra)
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n")
     shutil.copy(HERE / "install.sh", folder)
+    files = sorted(each for each in folder.iterdir() if each.name != "SHA256SUMS")
+    sums = "".join(f"{sha256(each)}  {each.name}\n" for each in files)
+    (folder / "SHA256SUMS").write_text(sums)
 
 
 def requirements(folder: Path, *, extra: str) -> list[str]:
@@ -78,9 +82,14 @@ def requirements(folder: Path, *, extra: str) -> list[str]:
     for wheel in sorted(folder.glob("*.whl")):
         name, version = named(wheel)
         what = f"{name}[{extra}]" if name == OURS else name
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        lines.append(f"{what}=={version} --hash=sha256:{digest}")
+        lines.append(f"{what}=={version} --hash=sha256:{sha256(wheel)}")
     return lines
+
+
+def sha256(path: Path) -> str:
+    """Return a file's, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def named(wheel: Path) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 # Installs feat-fed from the folder that this file is in, into a new environment, without a network.
 #   sh wheelhouse/install.sh /opt/feat-fed        PYTHON=python3.12 names another Python
 set -eu
+# Another installation's paths and pip's settings have no say here.
+unset PYTHONPATH PYTHONHOME
 
 fail() {
     echo "error: $*" >&2
@@ -24,12 +26,15 @@ made_for=$(cat "$here/platform.txt")
 "$python" -c 'import ensurepip' 2>/dev/null ||
     fail "$python cannot make environments: install its venv package (Debian: python3-venv)"
 
+(cd "$here" && sha256sum --check --quiet --strict SHA256SUMS) ||
+    fail "nothing was installed: the wheelhouse is not whole; take it along again, or make it anew"
+
 "$python" -m venv "$target"
-# Every file is compared with its SHA-256 before anything of it is used.
+# pip compares every file with its SHA-256, too, and takes no other.
 if ! PIP_CONFIG_FILE=/dev/null "$target/bin/python" -m pip install --isolated --quiet \
     --disable-pip-version-check --no-index --only-binary :all: --require-hashes \
     --find-links "$here" --requirement "$here/requirements.txt"; then
     rm -rf "$target"
-    fail "nothing was installed: the wheelhouse is not whole; take it along again, or make it anew"
+    fail "nothing was installed: pip says why above; make the wheelhouse anew"
 fi
 "$target/bin/feat-fed" version

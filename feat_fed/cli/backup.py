@@ -113,11 +113,17 @@ def _tell_of_run(to: Path) -> None:
         f"go on with: feat-fed server --runs {runs} --run {name} --study {study} "
         "--federation federation.yaml"
     )
-    if RunStore(to).study.privacy.central is not None:
+    privacy = RunStore(to).study.privacy
+    if privacy.central is not None:
         say(
             "warning: rounds that were completed after this backup have spent of the study's "
             "privacy.central.epsilon, too, and are not counted here: lower the study's rounds "
             "by their number"
+        )
+    if privacy.secure_aggregation is not None:
+        say(
+            "warning: hospitals let no round be unmasked twice: where this study unmasked a round "
+            "after this backup, it cannot go on, and a new run is needed"
         )
 
 
