@@ -126,7 +126,8 @@ def test_account_and_folders_can_be_made(tmp_path: Path) -> None:
     run("systemd-tmpfiles", root, "--create", SYSTEMD / "tmpfiles.conf")
     folder = tmp_path / "var/lib/feat-fed"
     assert (folder / "federation").stat().st_mode & 0o777 == 0o700
-    users = dict(line.split(":")[::2][:2] for line in (tmp_path / "etc/passwd").open())
+    passwd = (tmp_path / "etc/passwd").read_text()
+    users = dict(line.split(":")[::2][:2] for line in passwd.splitlines())
     assert folder.stat().st_uid == int(users["feat-fed"])
 
 
