@@ -21,7 +21,7 @@ from feat_fed.audit.events import RunRestored
 from feat_fed.audit.log import segments
 from feat_fed.errors import BackupError, CheckpointError, RunError
 from feat_fed.report.evaluation_folder import EVALUATION_FOLDER, EvaluationFolder
-from feat_fed.report.run_store import RunStore, lock_run
+from feat_fed.report.run_store import RUN_FOLDERS, RunStore, lock_run
 from feat_fed.tensor_file import read_digest, verify_tensor_file
 from feat_fed.train.run_state import read_manifest
 
@@ -81,6 +81,8 @@ def restore_run(path: Path, to: Path) -> Contents:
     """
     with lock_run(to), restored_folder(to) as folder:
         contents = unpack(path, folder)
+        for name in RUN_FOLDERS:
+            (folder / name).mkdir(exist_ok=True)
         _require_whole(path, folder, contents)
         store, number = RunStore(folder), contents.round or 0
         summary = store.summary()

@@ -143,6 +143,7 @@ def test_a_restored_run_says_so_and_holds_no_sites_update_and_no_log(
     assert run_app(["restore", str(second), str(to)]) == 0
     store = RunStore(to)
     assert weights_of(to) == weights_of(complete)
+    assert store.logs.is_dir() and store.samples.is_dir()
     assert "restored from a backup of" in store.summary().warnings[-1]
     last = (to / FOLDER / "000001.jsonl").read_bytes().splitlines()[-1]
     event = json.loads(last)["event"]
