@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test faults check docs browser lock clean
+.PHONY: demo test faults check docs browser lock wheelhouse airgapped clean
 
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
@@ -41,8 +41,16 @@ lock: .venv/.installed-dev
 	$(LOCK) --extra client $(TORCH_INDEX) -o deploy/docker/client-cpu.lock
 	$(LOCK) --extra client -o deploy/docker/client-cuda.lock
 
+# All that an installation needs, for machines without a network: EXTRA=server, client or all.
+wheelhouse: | .venv/bin/python
+	$(BIN)/python deploy/wheelhouse/build.py $(or $(EXTRA),all) wheelhouse
+
+# Installs it and runs the demonstration in a network namespace that leads nowhere.
+airgapped: wheelhouse
+	PYTHON=$(PYTHON) sh deploy/wheelhouse/trial.sh wheelhouse $(ARGS)
+
 clean:
-	rm -rf .venv build dist site *.egg-info
+	rm -rf .venv build dist site wheelhouse *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
