@@ -19,10 +19,10 @@ _FORMATS = {"path": "path", "time": "time", "date-time": "time with its zone"}
 _KINDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
-def config_page(title: str, intro: str, model: type[BaseModel], example: str) -> str:
+def config_page(title: str, intro: str, model: type[BaseModel], example: str = "") -> str:
     """Return a page of a configuration's keys, a section for each part of it."""
     schema = model.model_json_schema()
-    parts = [f"# {title}", intro, f"```yaml\n{example.strip()}\n```"]
+    parts = [f"# {title}", intro, f"```yaml\n{example.strip()}\n```" if example else ""]
     for path, part in _sections(schema, schema.get("$defs", {})):
         heading = f"## `{path}`" if path else "## At the top level"
         said = prose(part.get("description", ""))

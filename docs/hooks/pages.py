@@ -11,6 +11,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from feat_fed.config import FederationConfig, SiteConfig, StudyConfig
+from feat_fed.config.simulation import SimulationConfig
+from feat_fed.config.sweep import SweepConfig
 from from_models import config_page
 from from_protocol import audit_page, codes_page, protocol_page
 from from_typer import cli_page
@@ -47,6 +49,17 @@ def reference() -> Mapping[str, Callable[[], str]]:
             "tokens lie beside the file; `feat-fed provision` makes them.",
             FederationConfig,
             _example("configs/federations/three_hospitals.yaml"),
+        ),
+        "reference/simulation.md": lambda: config_page(
+            "The scenario",
+            "Virtual hospitals, in the file of `feat-fed simulate --scenario` "
+            "([simulation](../simulation.md)).",
+            SimulationConfig,
+        ),
+        "reference/sweep.md": lambda: config_page(
+            "The sweep",
+            "What is varied, in the file of `feat-fed sweep` ([sweeps](../baselines.md#sweeps)).",
+            SweepConfig,
         ),
         "reference/protocol.md": protocol_page,
         "reference/codes.md": codes_page,

@@ -92,7 +92,7 @@ class Reader:
             while self._at_work() and time.monotonic() < deadline:
                 time.sleep(_POLL_SEC)
 
-    def follow(self, page: Path, *, limit_sec: float = 240) -> None:
+    def follow(self, page: Path, *, limit_sec: float = 300) -> None:
         """Do what the page says; AssertionError with its line where something else happens."""
         for step in steps(page, self.replaced):
             where = f"{page.name}:{step.line}"

@@ -59,7 +59,8 @@ def test_a_researchers_simulation(tmp_path: Path) -> None:
     first, second = store.rounds()
     assert all(site.status == "ok" for site in (*first.sites, *second.sites))
     assert second.heldout_loss < first.heldout_loss  # type: ignore[operator]
-    assert "FVD" in store.report.read_text()
+    page = store.report.read_text()
+    assert "FVD" in page and "What federating is worth" in page
 
 
 def _of(process: psutil.Process) -> str:
