@@ -22,6 +22,7 @@ from feat_fed.cli import (
     provision,
     release,
     run,
+    simulate,
     site,
     site_control,
     status,
@@ -72,7 +73,7 @@ app.command(rich_help_panel=_SITE)(site.client)
 app.command(rich_help_panel=_SITE)(train_local.train_local)
 app.add_typer(data.app, name="data", rich_help_panel=_SITE)
 app.add_typer(site_control.app, name="site", rich_help_panel=_SITE)
-app.command(rich_help_panel=_RESEARCH)(study.simulate)
+app.command(rich_help_panel=_RESEARCH)(simulate.simulate)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
 app.command(rich_help_panel=_RESEARCH)(evaluate.evaluate)
 app.add_typer(downstream.app, name="downstream", rich_help_panel=_RESEARCH)
