@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from feat_fed_server.certificates import TlsFiles
 
 
+_MOST = 4
+"""Hospitals that one flat folder is dealt out to."""
+
+
 def demo(
     data: Annotated[
         Path | None,
@@ -61,6 +65,10 @@ def demo(
         if find_spec(module) is None:
             raise ModuleNotFoundError(name=module)
     config = resolve_study(study, rounds)
+    if data is not None:
+        from feat_fed.data import hospitals_from_folder
+
+        hospitals_from_folder(data, maximum=_MOST)  # before a run is made, if it holds none
 
     def train(store: RunStore) -> None:
         hospitals = demo_data(store, data)
@@ -176,7 +184,7 @@ def demo_data(
         )
     from feat_fed.data import hospitals_from_folder
 
-    found = hospitals_from_folder(folder, maximum=hospitals or 4)
+    found = hospitals_from_folder(folder, maximum=hospitals or _MOST)
     if hospitals is not None and len(found) < hospitals:
         raise DataError(
             f"{folder} makes {len(found)} hospitals and {hospitals} were asked for: "
