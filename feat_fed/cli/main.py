@@ -18,6 +18,7 @@ from feat_fed.cli import (
     downstream,
     evaluate,
     identity,
+    init,
     privacy,
     provision,
     release,
@@ -57,6 +58,7 @@ def _root(
 _FIRST, _STUDY, _SITE = "Start here", "The coordinator of a study", "A hospital"
 _RESEARCH = "A researcher"
 app.command(rich_help_panel=_FIRST)(demo.demo)
+app.add_typer(init.app, name="init", rich_help_panel=_FIRST)
 app.command(rich_help_panel=_FIRST)(run.version)
 app.command(rich_help_panel=_FIRST)(status.status)
 app.add_typer(audit.app, name="audit", rich_help_panel=_FIRST)
@@ -82,6 +84,7 @@ app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 
 
 _EXTRAS = {
+    "init": "client",
     "provision": "server",
     "server": "server",
     "study": "server",
