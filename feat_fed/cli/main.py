@@ -11,6 +11,7 @@ import typer
 
 from feat_fed.cli import (
     audit,
+    backup,
     check,
     checkpoints,
     data,
@@ -68,6 +69,8 @@ app.command(rich_help_panel=_STUDY)(study.server)
 app.add_typer(study_sites.app, name="study", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(run.report)
 app.command(rich_help_panel=_STUDY)(release.release)
+app.command(rich_help_panel=_STUDY)(backup.backup)
+app.command(rich_help_panel=_STUDY)(backup.restore)
 app.command(rich_help_panel=_SITE)(identity.join)
 app.command(rich_help_panel=_SITE)(identity.keygen)
 app.command(rich_help_panel=_SITE)(check.check)
@@ -89,6 +92,8 @@ _EXTRAS = {
     "server": "server",
     "study": "server",
     "release": "server",
+    "backup": "server",
+    "restore": "server",
     "join": "client",
     "keygen": "client",
     "check": "client",
