@@ -60,6 +60,10 @@ def demo(
         if find_spec(module) is None:
             raise ModuleNotFoundError(name=module)
     config = resolve_study(study, rounds)
+    if data is not None:
+        from feat_fed.data import hospitals_from_folder
+
+        hospitals_from_folder(data)  # before a run is made, if it holds none
 
     def train(store: RunStore) -> None:
         hospitals = demo_data(store, data)

@@ -80,6 +80,11 @@ def read_study(source: str | Path) -> StudySource:
 
 def load_site(path: Path) -> SiteConfig:
     """Read a site's file and make its paths absolute, counted from the file's folder."""
+    if not path.exists():
+        raise ConfigError(
+            f"{path} does not exist; `feat-fed init site` or `feat-fed join` writes a site's file, "
+            "or name another"
+        )
     site = validate(SiteConfig, read_yaml(path), str(path))
     base = path.resolve().parent
     return site.model_copy(
@@ -104,8 +109,8 @@ def load_federation(path: Path) -> FederationConfig:
     """Read the coordinator's list of sites."""
     if not path.exists():
         raise ConfigError(
-            f"{path} does not exist; write it, with `address: HOST:PORT` and `sites: [NAME, ...]`, "
-            "and run `feat-fed provision` on it, or name another"
+            f"{path} does not exist; `feat-fed init server` writes it, `feat-fed provision` makes "
+            "what lies beside it; or name another"
         )
     return validate(FederationConfig, read_yaml(path), str(path))
 

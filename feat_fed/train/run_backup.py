@@ -142,7 +142,7 @@ def _put_rounds(
         if rounds or store.done_rounds() == seen:
             break
     if not rounds:
-        raise BackupError(f"{store.root} has no round that is done and whole: try again later")
+        raise BackupError(f"{store.root} has no round that is done and whole yet")
     return frozenset(rounds)
 
 
