@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test faults check browser wheelhouse airgapped clean
+.PHONY: demo test faults check browser wheelhouse airgapped lock clean
 
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
@@ -33,6 +33,17 @@ wheelhouse: | .venv/bin/python
 # Installs it and runs the demonstration in a network namespace that leads nowhere.
 airgapped: wheelhouse
 	PYTHON=$(PYTHON) sh deploy/wheelhouse/trial.sh wheelhouse $(ARGS)
+
+# What the images install, with the SHA-256 of each file. TORCH_INDEX="--find-links FOLDER" where the
+# CPU build of torch lies in a folder.
+TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate \
+  --custom-compile-command 'make lock' --index-strategy unsafe-best-match \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28 -c constraints.txt pyproject.toml
+lock: .venv/.installed-dev
+	$(LOCK) --extra server $(TORCH_INDEX) -o deploy/docker/server.lock
+	$(LOCK) --extra client $(TORCH_INDEX) -o deploy/docker/client-cpu.lock
+	$(LOCK) --extra client -o deploy/docker/client-cuda.lock
 
 clean:
 	rm -rf .venv build dist wheelhouse *.egg-info

@@ -314,7 +314,9 @@ def _lock_file(root: Path, part: str) -> Path:
 def _read_study(root: Path) -> StudyConfig:
     path = root / "study.yaml"
     if not path.is_file():
-        raise RunError(f"{root} is not a run: it has no study.yaml")
+        raise RunError(
+            f"{root} is not a run: it has no study.yaml; name a run's folder, such as runs/demo"
+        )
     try:
         return load_study(path)
     except ConfigError as error:
