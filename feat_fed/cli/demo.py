@@ -23,17 +23,12 @@ from feat_fed.cli.runs import run_to_report
 from feat_fed.cli.study import require_enough, resolve_study
 from feat_fed.config import SiteDataConfig, load_site
 from feat_fed.data.inventory.identity import KEY_FILE
-from feat_fed.errors import DataError
 from feat_fed.processes import ChildGroup, free_port
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
 
 if TYPE_CHECKING:
     from feat_fed_server.certificates import TlsFiles
-
-
-_MOST = 4
-"""Hospitals that one flat folder is dealt out to."""
 
 
 def demo(
@@ -68,7 +63,7 @@ def demo(
     if data is not None:
         from feat_fed.data import hospitals_from_folder
 
-        hospitals_from_folder(data, maximum=_MOST)  # before a run is made, if it holds none
+        hospitals_from_folder(data)  # before a run is made, if it holds none
 
     def train(store: RunStore) -> None:
         hospitals = demo_data(store, data)
@@ -166,31 +161,21 @@ def fix_pseudonyms(consortium: Consortium, seed: int) -> None:
         write_bytes_atomically(path, key, mode=0o600)
 
 
-def demo_data(
-    store: RunStore, folder: Path | None, *, hospitals: int | None = None
-) -> dict[str, SiteDataConfig]:
-    """Return the hospitals of the user's folder, or generate some below the run's folder.
+def demo_data(store: RunStore, folder: Path | None) -> dict[str, SiteDataConfig]:
+    """Return the hospitals of the user's folder, or generate two below the run's folder.
 
     Raises
     ------
     DataError
-        If the user's folder makes fewer hospitals than two, or than asked for.
+        If the user's folder makes fewer hospitals than two.
     """
     if folder is None:
         from feat_fed.data.synthetic import write_demo_hospitals
 
-        return write_demo_hospitals(
-            store.root / "data", hospitals=hospitals or 2, seed=store.study.seed
-        )
+        return write_demo_hospitals(store.root / "data", hospitals=2, seed=store.study.seed)
     from feat_fed.data import hospitals_from_folder
 
-    found = hospitals_from_folder(folder, maximum=hospitals or _MOST)
-    if hospitals is not None and len(found) < hospitals:
-        raise DataError(
-            f"{folder} makes {len(found)} hospitals and {hospitals} were asked for: "
-            "ask for fewer with --sites, or add sub-folders"
-        )
-    return dict(list(found.items())[:hospitals])
+    return hospitals_from_folder(folder)
 
 
 def _site_yaml(

@@ -1,4 +1,4 @@
-"""``feat-fed server`` and ``feat-fed simulate``: run a study."""
+"""``feat-fed server``: run a study."""
 
 from __future__ import annotations
 
@@ -96,37 +96,6 @@ def server(
             ).run()
 
     run_to_report(runs / (run or config.name), config, train)
-
-
-def simulate(
-    sites: Annotated[int, typer.Option(min=2, max=64, help="Virtual hospitals.")] = 4,
-    rounds: Rounds = None,
-    study: Study = "demo",
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of clips, a sub-folder a hospital; generated if unset."),
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT of a running Ray cluster; one is started if unset."),
-    ] = None,
-    run: RunName = None,
-    runs: Runs = Path("runs"),
-) -> None:
-    """Run a study with virtual hospitals on this machine or a Ray cluster.
-
-    The server's and the sites' code is the one of a real study; only the network is not.
-    """
-    from feat_fed.cli.simulation import require_cluster, run_simulation
-
-    if ray_address is not None:
-        require_cluster(ray_address)
-    config = resolve_study(study, rounds)
-    run_to_report(
-        runs / (run or f"{config.name}-simulated"),
-        config,
-        lambda store: run_simulation(store, sites=sites, data=data, ray_address=ray_address),
-    )
 
 
 def resolve_study(source: str, rounds: int | None) -> StudyConfig:

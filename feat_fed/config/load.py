@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from feat_fed.config.federation import FederationConfig
+from feat_fed.config.simulation import SimulationConfig
 from feat_fed.config.site import ADDRESS_PATTERN, SiteConfig
 from feat_fed.config.study import NAME_PATTERN, StudyConfig
 from feat_fed.errors import ConfigError
@@ -84,6 +85,28 @@ def load_federation(path: Path) -> FederationConfig:
             "what lies beside it; or name another"
         )
     return validate(FederationConfig, read_yaml(path), str(path))
+
+
+def load_simulation(path: Path | None, **flags: Any) -> SimulationConfig:  # noqa: ANN401
+    """Read a simulation's file, and put the flags that are set (not None) over it.
+
+    Paths in the file are counted from its folder, those of flags from the current one. Flags of
+    ``partition`` and ``resources`` are given as mappings of their own.
+    """
+    tree = {} if path is None else read_yaml(path)
+    source = "the simulation's flags" if path is None else str(path)
+    base = Path() if path is None else path.resolve().parent
+    for key in ("data", "manifest"):
+        if isinstance(tree.get(key), str):
+            tree[key] = _absolute(base, Path(tree[key]))
+    for key, value in flags.items():
+        if isinstance(value, dict):
+            value = {name: each for name, each in value.items() if each is not None}
+            below = tree.get(key)
+            tree[key] = {**below, **value} if isinstance(below, dict) else value or below or {}
+        elif value is not None:
+            tree[key] = value
+    return validate(SimulationConfig, tree, source)
 
 
 def built_in_studies() -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -26,6 +27,20 @@ Address = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN)]
 
 MAX_DEVICES = 8
 """That train together at a site."""
+
+
+def _compiled(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+    if groups != 1:
+        raise ValueError(f"{pattern!r} has {groups} groups; it needs exactly one, the patient")
+    return pattern
+
+
+PatientPattern = Annotated[str, AfterValidator(_compiled)]
+"""A regular expression with one group, the patient."""
 
 
 class RulesConfig(StrictModel):
@@ -89,7 +104,7 @@ class SiteDataConfig(StrictModel):
     """Where the clips lie and who is on them."""
 
     paths: tuple[Path, ...] = Field(min_length=1, description="folders (searched deep) or files")
-    patient_pattern: str | None = Field(
+    patient_pattern: PatientPattern | None = Field(
         None,
         description="regular expression with one group, searched in a video file's path below its "
         "folder, that gives the patient; without it the sub-folder is the patient, and a file "
@@ -106,19 +121,6 @@ class SiteDataConfig(StrictModel):
     workers: int = Field(
         0, ge=0, le=256, description="processes that look at files; 0: one a CPU core"
     )
-
-    @field_validator("patient_pattern")
-    @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        if pattern is None:
-            return None
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-        if groups != 1:
-            raise ValueError(f"{pattern!r} has {groups} groups; it needs exactly one, the patient")
-        return pattern
 
 
 class ServerLinkConfig(StrictModel):

@@ -317,6 +317,12 @@ class Admissions:
         write_bytes_atomically(path, invitation.model_dump_json(indent=1).encode())
 
     @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Keep keys, requests and tokens as they are for the block."""
+        with self._locked():
+            yield
+
+    @contextmanager
     def _locked(self) -> Iterator[None]:
         self.keys.mkdir(exist_ok=True)
         with (self.keys / ".lock").open("w") as file:
