@@ -145,7 +145,8 @@ def test_a_broken_file_is_told_by_name(tmp_path: Path, real: Path, capsys) -> No
             "there is no file /none/x.pt",
         ),
         (("--videos", ".", "--folder", ".", "--benchmark", "kinetics"), "no benchmark 'kinetics'"),
-        (("--videos", ".", "--folder", ".", "--device", "cuda"), "torch finds 0 CUDA devices"),
+        (("--videos", ".", "--folder", ".", "--device", "cuda"), "torch finds no CUDA device here"),
+        (("--videos", ".", "--folder", ".", "--out", "."), ". cannot be written: Is a directory"),
     ],
 )
 def test_a_wrong_command_says_what_is_meant(
