@@ -185,7 +185,7 @@ def evaluate(
             even_trained_on=even_trained_on,
         )
     records = EvaluationFolder.of_run(store.root) if store else None
-    files = [path for path in (records and records.metrics, out) if path is not None]
+    files = [path for path in (records.metrics if records else None, out) if path is not None]
     for path in files:
         require_appendable(path)
     for note in subject.notes:
