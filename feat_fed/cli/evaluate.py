@@ -153,7 +153,7 @@ def evaluate(
         of_drawing={"num-clips": num_clips, "steps": steps, "seed": seed},
     )
     if folder is None:
-        raise ConfigError(f"--folder is missing; give where the videos of {benchmark} are")
+        raise ConfigError(f"--folder is missing; give where the real videos are ({benchmark})")
     store = RunStore(run) if run is not None else None
     rules, networks = load_protocol(protocol), _networks(network or [])
     metrics = cast("list[MetricName] | None", metric)

@@ -23,6 +23,8 @@ def require_appendable(path: Path) -> None:
         path.open("ab").close()
     except OSError as error:
         raise RunError(f"{path} cannot be written: {error.strerror}") from error
+    if not path.is_file():
+        raise RunError(f"{path} is no file that lines are kept in; name one")
 
 
 def append_evaluation(path: Path, evaluation: Evaluation) -> None:
