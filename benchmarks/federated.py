@@ -32,7 +32,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from timing import header, parse, parser, write_report
 
-from feat_fed.cli.simulation import virtual_sites
 from feat_fed.codec import build_codec
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data import Manifest, scan, split_site
@@ -41,6 +40,7 @@ from feat_fed.generate import run_pipeline
 from feat_fed.model import read_weights
 from feat_fed.protocol import Assignment
 from feat_fed.report.run_store import RunStore
+from feat_fed.simulate import virtual_sites
 from feat_fed_client.session import SiteSession
 
 STUDY: dict[str, Any] = {

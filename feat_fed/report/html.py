@@ -15,6 +15,7 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml
 from feat_fed.privacy.claims import claims
 from feat_fed.report import plots, units
+from feat_fed.report.data_summary import DataSummary
 from feat_fed.report.drawing import site_styles
 from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.facts import ended_at, heldout_points, site_totals, weights_share
@@ -85,6 +86,7 @@ def _page(store: RunStore) -> dict[str, Any]:
         "shown_parts": rounds[-max(1, _MOST_PARTS // max(1, len(totals))) :],
         "exclusions": excluded[:_MOST_EXCLUSIONS],
         "more_exclusions": len(excluded[_MOST_EXCLUSIONS:]),
+        "dealt": DataSummary.read(store.root),
         "central_rounds": [each.central for each in rounds if each.central],
         "written_at": datetime.now(UTC).isoformat(),
         "nothing": units.NOTHING,
