@@ -30,6 +30,7 @@ from feat_fed.cli import (
     status,
     study,
     study_sites,
+    sweep,
     train_local,
 )
 from feat_fed.cli.argument_help import keep_argument_help
@@ -79,6 +80,7 @@ app.command(rich_help_panel=_SITE)(train_local.train_local)
 app.add_typer(data.app, name="data", rich_help_panel=_SITE)
 app.add_typer(site_control.app, name="site", rich_help_panel=_SITE)
 app.command(rich_help_panel=_RESEARCH)(simulate.simulate)
+app.command(rich_help_panel=_RESEARCH)(sweep.sweep)
 app.command(rich_help_panel=_RESEARCH)(run.sample)
 app.command(rich_help_panel=_RESEARCH)(evaluate.evaluate)
 app.add_typer(downstream.app, name="downstream", rich_help_panel=_RESEARCH)
@@ -105,6 +107,7 @@ _EXTRAS = {
     "status": "client",
     "evaluate": "client",
     "simulate": "simulation",
+    "sweep": "simulation",
 }
 """Which extra a command belongs to."""
 
