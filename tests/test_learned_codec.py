@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from clip_files import moving_frames, write_dicom
-from feat_fed.cli.simulation import virtual_sites
 from feat_fed.codec import build_codec
 from feat_fed.config import (
     ComputeConfig,
@@ -31,6 +30,7 @@ from feat_fed.pipeline import FEATPipeline
 from feat_fed.pipeline_folder import ClipSize
 from feat_fed.protocol import Assignment
 from feat_fed.report import RunStore
+from feat_fed.simulate import virtual_sites
 from feat_fed_client.session import SiteSession
 from learned_weights import monai_codec, monai_file
 

@@ -16,13 +16,13 @@ import typer
 import yaml
 
 from feat_fed.atomic import write_bytes_atomically
+from feat_fed.cli.completion import studies
 from feat_fed.cli.console import say
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.runs import run_to_report
 from feat_fed.cli.study import require_enough, resolve_study
 from feat_fed.config import SiteDataConfig, load_site
 from feat_fed.data.inventory.identity import KEY_FILE
-from feat_fed.errors import DataError
 from feat_fed.processes import ChildGroup, free_port
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
@@ -43,7 +43,8 @@ def demo(
         int | None, typer.Option(min=1, help="Rounds; the study's own number if unset.")
     ] = None,
     study: Annotated[
-        str, typer.Option(help="A YAML file or the name of a built-in study.")
+        str,
+        typer.Option(help="A YAML file or the name of a built-in study.", autocompletion=studies),
     ] = "demo",
     run: Annotated[
         str | None, typer.Option("--run", help="Name of the run; demo-DATE-TIME if unset.")
@@ -59,6 +60,10 @@ def demo(
         if find_spec(module) is None:
             raise ModuleNotFoundError(name=module)
     config = resolve_study(study, rounds)
+    if data is not None:
+        from feat_fed.data import hospitals_from_folder
+
+        hospitals_from_folder(data)  # before a run is made, if it holds none
 
     def train(store: RunStore) -> None:
         hospitals = demo_data(store, data)
@@ -156,31 +161,21 @@ def fix_pseudonyms(consortium: Consortium, seed: int) -> None:
         write_bytes_atomically(path, key, mode=0o600)
 
 
-def demo_data(
-    store: RunStore, folder: Path | None, *, hospitals: int | None = None
-) -> dict[str, SiteDataConfig]:
-    """Return the hospitals of the user's folder, or generate some below the run's folder.
+def demo_data(store: RunStore, folder: Path | None) -> dict[str, SiteDataConfig]:
+    """Return the hospitals of the user's folder, or generate two below the run's folder.
 
     Raises
     ------
     DataError
-        If the user's folder makes fewer hospitals than two, or than asked for.
+        If the user's folder makes fewer hospitals than two.
     """
     if folder is None:
         from feat_fed.data.synthetic import write_demo_hospitals
 
-        return write_demo_hospitals(
-            store.root / "data", hospitals=hospitals or 2, seed=store.study.seed
-        )
+        return write_demo_hospitals(store.root / "data", hospitals=2, seed=store.study.seed)
     from feat_fed.data import hospitals_from_folder
 
-    found = hospitals_from_folder(folder, maximum=hospitals or 4)
-    if hospitals is not None and len(found) < hospitals:
-        raise DataError(
-            f"{folder} makes {len(found)} hospitals and {hospitals} were asked for: "
-            "ask for fewer with --sites, or add sub-folders"
-        )
-    return dict(list(found.items())[:hospitals])
+    return hospitals_from_folder(folder)
 
 
 def _site_yaml(

@@ -4,53 +4,74 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from feat_fed.cli.console import say
-from feat_fed.cli.demo import demo_data
+from feat_fed.atomic import write_bytes_atomically
+from feat_fed.cli.console import console, say
+from feat_fed.cli.hospitals_table import hospitals_table
 from feat_fed.cli.progress import StudyScreen, followed
+from feat_fed.cli.ray_cluster import connected
+from feat_fed.cli.simulated_failures import RehearsingApp
+from feat_fed.cli.simulated_server import stoppable_app
 from feat_fed.cli.study import require_enough
-from feat_fed.config import ComputeConfig, SiteConfig, SiteDataConfig
-from feat_fed.errors import ConfigError, FederationError
+from feat_fed.config import ResourcesConfig, SimulationConfig, SiteConfig, dump_yaml
+from feat_fed.config.load import load_simulation
+from feat_fed.errors import FederationError, RunError
 from feat_fed.log_file import rotating_handler
-from feat_fed.processes import split_address
+from feat_fed.report.data_summary import DataSummary
 from feat_fed.report.run_store import RunStore
+from feat_fed.simulate import fix_pseudonyms, hospitals_of, virtual_sites
 from feat_fed.wire import flower_environment
 
-_CONNECT_TIMEOUT_SEC = 5.0
 _PARTITION = "partition-id"
+_MOST_DEATHS = 2
+"""Of processes, by one message, until the site has failed."""
+SETTINGS = "simulation.yaml"
+"""In a run's folder: what its hospitals were made by."""
+_MAY_CHANGE = ("resources", "sites", "failures")
+"""What may be another when a run is gone on with; the hospitals stay who they are."""
 
 
-def run_simulation(
-    store: RunStore, *, sites: int, data: Path | None, ray_address: str | None
-) -> None:
+def run_simulation(store: RunStore, config: SimulationConfig, *, ray_address: str | None) -> None:
     """Run the store's study with virtual hospitals.
 
     Raises
     ------
     ConfigError
+        If the settings do not go with the study or the hospitals, or Ray has no room for one.
+    DataError
         If the data make fewer hospitals than asked for.
+    RunError
+        If the run has other hospitals.
     FederationError
         If the study fails.
     """
     from feat_fed_server.evaluator_child import EvaluatorChild
 
     os.environ.update(flower_environment(store.flower))
-    configs = virtual_sites(store, demo_data(store, data, hospitals=sites))
-    require_enough(store.study, len(configs))
+    sites = hospitals_of_run(store, config)
+    require_enough(store.study, len(sites))
+    if (summary := DataSummary.read(store.root)) is not None:
+        console.print(hospitals_table(summary))
     _log_to_file(store)
-    stores = {site.name: site.store for site in configs}
+    stores = {site.name: site.store for site in sites}
     with (
+        connected(
+            ray_address,
+            config.resources,
+            environment=flower_environment(store.flower),
+            log_file=store.logs / "ray.log",
+        ) as room,
         EvaluatorChild(store, say) as evaluator,
         StudyScreen(store, stores) as screen,
         followed(screen, store),
     ):
-        _simulate(store, configs, ray_address)
+        say(f"{len(sites)} virtual hospitals, of which {min(room, len(sites))} work at once")
+        _simulate(store, sites, config)
         if store.summary().state == "complete":
             evaluator.finish()
     if store.summary().state != "complete":
@@ -58,59 +79,71 @@ def run_simulation(
         raise FederationError(store.summary().message or "the simulation ended early")
 
 
-def virtual_sites(
-    store: RunStore, hospitals: Mapping[str, SiteDataConfig]
-) -> tuple[SiteConfig, ...]:
-    """Give every hospital a site's configuration with a store of its own, and no network."""
-    return tuple(
-        SiteConfig(
-            name=name,
-            data=data.model_copy(update={"paths": tuple(path.resolve() for path in data.paths)}),
-            store=(store.root / "sites" / name / "store").resolve(),
-            codec_weights=store.study.codec.weights,
-            compute=ComputeConfig(threads=1),
-        )
-        for name, data in hospitals.items()
-    )
+def hospitals_of_run(store: RunStore, config: SimulationConfig) -> tuple[SiteConfig, ...]:
+    """Return the configurations of a run's virtual hospitals, whose data are there then."""
+    _require_same_hospitals(store, config)
+    with console.status("finding out whose clips there are"):
+        hospitals = hospitals_of(store, config)
+    write_bytes_atomically(store.root / SETTINGS, dump_yaml(config).encode())
+    sites = virtual_sites(store, hospitals, config)
+    fix_pseudonyms(sites, store.study.seed)
+    return sites
 
 
-def client_app(sites: Sequence[SiteConfig]) -> ClientApp:
+def client_app(sites: Sequence[SiteConfig], config: SimulationConfig) -> ClientApp:
     """Return the ClientApp of all virtual sites; Flower's partition number tells which."""
     from feat_fed_client.app import make_app
 
-    return make_app(lambda context: sites[int(context.node_config[_PARTITION])], is_last=True)
+    def site_of(context: Context) -> SiteConfig:
+        return sites[int(context.node_config[_PARTITION])]
+
+    app = make_app(site_of, is_last=True)
+    return RehearsingApp(app, site_of, config.failures) if config.failures else app
 
 
-def _simulate(store: RunStore, sites: Sequence[SiteConfig], ray_address: str | None) -> None:
+def _simulate(store: RunStore, sites: Sequence[SiteConfig], config: SimulationConfig) -> None:
     from flwr.simulation import run_simulation as run_flower
 
-    from feat_fed_server.app import make_app
-    from feat_fed_server.roster import ClaimedRoster
+    from feat_fed_server.roster import SimulatedRoster
 
-    init: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
-    if ray_address is not None:
-        init = {"address": ray_address, "log_to_driver": False}
-    run_flower(
-        server_app=make_app(store.root, ClaimedRoster(tuple(site.name for site in sites))),
-        client_app=client_app(sites),
-        num_supernodes=len(sites),
-        backend_config={
-            "init_args": init,
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        },
-    )
+    roster = SimulatedRoster(tuple(site.name for site in sites))
+    with stoppable_app(store, roster) as server_app:
+        run_flower(
+            server_app=server_app,
+            client_app=client_app(sites, config),
+            num_supernodes=len(sites),
+            backend_config={"client_resources": _actor_options(config.resources)},
+        )
 
 
-def require_cluster(address: str) -> None:
-    """Raise :class:`ConfigError` if nothing answers there; Ray itself asks for minutes."""
-    host, port = split_address(address)
-    try:
-        socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_SEC).close()
-    except OSError as error:
-        raise ConfigError(
-            f"no Ray cluster answers at {address} ({error}); start one with "
-            f"`ray start --head --port {port}`, or leave --ray-address out"
-        ) from error
+def _actor_options(resources: ResourcesConfig) -> dict[str, Any]:
+    """Return Ray's options of an actor.
+
+    A worker whose process dies is started anew, and the message goes to it again, as a site's
+    executor does it. Flower's pool would go on with the dead one, and fail all that it is given.
+    """
+    return {
+        "num_cpus": resources.cpus,
+        "num_gpus": resources.gpus,
+        "max_restarts": -1,
+        "max_task_retries": _MOST_DEATHS,
+    }
+
+
+def _require_same_hospitals(store: RunStore, config: SimulationConfig) -> None:
+    """Raise :class:`RunError` where the run has other ones; forget those that it never got to."""
+    path = store.root / SETTINGS
+    if not path.exists():
+        DataSummary.remove(store.root)
+        return
+    before = load_simulation(path)
+    for key in SimulationConfig.model_fields:
+        old, new = getattr(before, key), getattr(config, key)
+        if old != new and key not in _MAY_CHANGE:
+            raise RunError(
+                f"{store.root} is a run with other hospitals ({key} was {old!s}, and is "
+                f"{new!s} now): give this run another name with --run, or change it back"
+            )
 
 
 def _log_to_file(store: RunStore) -> None:

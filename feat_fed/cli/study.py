@@ -1,4 +1,4 @@
-"""``feat-fed server`` and ``feat-fed simulate``: run a study."""
+"""``feat-fed server``: run a study."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from feat_fed.cli import completion
 from feat_fed.cli.console import output, say
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.run_status import run_metrics, run_status
@@ -19,11 +20,20 @@ from feat_fed.processes import require_free, split_address
 from feat_fed.report.run_store import RunStore
 
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds; the study's own number if unset.")]
-Study = Annotated[str, typer.Option(help="A YAML file or the name of a built-in study.")]
+Study = Annotated[
+    str,
+    typer.Option(
+        help="A YAML file or the name of a built-in study.", autocompletion=completion.studies
+    ),
+]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 RunName = Annotated[
     str | None,
-    typer.Option("--run", help="Name of the run; one that exists is gone on with."),
+    typer.Option(
+        "--run",
+        help="Name of the run; one that exists is gone on with.",
+        autocompletion=completion.run_names,
+    ),
 ]
 
 
@@ -86,37 +96,6 @@ def server(
             ).run()
 
     run_to_report(runs / (run or config.name), config, train)
-
-
-def simulate(
-    sites: Annotated[int, typer.Option(min=2, max=64, help="Virtual hospitals.")] = 4,
-    rounds: Rounds = None,
-    study: Study = "demo",
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder of clips, a sub-folder a hospital; generated if unset."),
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT of a running Ray cluster; one is started if unset."),
-    ] = None,
-    run: RunName = None,
-    runs: Runs = Path("runs"),
-) -> None:
-    """Run a study with virtual hospitals on this machine or a Ray cluster.
-
-    The server's and the sites' code is the one of a real study; only the network is not.
-    """
-    from feat_fed.cli.simulation import require_cluster, run_simulation
-
-    if ray_address is not None:
-        require_cluster(ray_address)
-    config = resolve_study(study, rounds)
-    run_to_report(
-        runs / (run or f"{config.name}-simulated"),
-        config,
-        lambda store: run_simulation(store, sites=sites, data=data, ray_address=ray_address),
-    )
 
 
 def resolve_study(source: str, rounds: int | None) -> StudyConfig:

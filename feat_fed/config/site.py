@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -20,13 +21,26 @@ from feat_fed.config.base import StrictModel
 from feat_fed.config.privacy import ReleaseConfig, SitePrivacyConfig
 from feat_fed.config.study import Name
 
-Address = Annotated[
-    str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")
-]
+ADDRESS_PATTERN = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
+Address = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN)]
 """HOST:PORT; an IPv6 host in brackets."""
 
 MAX_DEVICES = 8
 """That train together at a site."""
+
+
+def _compiled(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+    if groups != 1:
+        raise ValueError(f"{pattern!r} has {groups} groups; it needs exactly one, the patient")
+    return pattern
+
+
+PatientPattern = Annotated[str, AfterValidator(_compiled)]
+"""A regular expression with one group, the patient."""
 
 
 class RulesConfig(StrictModel):
@@ -77,7 +91,7 @@ class RulesConfig(StrictModel):
 class LatentsConfig(StrictModel):
     """How encoded clips are kept at the site."""
 
-    dtype: Literal["float16", "bfloat16"] = "float16"
+    dtype: Literal["float16", "bfloat16"] = Field("float16", description="of latents on disk")
     max_gb: float | None = Field(
         None, gt=0, description="of disk; clips unused for longest go first; null: no limit"
     )
@@ -90,7 +104,7 @@ class SiteDataConfig(StrictModel):
     """Where the clips lie and who is on them."""
 
     paths: tuple[Path, ...] = Field(min_length=1, description="folders (searched deep) or files")
-    patient_pattern: str | None = Field(
+    patient_pattern: PatientPattern | None = Field(
         None,
         description="regular expression with one group, searched in a video file's path below its "
         "folder, that gives the patient; without it the sub-folder is the patient, and a file "
@@ -108,24 +122,11 @@ class SiteDataConfig(StrictModel):
         0, ge=0, le=256, description="processes that look at files; 0: one a CPU core"
     )
 
-    @field_validator("patient_pattern")
-    @classmethod
-    def _compiles(cls, pattern: str | None) -> str | None:
-        if pattern is None:
-            return None
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
-        if groups != 1:
-            raise ValueError(f"{pattern!r} has {groups} groups; it needs exactly one, the patient")
-        return pattern
-
 
 class ServerLinkConfig(StrictModel):
     """How the site reaches the study's server."""
 
-    address: Address
+    address: Address = Field(description="HOST:PORT of the study's server")
     ca_certificate: Path = Field(description="of the coordinator, PEM; received from a person")
     private_key: Path = Field(description="the site's own, made by `feat-fed join` or `keygen`")
 
@@ -133,7 +134,9 @@ class ServerLinkConfig(StrictModel):
 class ComputeConfig(StrictModel):
     """What of the machine training may use, and how; it wins over the study."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="that trains; auto: a GPU where there is one"
+    )
     devices: int | tuple[int, ...] = Field(
         1,
         description="GPUs that train together, one process each: how many, or which ones ([0, 2]); "
@@ -251,7 +254,7 @@ class LimitsConfig(StrictModel):
 class SiteConfig(StrictModel):
     """A hospital's side of a study; relative paths count from the file's folder."""
 
-    name: Name
+    name: Name = Field(description="as the coordinator knows this hospital")
     server: ServerLinkConfig | None = Field(
         None, description="unset for a virtual site of a simulation, which has no network"
     )

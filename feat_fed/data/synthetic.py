@@ -29,7 +29,7 @@ from feat_fed.config import RulesConfig, SiteDataConfig
 from feat_fed.data.phantoms import Shape, echo_clip, endoscopy_clip
 
 Video = npt.NDArray[np.uint8]
-_RULES = RulesConfig(review="waived", overlays="keep")
+GENERATED_RULES = RulesConfig(review="waived", overlays="keep")
 """Nothing is written on these pictures but on pydicom's, which is anybody's."""
 
 Writer = Callable[[Path, Video, float, str], None]
@@ -73,7 +73,7 @@ def write_demo_hospitals(
                 shape = Shape(frames=int(rng.integers(24, 49)), size_px=size_px, fps=fps)
                 video = draw(shape, gain=gain, rng=rng)
                 write(folder / f"clip-{clip + 1}{suffix}", video, fps, patient_id)
-        sites[name] = SiteDataConfig(paths=(root / name,), rules=_RULES)
+        sites[name] = SiteDataConfig(paths=(root / name,), rules=GENERATED_RULES)
     _copy_real_cine(root / "hospital-1" / "example" / "ultrasound.dcm")
     return sites
 

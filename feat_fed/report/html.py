@@ -15,6 +15,7 @@ from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import StudyConfig, dump_yaml
 from feat_fed.privacy.claims import claims
 from feat_fed.report import plots, units
+from feat_fed.report.data_summary import DataSummary
 from feat_fed.report.drawing import site_styles
 from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.facts import ended_at, heldout_points, site_totals, weights_share
@@ -25,6 +26,8 @@ from feat_fed.report.quality import quality
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.report.run_store import RunStore, SampleFiles
 from feat_fed.report.series import evenly, rounds_a_point
+from feat_fed.report.worth import worth
+from feat_fed.report.worth_plot import ALONE_COLOUR, CENTRALISED_COLOUR
 
 _LARGEST_GIF_BYTES = 3_000_000
 """Above it the page carries the film, which is some five times smaller."""
@@ -79,12 +82,15 @@ def _page(store: RunStore) -> dict[str, Any]:
         "median_sec": median(each.seconds for each in rounds) if rounds else 0.0,
         "curves": _curves(store.study, rounds, summary),
         "quality": quality(evaluation.evaluations()),
+        "worth": worth(store),
+        "worth_colours": (CENTRALISED_COLOUR, ALONE_COLOUR),
         "films": films_by_round(evaluation),
         "samples": _samples(SampleFiles.under(store.samples)),
         "shown_rounds": [rounds[index] for index in evenly(len(rounds), most=_MOST_ROUNDS)],
         "shown_parts": rounds[-max(1, _MOST_PARTS // max(1, len(totals))) :],
         "exclusions": excluded[:_MOST_EXCLUSIONS],
         "more_exclusions": len(excluded[_MOST_EXCLUSIONS:]),
+        "dealt": DataSummary.read(store.root),
         "central_rounds": [each.central for each in rounds if each.central],
         "written_at": datetime.now(UTC).isoformat(),
         "nothing": units.NOTHING,

@@ -30,17 +30,6 @@ log = logging.getLogger(__name__)
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
-def make_app(store_root: Path, roster: Roster) -> ServerApp:
-    """Return a ServerApp that runs the study of a run's folder."""
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        run_study(grid, RunStore(store_root), roster)
-
-    return app
-
-
 def run_study(grid: Grid, store: RunStore, roster: Roster) -> None:
     """Run the rounds; leave the reason in the run's folder when they cannot go on."""
     logging.getLogger("flwr").setLevel(logging.WARNING)  # a line for each group of tensors

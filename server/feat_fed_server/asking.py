@@ -340,7 +340,6 @@ class Asking:
             }
             wanted = [each for each in self._roster.expected if each not in but | kept_out.keys()]
             absent = [name for name in wanted if name not in self._connected]
-            # Counted, for nodes of a simulation have no name before they first report.
             here = len(self._connected.keys() - but - kept_out.keys())
             if here >= max(len(wanted), needed):  # more may be admitted while we wait
                 return

@@ -102,29 +102,36 @@ class FileRoster(KeyRoster):
         return self._names_by_key
 
 
-class ClaimedRoster:
-    """Sites of a simulation, where nodes have no keys: a node's name is ``site-ID``.
+class SimulatedRoster:
+    """Sites of a simulation, where nodes have no keys: Flower registers them one after the other.
 
-    A name that the node reports is believed, and is its name from then on.
+    Parameters
+    ----------
+    expected
+        Names, in the order of Flower's partition numbers, which is that of registration.
     """
 
     def __init__(self, expected: tuple[str, ...]) -> None:
         self.expected = expected
-        self._claims: dict[int, str] = {}
+        self._names: dict[int, str] = {}
 
     def online(self, nodes: Iterable[NodeInfo]) -> dict[str, int]:
-        """Return all nodes."""
-        return {
-            self._claims.get(node.node_id, f"node-{node.node_id}"): node.node_id for node in nodes
-        }
+        """Return the node id of every site that is registered."""
+        in_order = sorted(nodes, key=lambda node: node.registered_at)
+        found = {name: node.node_id for name, node in zip(self.expected, in_order, strict=False)}
+        self._names |= {node: name for name, node in found.items()}
+        return found
 
     def has(self, node_id: int) -> bool:
         """Return True: there are no keys that could be taken out."""
         return True
 
     def check(self, node_id: int, claimed: str) -> str:
-        """Return the claim."""
-        return self._claims.setdefault(node_id, claimed)
+        """Return the node's name."""
+        name = self._names[node_id]
+        if claimed != name:
+            raise ProtocolError(f"{name} reports under another site's name", refusal="name")
+        return name
 
     def is_key_of(self, site: str, public_key: str) -> bool:
         """Return True: no key is known."""

@@ -11,6 +11,7 @@ import pytest
 from feat_fed.config import StudyConfig
 from feat_fed.errors import RunError
 from feat_fed.report import RoundRecord, RunStore, RunSummary, html, write_report, write_samples
+from feat_fed.report.data_summary import DataSummary, HospitalSummary
 from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.publish import publish_evaluation
 from feat_fed.report.records import CentralRecord, CentralSpending, SiteEpsilon
@@ -173,6 +174,21 @@ def test_a_run_that_has_just_begun_reads_well(store: RunStore) -> None:
     assert "Running 0 of 3 rounds" in words
     assert "No round has finished yet." in words
     assert "No clips have been drawn" in words
+
+
+def test_what_virtual_hospitals_were_dealt_is_counted(
+    store: RunStore, records: Records, final: RunSummary
+) -> None:
+    hospitals = tuple(
+        HospitalSummary(site=name, patients=9, clips=20, groups={f"<b>{k}": 1 for k in range(9)})
+        for name in ("one", "two")
+    )
+    DataSummary(partition="at random", by="label", hospitals=hospitals).write(store.root)
+    store.append(records[0])
+    page = Page(write_report(store))
+    assert "Dealt out by the simulation: at random. Patients by label" in page.words
+    assert "<b>0" in page.words and "<b>6 others" in page.words and "<b>7" not in page.words
+    assert not any(tag == "b" for tag, _ in page.tags)
 
 
 def test_a_failed_run_says_why(store: RunStore, final: RunSummary) -> None:

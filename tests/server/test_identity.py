@@ -15,7 +15,7 @@ from feat_fed_server.certificates import (
     make_ca,
     make_server_certificate,
 )
-from feat_fed_server.roster import ClaimedRoster, FileRoster, KeyRoster
+from feat_fed_server.roster import FileRoster, KeyRoster, SimulatedRoster
 
 
 @pytest.fixture
@@ -151,9 +151,12 @@ def test_a_shared_and_a_damaged_public_key_are_refused(admissions: Admissions) -
         admissions.members(["a", "b"])
 
 
-def test_a_simulated_site_keeps_the_name_it_gave() -> None:
-    roster = ClaimedRoster(("a", "b"))
-    nodes = [SimpleNamespace(node_id=7), SimpleNamespace(node_id=8)]
-    assert roster.online(nodes) == {"node-7": 7, "node-8": 8}  # type: ignore[arg-type]
-    roster.check(7, "a")
-    assert roster.online(nodes) == {"a": 7, "node-8": 8}  # type: ignore[arg-type]
+def test_simulated_sites_are_named_in_the_order_of_their_registration() -> None:
+    roster = SimulatedRoster(("a", "b"))
+    first = SimpleNamespace(node_id=8, registered_at="2026-01-01T00:00:00+00:00")
+    second = SimpleNamespace(node_id=7, registered_at="2026-01-01T00:00:00.000001+00:00")
+    assert roster.online([first]) == {"a": 8}  # type: ignore[list-item]
+    assert roster.online([second, first]) == {"a": 8, "b": 7}  # type: ignore[list-item]
+    assert roster.check(7, "b") == "b"
+    with pytest.raises(ProtocolError, match="a reports under another site's name"):
+        roster.check(8, "b")

@@ -122,12 +122,17 @@ class ClipRecord:
         )
 
 
+def known_modality(text: str | None) -> str | None:
+    """Return a defined term as it is, and "unknown" for any other text."""
+    return text if text in _MODALITIES or text is None else "unknown"
+
+
 def header_columns(info: ClipInfo) -> dict[str, Any]:
     """Return what a record keeps of a header; text only where it is one of a known few."""
-    modality, syntax = info.modality, info.transfer_syntax
+    syntax = info.transfer_syntax
     return {
         "kind": info.kind,
-        "modality": modality if modality in _MODALITIES or modality is None else "unknown",
+        "modality": known_modality(info.modality),
         "transfer_syntax": syntax if syntax and re.fullmatch(_TRANSFER_SYNTAX, syntax) else None,
         "stated_frames": info.num_frames,
         "height_px": info.height_px,
