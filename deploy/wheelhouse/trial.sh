@@ -18,6 +18,7 @@ fi
 echo "no route leads from here: $(ip -brief address | tr -s ' ' | tr '\n' ';')"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+trap 'exit 130' INT TERM
 # Nothing of the caller's environment can lead to another index, cache or installation.
 clean() {
     env -i PATH="$PATH" HOME="$folder" TMPDIR="$folder" PYTHON="${PYTHON:-python3}" LANG=C.UTF-8 "$@"
