@@ -1,10 +1,9 @@
 """What federating costs in learning: ``python benchmarks/federated.py --data FOLDER``.
 
-A study is run twice with the commands of the product: by the hospitals that FOLDER makes
-(``feat-fed simulate``), and by one that has all their training clips (``feat-fed
-train-local``), for the same number of rounds, optimiser steps a round, and clips a step. After
-each round both models are scored by the hospitals, on their own held-out patients, whom
-neither has seen: the same clips, timesteps and noise.
+The hospitals that FOLDER makes train a study, and then one place that has all their training
+clips does (``feat-fed simulate --baseline centralised``), for the same number of rounds, optimiser
+steps a round, and clips a step. After each round both models are scored by the hospitals, on their
+own held-out patients, whom neither has seen: the same clips, timesteps and noise.
 
 The figure shows the losses over the rounds. Whether samples look like the data more than
 noise does is told by their power spectra: the mean absolute difference of log-power, over
@@ -34,11 +33,10 @@ from timing import header, parse, parser, write_report
 
 from feat_fed.codec import build_codec
 from feat_fed.config import SiteConfig, StudyConfig
-from feat_fed.data import Manifest, scan, split_site
 from feat_fed.data.partition import hospitals_from_folder
 from feat_fed.generate import run_pipeline
-from feat_fed.model import read_weights
 from feat_fed.protocol import Assignment
+from feat_fed.report.baseline_folder import BaselineFolder, mean_loss, read_scores, scores_of
 from feat_fed.report.run_store import RunStore
 from feat_fed.simulate import virtual_sites
 from feat_fed_client.session import SiteSession
@@ -83,18 +81,16 @@ def main() -> None:
             folder,
             *("simulate", "--data", str(chosen.data.resolve()), "--sites", "4"),
             *("--study", str(study), "--rounds", str(rounds), "--run", "federated"),
+            *("--baseline", "centralised"),
         )
         federated = RunStore(folder / "runs" / "federated")
         sites = virtual_sites(federated, hospitals_from_folder(chosen.data.resolve()))
-        central = _centralised(folder, study, sites, federated.study)
-        scores = {
-            name: [_score(sites, federated, run, number) for number in range(rounds + 1)]
-            for name, run in (("federated", federated), ("centralised", central))
-        }
-        report = _report(scores, _spectra(federated, sites), federated.study, chosen.quick)
+        report = _report(
+            _scores(federated), _spectra(federated, sites), federated.study, chosen.quick
+        )
     write_report(chosen.out, report)
     if chosen.out:
-        _plot(scores, chosen.out.with_suffix(".svg"))
+        _plot(report["heldout_loss"], chosen.out.with_suffix(".svg"))
 
 
 def _study(folder: Path, *, rounds: int, quick: bool) -> Path:
@@ -116,51 +112,15 @@ def _feat_fed(folder: Path, *arguments: str) -> None:
     )
 
 
-def _centralised(
-    folder: Path, study: Path, sites: Iterable[SiteConfig], config: StudyConfig
-) -> RunStore:
-    """Give one site the training clips of all, and nobody to hold out."""
-    clips = folder / "central"
-    clips.mkdir()
-    for site in sites:
-        with Manifest(site.store, alone="wait") as manifest:
-            inventory = scan(site.data, manifest=manifest, clips=config.clips)
-            split = split_site(
-                inventory.clips,
-                heldout_fraction=config.clips.heldout_fraction,
-                manifest=manifest,
-            )
-        for entry in split.train:
-            for source in entry.source:
-                link = clips / f"{site.name}-{source.name}"
-                link.symlink_to(source)
-    tree = yaml.safe_load(study.read_text())
-    tree["clips"]["heldout_fraction"] = 0.0
-    (folder / "central.yaml").write_text(yaml.safe_dump(tree))
-    data = {"paths": [str(clips)], "rules": {"review": "waived"}}
-    site = {"name": "all", "data": data, "store": str(folder / "central-store")}
-    (folder / "site.yaml").write_text(yaml.safe_dump({**site, "compute": {"threads": 1}}))
-    _feat_fed(
-        folder,
-        *("train-local", "--site-config", str(folder / "site.yaml")),
-        *("--study", str(folder / "central.yaml"), "--run", "centralised"),
-    )
-    return RunStore(folder / "runs" / "centralised")
-
-
-def _score(sites: Iterable[SiteConfig], federated: RunStore, run: RunStore, number: int) -> float:
-    """Return the mean of the sites' held-out losses, weighted as the study's report does."""
-    weights = read_weights(run.checkpoint(number), kind="global").tensors
-    assignment = Assignment(
-        study_id=federated.summary().study_id,
-        round=max(number, 1),
-        task="evaluate",
-        first_step=0,
-        study=federated.study,
-    )
-    told = [SiteSession(site).run(assignment, weights)[0] for site in sites]
-    pairs = [(each.examples, each.heldout_loss) for each in told if each.heldout_loss is not None]
-    return sum(count * loss for count, loss in pairs) / sum(count for count, _ in pairs)
+def _scores(federated: RunStore) -> dict[str, list[float]]:
+    """Return the means of the sites' held-out losses by round."""
+    folder = BaselineFolder.of_run(federated.root)
+    facts = folder.facts()
+    files = {"federated": folder.federated, "centralised": scores_of(folder.centralised)}
+    return {
+        name: [mean for each in read_scores(path).values() if (mean := mean_loss(each, facts))]
+        for name, path in files.items()
+    }
 
 
 def _spectra(run: RunStore, sites: Iterable[SiteConfig]) -> dict[str, float]:

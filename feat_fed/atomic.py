@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import secrets
@@ -47,6 +48,22 @@ def write_bytes_atomically(
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, made if it is not there, and flush it; a torn last one is cut off.
+
+    Several processes may do so at once: a lock on the file, which ends with its holder, puts
+    them in order.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.seek(0, os.SEEK_END)
+        file.write(line + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_parts(folder: Path, pattern: str = "*") -> None:

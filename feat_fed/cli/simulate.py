@@ -7,10 +7,25 @@ from typing import Annotated, Literal
 
 import typer
 
+from feat_fed.cli.baseline import Baseline, run_baselines
 from feat_fed.cli.runs import run_to_report
 from feat_fed.cli.study import Rounds, RunName, Runs, Study, resolve_study
 from feat_fed.config import load_simulation
 from feat_fed.config.simulation import PartitionKind
+from feat_fed.report.run_store import RunStore
+
+RayAddress = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT of a running Ray cluster; one is started if unset."),
+]
+Baselines = Annotated[
+    list[Baseline] | None,
+    typer.Option(
+        "--baseline",
+        help="When the study is complete, train the same without federating and compare in the "
+        "report: all hospitals' clips in one place, or each hospital alone. Can be given twice.",
+    ),
+]
 
 
 def simulate(
@@ -45,19 +60,18 @@ def simulate(
     gpus_per_site: Annotated[
         float | None, typer.Option(min=0, help="GPUs of a hospital; 0.25: four share one.")
     ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT of a running Ray cluster; one is started if unset."),
-    ] = None,
+    ray_address: RayAddress = None,
+    baseline: Baselines = None,
     run: RunName = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Run a study with virtual hospitals on this machine or a Ray cluster.
 
     The server's and the sites' code is the one of a real study; only the network is not.
+    Stopped or killed, the same command goes on, in its baselines too.
     """
     from feat_fed.cli.ray_cluster import require_cluster
-    from feat_fed.cli.simulation import run_simulation
+    from feat_fed.cli.simulation import hospitals_of_run, run_simulation
 
     config = load_simulation(
         scenario,
@@ -69,8 +83,10 @@ def simulate(
     if ray_address is not None:
         require_cluster(ray_address)
     study_config = resolve_study(study, rounds)
+    root = runs / (run or f"{study_config.name}-simulated")
     run_to_report(
-        runs / (run or f"{study_config.name}-simulated"),
-        study_config,
-        lambda store: run_simulation(store, config, ray_address=ray_address),
+        root, study_config, lambda store: run_simulation(store, config, ray_address=ray_address)
     )
+    if baseline:
+        store = RunStore(root)
+        run_baselines(store, hospitals_of_run(store, config), baseline)

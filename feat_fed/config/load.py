@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -13,11 +14,44 @@ from pydantic import BaseModel, ValidationError
 
 from feat_fed.config.federation import FederationConfig
 from feat_fed.config.simulation import SimulationConfig
-from feat_fed.config.site import SiteConfig
-from feat_fed.config.study import StudyConfig
+from feat_fed.config.site import ADDRESS_PATTERN, SiteConfig
+from feat_fed.config.study import NAME_PATTERN, StudyConfig
 from feat_fed.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_FORMS = {
+    NAME_PATTERN: "a name has small letters, digits, - and _, and begins with a letter or a digit",
+    ADDRESS_PATTERN: "write HOST:PORT, such as coordinator.example.org:9443, without https://",
+}
+"""What a pattern asks for, in words."""
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """A study as somebody wrote it, before anything is filled in."""
+
+    tree: Mapping[str, Any]
+    name: str
+    """Of the file or the built-in study, for messages."""
+    base: Path | None
+    """Folder from which paths count."""
+
+    def resolved(self, **overrides: object) -> StudyConfig:
+        """Return the study; ``overrides`` are top-level fields in place of those written.
+
+        Raises
+        ------
+        ConfigError
+            That names every wrong field.
+        """
+        study = validate(StudyConfig, {**self.tree, **overrides}, self.name)
+        if self.base is None:
+            return study
+        evaluation = study.evaluation and study.evaluation.absolute(self.base)
+        weights = study.codec.weights and _absolute(self.base, study.codec.weights)
+        codec = study.codec.model_copy(update={"weights": weights})
+        return study.model_copy(update={"codec": codec, "evaluation": evaluation})
 
 
 def load_study(source: str | Path, **overrides: object) -> StudyConfig:
@@ -26,26 +60,31 @@ def load_study(source: str | Path, **overrides: object) -> StudyConfig:
     ``overrides`` are top-level fields that replace the file's, such as ``rounds=100``. Paths, of
     the codec's weights and of the evaluation's files, are counted from the file's folder.
     """
+    return read_study(source).resolved(**overrides)
+
+
+def read_study(source: str | Path) -> StudySource:
+    """Read a study as :func:`load_study` does, without a look at its fields."""
     path = Path(source)
     if path.suffix not in {".yaml", ".yml"} and str(source) in built_in_studies():
         resource = resources.files("feat_fed.config") / "studies" / f"{source}.yaml"
-        tree = parse_yaml(resource.read_text(encoding="utf-8"), f"built-in study {source}")
-        return validate(StudyConfig, {**tree, **overrides}, f"built-in study {source}")
+        name = f"built-in study {source}"
+        return StudySource(parse_yaml(resource.read_text(encoding="utf-8"), name), name, None)
     if not path.is_file():
         raise ConfigError(
             f"no study at {source}: give a YAML file or one of the built-in studies "
             f"({', '.join(built_in_studies())})"
         )
-    study = validate(StudyConfig, {**read_yaml(path), **overrides}, str(path))
-    base = path.resolve().parent
-    evaluation = study.evaluation and study.evaluation.absolute(base)
-    weights = study.codec.weights and _absolute(base, study.codec.weights)
-    codec = study.codec.model_copy(update={"weights": weights})
-    return study.model_copy(update={"codec": codec, "evaluation": evaluation})
+    return StudySource(read_yaml(path), str(path), path.resolve().parent)
 
 
 def load_site(path: Path) -> SiteConfig:
     """Read a site's file and make its paths absolute, counted from the file's folder."""
+    if not path.exists():
+        raise ConfigError(
+            f"{path} does not exist; `feat-fed init site` or `feat-fed join` writes a site's file, "
+            "or name another"
+        )
     site = validate(SiteConfig, read_yaml(path), str(path))
     base = path.resolve().parent
     return site.model_copy(
@@ -70,8 +109,8 @@ def load_federation(path: Path) -> FederationConfig:
     """Read the coordinator's list of sites."""
     if not path.exists():
         raise ConfigError(
-            f"{path} does not exist; write it, with `address: HOST:PORT` and `sites: [NAME, ...]`, "
-            "and run `feat-fed provision` on it, or name another"
+            f"{path} does not exist; `feat-fed init server` writes it, `feat-fed provision` makes "
+            "what lies beside it; or name another"
         )
     return validate(FederationConfig, read_yaml(path), str(path))
 
@@ -136,8 +175,43 @@ def validate(model: type[ModelT], tree: Mapping[str, Any], source: str) -> Model
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(model, each) for each in error.errors(include_url=False)]
+        lines = [f"  {each.text}" for each in problems(model, error)]
         raise ConfigError("\n".join([f"{source} is not a valid configuration:", *lines])) from None
+
+
+def fault_in(model: type[BaseModel], field: str, value: object) -> str | None:
+    """Return what is wrong with one field (``sites.minimum``), whatever the others are.
+
+    Rules about several fields are not looked at.
+    """
+    parts = tuple(field.split("."))
+    tree = value
+    for part in reversed(parts):
+        tree = {part: tree}
+    try:
+        model.model_validate(tree)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            if each["loc"][: len(parts)] == parts:
+                return _explain(model, each).strip()
+    return None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a configuration at one place."""
+
+    field: str
+    """Dotted; empty where several fields do not go together."""
+    text: str
+
+
+def problems(model: type[BaseModel], error: ValidationError) -> list[Problem]:
+    """Return what is wrong, in words that a person can act on."""
+    return [
+        Problem(".".join(map(str, each["loc"])), _explain(model, each))
+        for each in error.errors(include_url=False)
+    ]
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
@@ -145,17 +219,20 @@ def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
     if error["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(error["loc"][-1]), _fields(model, error["loc"][:-1]))
         hint = f"; did you mean {close[0]}?" if close else ""
-        return f"  {where}: unknown field{hint}"
+        return f"{where}: unknown field{hint}"
     if error["type"] == "missing":
-        return f"  {where}: this field is required"
+        return f"{where}: this field is required"
     if error["type"] == "model_type":
         names = ", ".join(_fields(model, error["loc"]))
         wrong = "is empty" if error["input"] is None else f"is {error['input']!r}"
-        return f"  {where} {wrong}: write its fields below it, indented ({names})"
+        return f"{where} {wrong}: write its fields below it, indented ({names})"
+    if error["type"] == "string_pattern_mismatch":
+        form = _FORMS.get(error["ctx"]["pattern"], error["msg"])
+        return f"{where}: {error['input']!r}: {form}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
-        return f"  {where}: {message}" if where else f"  {message}"
-    return f"  {where}: {message} (it is {error['input']!r})"
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message} (it is {error['input']!r})"
 
 
 def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

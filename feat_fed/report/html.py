@@ -26,6 +26,8 @@ from feat_fed.report.quality import quality
 from feat_fed.report.records import RoundRecord, RunSummary
 from feat_fed.report.run_store import RunStore, SampleFiles
 from feat_fed.report.series import evenly, rounds_a_point
+from feat_fed.report.worth import worth
+from feat_fed.report.worth_plot import ALONE_COLOUR, CENTRALISED_COLOUR
 
 _LARGEST_GIF_BYTES = 3_000_000
 """Above it the page carries the film, which is some five times smaller."""
@@ -80,6 +82,8 @@ def _page(store: RunStore) -> dict[str, Any]:
         "median_sec": median(each.seconds for each in rounds) if rounds else 0.0,
         "curves": _curves(store.study, rounds, summary),
         "quality": quality(evaluation.evaluations()),
+        "worth": worth(store),
+        "worth_colours": (CENTRALISED_COLOUR, ALONE_COLOUR),
         "films": films_by_round(evaluation),
         "samples": _samples(SampleFiles.under(store.samples)),
         "shown_rounds": [rounds[index] for index in evenly(len(rounds), most=_MOST_ROUNDS)],

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from baseline_scores import write_baselines
 from feat_fed.config import StudyConfig, load_study
 from feat_fed.report import (
     RoundRecord,
@@ -125,6 +126,7 @@ def finished_report(
     measured = write_evaluations(
         store, evaluation_of(0, 900.0), evaluation_of(2, 410.0), evaluation_of(3, 430.0)
     )
+    write_baselines(store, ("north", "south"))
     for number in (0, 3):
         write_samples(measured.samples(number), beating_clips, fps=8)
     return write_report(store)
