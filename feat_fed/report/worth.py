@@ -107,7 +107,12 @@ def worth(store: RunStore) -> Worth | None:
             )
             for name in facts
         ),
-        svg=worth_svg(*(_from(first, each) for each in (means, central_means, ranges, home))),
+        svg=worth_svg(
+            _from(first, means),
+            _from(first, central_means),
+            _from(first, ranges),
+            _from(first, home),
+        ),
         untrained=means.get(0) if first else None,
     )
 
