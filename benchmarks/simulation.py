@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import statistics
@@ -90,7 +91,9 @@ def main() -> None:
     options = parser(__doc__, runs=1)
     options.add_argument("--sites", type=int, default=32)
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--only", choices=["local", "cluster"], help="both if unset")
+    options.add_argument(
+        "--only", choices=["local", "cluster"], help="keeps the other of --out; both if unset"
+    )
     options.add_argument("--quick", action="store_true", help="4 hospitals, 2 rounds")
     chosen = parse(options)
     if chosen.quick:
@@ -102,14 +105,15 @@ def main() -> None:
         "rounds": chosen.rounds,
         "results": {},
     }
-    seen: dict[str, Seen] = {}
+    if chosen.only and chosen.out and chosen.out.exists():
+        report["results"] = json.loads(chosen.out.read_text())["results"]
     for name in [chosen.only] if chosen.only else ["local", "cluster"]:
         with tempfile.TemporaryDirectory() as scratch, _cluster(name == "cluster") as cluster:
-            seen[name] = _measured(Path(scratch), chosen.sites, chosen.rounds, *cluster)
-        report["results"][name] = _row(name, seen[name])
+            seen = _measured(Path(scratch), chosen.sites, chosen.rounds, *cluster)
+        report["results"][name] = _row(name, seen)
         write_report(chosen.out, report)
     if chosen.out:
-        _plot(seen, chosen.out.with_suffix(".svg"))
+        _plot(report["results"], chosen.out.with_suffix(".svg"))
 
 
 @contextlib.contextmanager
@@ -207,30 +211,31 @@ def _row(name: str, seen: Seen) -> dict[str, Any]:
     row = {
         "round_sec": [late - early for early, late in itertools.pairwise(ends)],
         "rounds": rounds,
-        "last_over_second": rounds[-1]["median_mb"] / rounds[0]["median_mb"],
+        "last_over_second": rounds[-1]["peak_mb"] / rounds[0]["peak_mb"],
         "peak_mb": max(seen.total_mb()),
         "at_sec": [round(each, 1) for each in seen.at_sec],
         "pss_mb": {role: [round(each, 1) for each in held] for role, held in seen.pss_mb.items()},
         "ends_sec": [round(each, 1) for each in seen.ends_sec],
     }
-    medians = ", ".join(f"{each['median_mb']:.0f}" for each in rounds)
+    peaks = ", ".join(f"{each['peak_mb']:.0f}" for each in rounds)
     print(
-        f"{name}: median PSS in rounds 2 to {len(rounds) + 1}: {medians} MB "
+        f"{name}: peak PSS in rounds 2 to {len(rounds) + 1}: {peaks} MB "
         f"(last over second {row['last_over_second']:.3f}), peak {row['peak_mb']:.0f} MB",
         flush=True,
     )
     return row
 
 
-def _plot(found: dict[str, Seen], path: Path) -> None:
+def _plot(found: dict[str, Any], path: Path) -> None:
     with rc_context({"font.size": 9, "svg.hashsalt": "feat-fed", "svg.fonttype": "none"}):
         figure = Figure(figsize=(3.6 * len(found), 3.2), layout="constrained")
         all_axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-        for axes, (name, seen) in zip(all_axes, found.items(), strict=True):
-            axes.plot(seen.at_sec, seen.total_mb(), color="black", label="all together")
-            for role, held in seen.pss_mb.items():
-                axes.plot(seen.at_sec, held, linewidth=1, label=role)
-            for end in seen.ends_sec:
+        for axes, (name, row) in zip(all_axes, found.items(), strict=True):
+            total = [sum(each) for each in zip(*row["pss_mb"].values(), strict=True)]
+            axes.plot(row["at_sec"], total, color="black", label="all together")
+            for role, held in row["pss_mb"].items():
+                axes.plot(row["at_sec"], held, linewidth=1, label=role)
+            for end in row["ends_sec"]:
                 axes.axvline(end, color="0.8", linewidth=0.8, zorder=0)
             axes.set(xlabel="seconds (grey: a round ended)", title=name, ylim=(0, None))
             axes.spines[["top", "right"]].set_visible(False)

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,15 @@ def connected(
     where: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(
-            log_to_driver=False,
-            logging_level="ERROR",
-            runtime_env={"env_vars": {**environment, "PYTHONPATH": os.pathsep.join(sys.path)}},
-            **where,
-        )
+        with warnings.catch_warnings():
+            # Of what workers without a GPU will see; a hospital without one trains on the CPU.
+            warnings.filterwarnings("ignore", message="Tip: In future versions of Ray")
+            ray.init(
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env={"env_vars": {**environment, "PYTHONPATH": os.pathsep.join(sys.path)}},
+                **where,
+            )
     except (RuntimeError, ConnectionError, ValueError) as error:
         raise ConfigError(
             f"Ray at {address or 'this machine'} does not take this process in: {error}"
