@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test faults check browser clean
+.PHONY: demo test faults check browser wheelhouse airgapped lock clean
 
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
@@ -26,8 +26,27 @@ check: .venv/.installed-dev
 browser:
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y chromium; }
 
+# All that an installation needs, for machines without a network: EXTRA=server, client or all.
+wheelhouse: | .venv/bin/python
+	$(BIN)/python deploy/wheelhouse/build.py $(or $(EXTRA),all) wheelhouse
+
+# Installs it and runs the demonstration in a network namespace that leads nowhere.
+airgapped: wheelhouse
+	PYTHON=$(PYTHON) sh deploy/wheelhouse/trial.sh wheelhouse $(ARGS)
+
+# What the images install, with the SHA-256 of each file. TORCH_INDEX="--find-links FOLDER" where the
+# CPU build of torch lies in a folder.
+TORCH_INDEX ?= --extra-index-url https://download.pytorch.org/whl/cpu
+LOCK = $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate \
+  --custom-compile-command 'make lock' --index-strategy unsafe-best-match \
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28 -c constraints.txt pyproject.toml
+lock: .venv/.installed-dev
+	$(LOCK) --extra server $(TORCH_INDEX) -o deploy/docker/server.lock
+	$(LOCK) --extra client $(TORCH_INDEX) -o deploy/docker/client-cpu.lock
+	$(LOCK) --extra client -o deploy/docker/client-cuda.lock
+
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist wheelhouse *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -21,6 +21,7 @@
     │   ├── RefusedError     the other side turned this one away
     │   └── ChildError       a process that we started has ended
     ├── RunError             a run's folder cannot be used
+    ├── BackupError          a backup cannot be made, is not whole, or would replace something
     ├── AuditError           there is no audit log, or it cannot be read
     └── PrivacyError         patients here would be less protected than the site demands
         ├── LedgerError      the privacy ledger is damaged, cut off or another site's
@@ -212,6 +213,12 @@ class RunError(FeatFedError):
     """A run's folder cannot be used."""
 
     code = "run"
+
+
+class BackupError(FeatFedError):
+    """A backup cannot be made, is not whole, or would replace something."""
+
+    code = "backup"
 
 
 class AuditError(FeatFedError):

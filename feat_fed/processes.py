@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -176,15 +177,22 @@ def require_free(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except socket.gaierror as error:
-            raise ConfigError(
-                f"{host!r} is no address of this machine: {error.strerror}"
-            ) from error
         except OSError as error:
+            why = error.strerror or str(error)
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {error.strerror}; "
-                "stop what uses it or choose another port"
+                f"cannot listen on {host}:{port}: {why}; {_mend_of(error, port)}"
             ) from error
+
+
+def _mend_of(error: OSError, port: int) -> str:
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return (
+            f"it is no address of this machine: listen on one that is, such as 0.0.0.0:{port} "
+            "for all (`--listen`)"
+        )
+    if error.errno == errno.EACCES:
+        return "ports below 1024 are for root: choose another (`--listen`)"
+    return "stop what uses it or choose another port (`--listen`)"
 
 
 def wait_for_port(host: str, port: int, group: ChildGroup, *, timeout_sec: float = 60.0) -> None:

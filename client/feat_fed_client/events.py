@@ -27,8 +27,9 @@ class RoundEvents:
 
     def step(self, progress: StepProgress, *, step: int) -> None:
         """Write what the study's step ``step``, counted from 0, came to."""
+        loss = {} if progress.loss is None else {"train/loss": progress.loss}
         values = {
-            "train/loss": progress.loss,
+            **loss,
             "train/gradient_norm": progress.gradient_norm,
             "train/learning_rate": progress.learning_rate,
             "speed/clips_per_sec": progress.clips_per_sec,

@@ -33,6 +33,7 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -57,6 +58,7 @@ from feat_fed_client import READY
 from feat_fed_client.app import failure, let_out, make_app, site_of_this_machine
 from feat_fed_client.history import note_idle
 from feat_fed_client.last_door import FAILED, DoorError
+from feat_fed_client.polls import pull_promptly
 from feat_fed_client.site_audit import PrivacyCost, SiteAudit
 from feat_fed_client.supervision import Death, Patience, Witness, supervised
 from feat_fed_client.trust import MAX_BUNDLE_BYTES, own_bundle, trusted_bundles
@@ -310,6 +312,7 @@ def main(arguments: Sequence[str]) -> None:
     note_idle(site.store)
     preload()
     own_bundle()  # once, and not in each child
+    inflatable_utils.pull_objects = pull_promptly
     Executor(address, Path(secret_file).read_bytes(), site_of_this_machine).run()
     logging.shutdown()
     os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

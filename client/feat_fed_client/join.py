@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
+import os
 import ssl
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import load_site
+from feat_fed.config.starting import key_beside, site_yaml
 from feat_fed.errors import ConfigError, ProtocolError, RefusedError
 from feat_fed.joining import (
     MAX_TOKEN_CHARS,
@@ -39,7 +42,6 @@ from feat_fed.protocol import (
 from feat_fed_client.keys import check_site_key, make_site_key
 
 _TIMEOUT_SEC = 20.0
-_NO_DATA = "/path/to/clips"
 
 _REFUSALS = {
     UNKNOWN_TOKEN: "it gave out no such token, has given out a newer one, or has revoked it: ask "
@@ -93,17 +95,24 @@ def prepare(token: Token, site_file: Path, data: tuple[Path, ...]) -> Prepared:
     ConfigError
         If what is there does not fit the token.
     """
-    if site_file.exists():
-        return _fit(token, site_file, data)
     folder = site_file.parent
     if not folder.is_dir():
         raise ConfigError(f"the folder {folder} does not exist; make it first")
-    ca_file, key_file = folder / "ca.crt", folder / "site.key"
-    told = [*_write_ca(token, ca_file), *_make_key(key_file)]
-    write_bytes_atomically(site_file, _site_yaml(token, data).encode())
+    with _alone_in(folder):
+        if site_file.exists():
+            return _fit(token, site_file, data)
+        key_file = key_beside(site_file)
+        told = [*_write_ca(token, folder / "ca.crt"), *_make_key(key_file)]
+        text = site_yaml(site_file, name=token.site, address=token.address, data=data)
+        write_bytes_atomically(site_file, text.encode())
     told.append(f"site's file: {site_file}")
-    to_do = () if data else (f"set data.paths in {site_file}",)
-    return Prepared(JoinRequest.make(token, _load(key_file)), tuple(told), to_do)
+    to_do = [] if data else [f"set data.paths in {site_file}"]
+    to_do += [
+        f"{path} does not exist: make it, or set data.paths in {site_file}"
+        for path in data
+        if not path.exists()
+    ]
+    return Prepared(JoinRequest.make(token, _load(key_file)), tuple(told), tuple(to_do))
 
 
 def deliver(token: Token, request: JoinRequest) -> JoinAnswer | None:
@@ -156,13 +165,24 @@ def save_request(request: JoinRequest, folder: Path) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Let one join at a time make files in a folder, so that each takes its own key."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _fit(token: Token, site_file: Path, data: tuple[Path, ...]) -> Prepared:
     """Compare the site's file with the token, and take the key that it names."""
     site = load_site(site_file)
     if site.name != token.site:
         raise ConfigError(
             f"name: {site.name} in {site_file}, and the token is for {token.site}; use the token "
-            "of this hospital, or another --site-config"
+            "of this hospital, or give another file with --site-config"
         )
     link = site.server
     if link is None:
@@ -219,24 +239,3 @@ def _write_ca(token: Token, path: Path) -> list[str]:
 def _load(path: Path) -> ec.EllipticCurvePrivateKey:
     key = serialization.load_ssh_private_key(path.read_bytes(), None)
     return cast(ec.EllipticCurvePrivateKey, key)
-
-
-def _site_yaml(token: Token, data: tuple[Path, ...]) -> str:
-    paths = [str(path.resolve()) for path in data] or [_NO_DATA]
-    listed = "\n".join(f"    - {json.dumps(path)}" for path in paths)
-    return f"""\
-# This hospital's own file. It never travels; relative paths count from its folder.
-name: {token.site}
-server:
-  address: "{token.address}"
-  ca_certificate: ca.crt                # by it the server is known
-  private_key: site.key                 # made here; it never leaves
-data:
-  paths:                                # folders are searched deep; single files work too
-{listed}
-store: store                            # latents, the key of the pseudonyms, logs
-# compute: {{device: auto}}               # auto, cpu or cuda
-# limits:                               # the study cannot lift them
-#   hours: ["22:00-06:00"]
-#   gb_per_round: 4
-"""

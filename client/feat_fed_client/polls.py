@@ -3,16 +3,17 @@
 Flower 1.41 sleeps 3 s whenever the server had no message, and half a second whenever the executor
 had no answer yet: most of what a round of a small model takes. Here a sleep is a part of what was
 waited so far, and Flower's own at the most: short rounds stay short, and who waits for hours asks
-no more often than Flower would. Parts of a message that the server is still making are asked for
-after 1, 2, 4, 8 and then 10 s, and a large message has its last parts long before that.
+no more often than Flower would. Parts of a message that are not there yet are asked for after
+1, 2, 4, 8 and then 10 s, by the SuperNode and again by its executor, and a large message has its
+last parts long before that.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 
+from flwr.supercore.constant import FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PULLS
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
 
 _SHARE = 1 / 20
@@ -23,13 +24,23 @@ _SHORTEST = 1 / 15
 _PULL_SEC = 0.1
 _SLOWEST_PULL_SEC = 1.0
 
-pull_promptly = partial(
-    pull_objects,
-    initial_backoff=_PULL_SEC,
-    backoff_cap=_SLOWEST_PULL_SEC,
-    max_tries_per_object=None,
-)
-"""Flower's function with shorter waits, and its own bound on their sum (two hours)."""
+
+def pull_promptly(
+    object_ids: list[str],
+    pull_object_fn: Callable[[str], bytes],
+    *,
+    max_concurrent_pulls: int = FLWR_PRIVATE_MAX_CONCURRENT_OBJ_PULLS,
+    **waits: float | None,
+) -> dict[str, bytes]:
+    """Call Flower's function with shorter waits, and its own bound on their sum (two hours)."""
+    return pull_objects(
+        object_ids,
+        pull_object_fn,
+        max_concurrent_pulls=max_concurrent_pulls,
+        max_tries_per_object=None,
+        initial_backoff=_PULL_SEC,
+        backoff_cap=_SLOWEST_PULL_SEC,
+    )
 
 
 class Polls:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, TypeAdapter
+from pydantic import AwareDatetime, Field, StringConstraints, TypeAdapter
 
 from feat_fed.config.base import StrictModel
 from feat_fed.config.site import Address
@@ -262,6 +262,15 @@ class StudyBegan(StrictModel):
     files: dict[FileName, Sha256] = Field(description="that it goes on from")
 
 
+class RunRestored(StrictModel):
+    """The run's folder was made from a backup: what was after it is not in this log."""
+
+    kind: Literal["run-restored"] = "run-restored"
+    after_round: Round
+    backup_at: AwareDatetime
+    backup_version: VersionText
+
+
 class StudyEnded(StrictModel):
     """How the round loop ended, unless it was killed."""
 
@@ -382,6 +391,7 @@ AuditEvent = (
     | ServerStarted
     | ProcessRestarted
     | StudyBegan
+    | RunRestored
     | StudyEnded
     | SiteChanged
     | RoundStarted

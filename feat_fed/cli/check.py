@@ -1,8 +1,9 @@
-"""``feat-fed check``: whether this site can take part."""
+"""``feat-fed check``: whether this site can take part, or this server can start."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,43 +11,114 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from feat_fed.cli.completion import studies
 from feat_fed.cli.console import console, output
+from feat_fed.config import load_study
+from feat_fed.config.load import read_yaml
+from feat_fed.errors import ConfigError
+from feat_fed.findings import CheckResult, Status
 
 if TYPE_CHECKING:
-    from feat_fed_client.check import CheckReport, CheckResult
-    from feat_fed_client.check.result import Status, StudyFrom
+    from feat_fed_client.check.result import StudyFrom
 
 _COLOURS: dict[Status, str] = {"green": "green", "amber": "yellow", "red": "bold red"}
 
 
 def check(
-    site_config: Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's YAML file.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The site's YAML file; or the federation's, for the server."
+        ),
+    ],
     study: Annotated[
         str | None,
         typer.Option(
-            help="A YAML file or the name of a built-in study; unset: that of the last round."
+            help="A YAML file or the name of a built-in study; unset: a site's last round's.",
+            autocompletion=studies,
         ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object for machines, without any path.")
     ] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Leave the server alone.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Of a site: leave the server alone.")
+    ] = False,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Leave out what takes more than seconds: no step is tried."),
     ] = False,
+    listen: Annotated[
+        str | None, typer.Option(help="Of a server: HOST:PORT, as `feat-fed server` will get it.")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="Of a server: folder that holds the runs; runs if unset.")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Of a server: the run; the study's name if unset.")
+    ] = None,
 ) -> None:
-    """Find out, before anything starts, whether this site can take part in a study.
+    """Find out, before anything starts, whether this site can take part, or this server start.
 
-    Reads the site's file, store and last scan, takes some steps of the study's training and
-    measures the way to the server. Nothing is changed. The exit status is 1 if anything is red.
+    For a site: reads its file, store and last scan, takes some steps of the study's training and
+    measures the way to the server. For a server: certificates, address, hospitals, study, room on
+    the disk and the evaluator's files. Nothing is changed. The exit status is 1 if anything is red.
     """
-    from feat_fed.config import load_site, load_study
+    os.umask(0o077)  # all that a site keeps is its own
+    if _is_federation(file):
+        if offline:
+            raise ConfigError(f"--offline is of a site, and {file} is a federation: leave it out")
+        _check_server(file, study, as_json, quick, listen, (runs or Path("runs"), run))
+    if listen or runs or run:
+        raise ConfigError(f"--listen, --runs and --run are of a server, and {file} is a site")
+    _check_site(file, study, as_json, offline, quick)
+
+
+def _is_federation(file: Path) -> bool:
+    tree = read_yaml(file)
+    if "rounds" in tree or "model" in tree:
+        raise ConfigError(
+            f"{file} is a study: give the site's file or the federation's, and the study by "
+            f"--study {file}"
+        )
+    return "sites" in tree and "data" not in tree
+
+
+def _check_server(
+    file: Path,
+    study: str | None,
+    as_json: bool,
+    quick: bool,
+    listen: str | None,
+    run: tuple[Path, str | None],
+) -> None:
+    from feat_fed_server.check import ServerSubject, run_server_checks
+
+    known = load_study(study) if study else None
+    subject = ServerSubject(
+        federation=file,
+        study=known,
+        run=run[0] / (run[1] or known.name) if known else None,
+        listen=listen,
+        quick=quick,
+    )
+    with console.status("checking") as status:
+        report = run_server_checks(subject, tell=lambda title: status.update(f"checking: {title}"))
+    title = f"server of {file.name}, study {known.name}" if known else f"server of {file.name}"
+    verdicts = {
+        "red": "this server cannot start yet",
+        "amber": "this server can start; look at what is amber",
+        "green": "this server can start",
+    }
+    _tell(report.results, report.status, title, verdicts, report.model_dump_json(indent=1), as_json)
+
+
+def _check_site(file: Path, study: str | None, as_json: bool, offline: bool, quick: bool) -> None:
+    from feat_fed.config import load_site
     from feat_fed_client.check import Subject, run_checks
     from feat_fed_client.known_study import recall_study
 
-    os.umask(0o077)  # all that a site keeps is its own
-    site = load_site(site_config)
+    site = load_site(file)
     known = recall_study(site.store)
     subject = Subject(
         site=site,
@@ -60,21 +132,42 @@ def check(
         report = run_checks(
             subject, study_from=source, tell=lambda title: status.update(f"checking: {title}")
         )
+    of_study = f"study {report.study} (of the {report.study_from})" if report.study else "no study"
+    verdicts = {
+        "red": "this site cannot take part yet",
+        "amber": "this site can take part; look at what is amber",
+        "green": "this site can take part",
+    }
+    title = f"{report.site}, {of_study}"
+    _tell(report.results, report.status, title, verdicts, report.model_dump_json(indent=1), as_json)
+
+
+def _tell(
+    results: Sequence[CheckResult],
+    status: Status,
+    title: str,
+    verdicts: dict[str, str],
+    json: str,
+    as_json: bool,
+) -> None:
+    """Print a report, and leave with its exit status."""
     if as_json:
-        typer.echo(report.model_dump_json(indent=1))
+        typer.echo(json)
     else:
-        output.print(_table(report))
-        output.print(_verdict(report))
-    raise typer.Exit(1 if report.status == "red" else 0)
+        output.print(_table(results, title))
+        counts = ", ".join(
+            f"{sum(each.status == colour for each in results)} {colour}" for colour in _COLOURS
+        )
+        output.print(Text(f"{counts}: {verdicts[status]}", style=_COLOURS[status]))
+    raise typer.Exit(1 if status == "red" else 0)
 
 
-def _table(report: CheckReport) -> Table:
-    study = f"study {report.study} (of the {report.study_from})" if report.study else "no study"
-    table = Table(title=f"{report.site}, {study}", title_justify="left", show_lines=False)
+def _table(results: Sequence[CheckResult], title: str) -> Table:
+    table = Table(title=title, title_justify="left", show_lines=False)
     table.add_column("", no_wrap=True)
     table.add_column("check", no_wrap=True)
     table.add_column("found, and what to do")
-    for each in report.results:
+    for each in results:
         table.add_row(Text(each.status, style=_COLOURS[each.status]), each.title, _words(each))
     return table
 
@@ -84,14 +177,3 @@ def _words(result: CheckResult) -> Text:
     if result.mend and result.status != "green":
         words.append(f"\n-> {result.mend}", style="italic")
     return words
-
-
-def _verdict(report: CheckReport) -> Text:
-    statuses = [each.status for each in report.results]
-    told = {
-        "red": "this site cannot take part yet",
-        "amber": "this site can take part; look at what is amber",
-        "green": "this site can take part",
-    }[report.status]
-    counts = ", ".join(f"{statuses.count(each)} {each}" for each in _COLOURS)
-    return Text(f"{counts}: {told}", style=_COLOURS[report.status])

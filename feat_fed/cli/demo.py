@@ -16,6 +16,7 @@ import typer
 import yaml
 
 from feat_fed.atomic import write_bytes_atomically
+from feat_fed.cli.completion import studies
 from feat_fed.cli.console import say
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.runs import run_to_report
@@ -42,7 +43,8 @@ def demo(
         int | None, typer.Option(min=1, help="Rounds; the study's own number if unset.")
     ] = None,
     study: Annotated[
-        str, typer.Option(help="A YAML file or the name of a built-in study.")
+        str,
+        typer.Option(help="A YAML file or the name of a built-in study.", autocompletion=studies),
     ] = "demo",
     run: Annotated[
         str | None, typer.Option("--run", help="Name of the run; demo-DATE-TIME if unset.")
@@ -58,6 +60,10 @@ def demo(
         if find_spec(module) is None:
             raise ModuleNotFoundError(name=module)
     config = resolve_study(study, rounds)
+    if data is not None:
+        from feat_fed.data import hospitals_from_folder
+
+        hospitals_from_folder(data)  # before a run is made, if it holds none
 
     def train(store: RunStore) -> None:
         hospitals = demo_data(store, data)

@@ -11,6 +11,7 @@ import typer
 
 from feat_fed.cli import (
     audit,
+    backup,
     check,
     checkpoints,
     data,
@@ -18,6 +19,7 @@ from feat_fed.cli import (
     downstream,
     evaluate,
     identity,
+    init,
     privacy,
     provision,
     release,
@@ -58,6 +60,7 @@ def _root(
 _FIRST, _STUDY, _SITE = "Start here", "The coordinator of a study", "A hospital"
 _RESEARCH = "A researcher"
 app.command(rich_help_panel=_FIRST)(demo.demo)
+app.add_typer(init.app, name="init", rich_help_panel=_FIRST)
 app.command(rich_help_panel=_FIRST)(run.version)
 app.command(rich_help_panel=_FIRST)(status.status)
 app.add_typer(audit.app, name="audit", rich_help_panel=_FIRST)
@@ -67,6 +70,8 @@ app.command(rich_help_panel=_STUDY)(study.server)
 app.add_typer(study_sites.app, name="study", rich_help_panel=_STUDY)
 app.command(rich_help_panel=_STUDY)(run.report)
 app.command(rich_help_panel=_STUDY)(release.release)
+app.command(rich_help_panel=_STUDY)(backup.backup)
+app.command(rich_help_panel=_STUDY)(backup.restore)
 app.command(rich_help_panel=_SITE)(identity.join)
 app.command(rich_help_panel=_SITE)(identity.keygen)
 app.command(rich_help_panel=_SITE)(check.check)
@@ -84,10 +89,13 @@ app.command(rich_help_panel=_RESEARCH)(checkpoints.export)
 
 
 _EXTRAS = {
+    "init": "client",
     "provision": "server",
     "server": "server",
     "study": "server",
     "release": "server",
+    "backup": "server",
+    "restore": "server",
     "join": "client",
     "keygen": "client",
     "check": "client",

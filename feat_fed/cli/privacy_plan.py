@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.table import Table
 
-from feat_fed.cli.console import console, output
-from feat_fed.config import PatientPrivacyConfig, load_study, validate
+from feat_fed.cli.console import console, output, say
+from feat_fed.config import PatientPrivacyConfig, StudyConfig, load_study, validate
 from feat_fed.errors import ConfigError
 from feat_fed.privacy.accounting import NoisySteps, noise_for
 from feat_fed.privacy.claims import LARGEST_DELTA, Claim, claims
@@ -46,11 +46,19 @@ def planned_claims(
     config = resolved(load_study(study, **({} if rounds is None else {"rounds": rounds})))
     found = tuple(claims(config))
     if not found:
+        masks = " (its secure aggregation is no noise)" if _masks(config) else ""
         raise ConfigError(
-            f"the study {config.name} adds no noise and bounds nothing; set privacy.patient or "
-            "privacy.central in it"
+            f"the study {config.name} adds no noise and bounds nothing{masks}; set privacy.patient "
+            "or privacy.central in it"
         )
+    if _masks(config):
+        # It changes no figure, but whom they hold against.
+        say("secure aggregation is on: the server sees sums of updates and no single one")
     return found
+
+
+def _masks(study: StudyConfig) -> bool:
+    return study.privacy.secure_aggregation is not None
 
 
 def show_plan(planned: Sequence[Claim], *, patients: int | None, plot: Path | None) -> None:

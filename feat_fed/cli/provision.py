@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
+from feat_fed.cli.completion import sites
 from feat_fed.cli.console import output, say
 from feat_fed.errors import ConfigError
 
@@ -35,7 +36,7 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(help="The federation's YAML file: address and sites.")]
-Site = Annotated[str, typer.Argument(help="A site of the federation's file.")]
+Site = Annotated[str, typer.Argument(help="A site of the federation's file.", autocompletion=sites)]
 Days = Annotated[float, typer.Option(min=0.01, help="Days in which a token can be used.")]
 
 
@@ -126,7 +127,10 @@ def approve(
 
 
 @app.command()
-def revoke(federation: File, site: Annotated[str, typer.Argument(help="A site.")]) -> None:
+def revoke(
+    federation: File,
+    site: Annotated[str, typer.Argument(help="A site.", autocompletion=sites)],
+) -> None:
     """Take a hospital's key out for good, and its token and request with it.
 
     A study that runs turns the site away within seconds. With a new token and a new key the

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from feat_fed.cli.completion import run_folders
 from feat_fed.cli.console import console, say
 from feat_fed.cli.drawing_options import CodecWeights, Seed
 from feat_fed.cli.release_clips import Drawn
@@ -31,7 +32,10 @@ _NOT_WAITED_FOR = "it has not answered, and was not waited for"
 
 
 def release(
-    run: Annotated[Path, typer.Argument(help="A run's folder, such as runs/demo.")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run's folder, such as runs/demo.", autocompletion=run_folders),
+    ],
     clips: Annotated[
         int, typer.Option("--clips", min=1, max=_MAX_CLIPS, help="Clips to draw and to release.")
     ] = 16,

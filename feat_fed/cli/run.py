@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
+from feat_fed.cli.completion import run_folders
 from feat_fed.cli.console import output, say
 from feat_fed.cli.drawing_options import CodecWeights, RoundNumber, SamplerKind, Seed, Steps
 from feat_fed.config import SamplerConfig, validate
 from feat_fed.report import RunStore, write_report, write_samples
 from feat_fed.versions import MATTERS, installed_versions
 
-Run = Annotated[Path, typer.Option(help="A run's folder, such as runs/demo.")]
+Run = Annotated[
+    Path, typer.Option(help="A run's folder, such as runs/demo.", autocompletion=run_folders)
+]
 
 
 def sample(

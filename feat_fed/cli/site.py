@@ -14,7 +14,7 @@ from feat_fed.cli.progress import plain_lines
 
 
 def client(
-    site_config: Annotated[Path, typer.Option(help="The site's YAML file.")],
+    site_config: Annotated[Path, typer.Option(help="The site's YAML file.")] = Path("site.yaml"),
     dry_run: Annotated[
         bool, typer.Option(help="Check everything, print the resolved configuration, stop.")
     ] = False,

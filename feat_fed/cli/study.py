@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from feat_fed.cli import completion
 from feat_fed.cli.console import output, say
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.run_status import run_metrics, run_status
@@ -19,11 +20,20 @@ from feat_fed.processes import require_free, split_address
 from feat_fed.report.run_store import RunStore
 
 Rounds = Annotated[int | None, typer.Option(min=1, help="Rounds; the study's own number if unset.")]
-Study = Annotated[str, typer.Option(help="A YAML file or the name of a built-in study.")]
+Study = Annotated[
+    str,
+    typer.Option(
+        help="A YAML file or the name of a built-in study.", autocompletion=completion.studies
+    ),
+]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
 RunName = Annotated[
     str | None,
-    typer.Option("--run", help="Name of the run; one that exists is gone on with."),
+    typer.Option(
+        "--run",
+        help="Name of the run; one that exists is gone on with.",
+        autocompletion=completion.run_names,
+    ),
 ]
 
 

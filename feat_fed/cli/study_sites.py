@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
+from feat_fed.cli.completion import run_folders
 from feat_fed.cli.console import output, say
 from feat_fed.privacy.claims import told
 from feat_fed.report.run_store import RunStore, lock_run
 
 app = typer.Typer(help="See a study's sites; keep one out or let it in.", no_args_is_help=True)
 
-Run = Annotated[Path, typer.Option(help="The run's folder, such as runs/heart.")]
+Run = Annotated[
+    Path, typer.Option(help="The run's folder, such as runs/heart.", autocompletion=run_folders)
+]
 Site = Annotated[str, typer.Argument(help="The site's name.")]
 
 _LOCK_WAIT_SEC = 5.0

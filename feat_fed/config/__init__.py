@@ -5,6 +5,7 @@ from feat_fed.config.federation import FederationConfig
 from feat_fed.config.load import (
     built_in_studies,
     dump_yaml,
+    fault_in,
     load_federation,
     load_simulation,
     load_site,
@@ -88,6 +89,7 @@ __all__ = [
     "TransferConfig",
     "built_in_studies",
     "dump_yaml",
+    "fault_in",
     "load_federation",
     "load_simulation",
     "load_site",

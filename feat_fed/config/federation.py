@@ -19,7 +19,9 @@ class FederationConfig(StrictModel):
     """
 
     address: Address = Field(description="HOST:PORT that hospitals reach")
-    sites: tuple[Name, ...] = Field(min_length=1)
+    sites: tuple[Name, ...] = Field(
+        min_length=1, description="names of the hospitals that may take part"
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

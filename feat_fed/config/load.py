@@ -14,11 +14,17 @@ from pydantic import BaseModel, ValidationError
 
 from feat_fed.config.federation import FederationConfig
 from feat_fed.config.simulation import SimulationConfig
-from feat_fed.config.site import SiteConfig
-from feat_fed.config.study import StudyConfig
+from feat_fed.config.site import ADDRESS_PATTERN, SiteConfig
+from feat_fed.config.study import NAME_PATTERN, StudyConfig
 from feat_fed.errors import ConfigError
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+_FORMS = {
+    NAME_PATTERN: "a name has small letters, digits, - and _, and begins with a letter or a digit",
+    ADDRESS_PATTERN: "write HOST:PORT, such as coordinator.example.org:9443, without https://",
+}
+"""What a pattern asks for, in words."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,11 @@ def read_study(source: str | Path) -> StudySource:
 
 def load_site(path: Path) -> SiteConfig:
     """Read a site's file and make its paths absolute, counted from the file's folder."""
+    if not path.exists():
+        raise ConfigError(
+            f"{path} does not exist; `feat-fed init site` or `feat-fed join` writes a site's file, "
+            "or name another"
+        )
     site = validate(SiteConfig, read_yaml(path), str(path))
     base = path.resolve().parent
     return site.model_copy(
@@ -98,8 +109,8 @@ def load_federation(path: Path) -> FederationConfig:
     """Read the coordinator's list of sites."""
     if not path.exists():
         raise ConfigError(
-            f"{path} does not exist; write it, with `address: HOST:PORT` and `sites: [NAME, ...]`, "
-            "and run `feat-fed provision` on it, or name another"
+            f"{path} does not exist; `feat-fed init server` writes it, `feat-fed provision` makes "
+            "what lies beside it; or name another"
         )
     return validate(FederationConfig, read_yaml(path), str(path))
 
@@ -185,6 +196,24 @@ def problems(model: type[BaseModel], error: ValidationError) -> list[Problem]:
     ]
 
 
+def fault_in(model: type[BaseModel], field: str, value: object) -> str | None:
+    """Return what is wrong with one field (``sites.minimum``), whatever the others are.
+
+    Rules about several fields are not looked at.
+    """
+    parts = tuple(field.split("."))
+    tree = value
+    for part in reversed(parts):
+        tree = {part: tree}
+    try:
+        model.model_validate(tree)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            if each["loc"][: len(parts)] == parts:
+                return _explain(model, each)
+    return None
+
+
 def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
@@ -197,6 +226,9 @@ def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401
         names = ", ".join(_fields(model, error["loc"]))
         wrong = "is empty" if error["input"] is None else f"is {error['input']!r}"
         return f"{where} {wrong}: write its fields below it, indented ({names})"
+    if error["type"] == "string_pattern_mismatch":
+        form = _FORMS.get(error["ctx"]["pattern"], error["msg"])
+        return f"{where}: {error['input']!r}: {form}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{where}: {message}" if where else message

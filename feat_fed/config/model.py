@@ -59,7 +59,7 @@ class DiffusionConfig(StrictModel):
     num_timesteps: int = Field(
         1000, ge=2, le=100_000, description="T, steps of the forward process"
     )
-    beta_start: float = Field(1e-4, gt=0, lt=1)
+    beta_start: float = Field(1e-4, gt=0, lt=1, description="variance of the first step's noise")
     beta_end: float = Field(0.02, gt=0, lt=1, description="betas rise linearly up to this")
     prediction: Prediction = Field(
         "epsilon",
@@ -86,15 +86,19 @@ class MonaiKLConfig(StrictModel):
     """
 
     in_channels: Literal[1, 3] = Field(3, description="1: it sees and makes grey frames")
-    channels: tuple[int, ...] = Field((32, 64, 64, 64), min_length=1)
-    latent_channels: int = Field(3, ge=1)
-    num_res_blocks: int | tuple[int, ...] = 2
-    attention_levels: tuple[bool, ...] = (False, False, True, True)
-    norm_num_groups: int = Field(32, ge=1)
-    with_encoder_nonlocal_attn: bool = True
-    with_decoder_nonlocal_attn: bool = True
-    use_convtranspose: bool = False
-    include_fc: bool = True
+    channels: tuple[int, ...] = Field((32, 64, 64, 64), min_length=1, description="of each level")
+    latent_channels: int = Field(3, ge=1, description="C of the latent")
+    num_res_blocks: int | tuple[int, ...] = Field(2, description="of each level, or of all")
+    attention_levels: tuple[bool, ...] = Field(
+        (False, False, True, True), description="which levels have attention"
+    )
+    norm_num_groups: int = Field(32, ge=1, description="of group normalisation")
+    with_encoder_nonlocal_attn: bool = Field(True, description="attention in the encoder's middle")
+    with_decoder_nonlocal_attn: bool = Field(True, description="attention in the decoder's middle")
+    use_convtranspose: bool = Field(
+        False, description="the decoder grows by transposed convolution"
+    )
+    include_fc: bool = Field(True, description="attention has a layer after it")
     unit_range: bool = Field(
         False, description="whether frames go in and come out as [0, 1], and not as [-1, 1]"
     )
@@ -115,7 +119,9 @@ class CodecConfig(StrictModel):
     The weights' fields are ``weights``, ``weights_sha256``, ``shift`` and ``scale``.
     """
 
-    kind: CodecKind = "wavelet"
+    kind: CodecKind = Field(
+        "wavelet", description="of autoencoder; the wavelet needs no weights, the others a file"
+    )
     levels: int = Field(2, ge=1, le=5, description="each halves height and width")
     detail_channels: int = Field(
         3,
@@ -205,10 +211,12 @@ _CODEC_FIELDS: dict[CodecKind, tuple[str, ...]] = {
 class SamplerConfig(StrictModel):
     """How clips are drawn from the model."""
 
-    kind: Literal["ddpm", "ddim", "dpm-solver++", "unipc"] = "ddim"
-    steps: int = Field(50, ge=2, le=1000)
-    num_clips: int = Field(8, ge=1, le=4096)
-    seed: int = Field(0, ge=0, lt=2**63)
+    kind: Literal["ddpm", "ddim", "dpm-solver++", "unipc"] = Field(
+        "ddim", description="the sampler; ddpm is the paper's"
+    )
+    steps: int = Field(50, ge=2, le=1000, description="passes through the network for a clip")
+    num_clips: int = Field(8, ge=1, le=4096, description="that a run's end draws")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the clips' noise")
     label: int | None = Field(None, ge=0, description="class of the clips; null: of no class")
     guidance_scale: float = Field(
         1.0, ge=0, description="classifier-free guidance towards the label; 1 is off"

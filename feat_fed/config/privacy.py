@@ -95,7 +95,9 @@ class CentralPrivacyConfig(StrictModel):
         "found from epsilon. Adaptive clipping spends a part on its count, and the noise on the "
         "sum is larger by that",
     )
-    clipping: Literal["fixed", "adaptive"] = "fixed"
+    clipping: Literal["fixed", "adaptive"] = Field(
+        "fixed", description="how the bound of an update's norm is had"
+    )
     clip_norm: float = Field(
         1.0, gt=0, description="longest update of a site; where clipping is adaptive, at first"
     )
@@ -159,6 +161,23 @@ class SecureAggregationConfig(StrictModel):
         description="longest that a round waits for answers in each of its short stages: keys, "
         "shares, unmasking",
     )
+
+    def misfit(self, min_sites: int) -> str | None:
+        """Say why a round of so few sites could never be unmasked, if it could not."""
+        if self.threshold is None:
+            return None
+        field = f"privacy.secure_aggregation.threshold is {self.threshold}"
+        if self.threshold > min_sites:
+            return (
+                f"{field} and sites.minimum {min_sites}: a round of so few sites could never be "
+                "unmasked; lower the one or raise the other"
+            )
+        if self.neighbours is not None and self.threshold > self.neighbours + 1:
+            return (
+                f"{field}, and a site and its neighbours are {self.neighbours + 1}; lower it or "
+                "raise neighbours"
+            )
+        return None
 
 
 class PrivacyConfig(StrictModel):

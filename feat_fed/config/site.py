@@ -21,9 +21,8 @@ from feat_fed.config.base import StrictModel
 from feat_fed.config.privacy import ReleaseConfig, SitePrivacyConfig
 from feat_fed.config.study import Name
 
-Address = Annotated[
-    str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$")
-]
+ADDRESS_PATTERN = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
+Address = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN)]
 """HOST:PORT; an IPv6 host in brackets."""
 
 MAX_DEVICES = 8
@@ -92,7 +91,7 @@ class RulesConfig(StrictModel):
 class LatentsConfig(StrictModel):
     """How encoded clips are kept at the site."""
 
-    dtype: Literal["float16", "bfloat16"] = "float16"
+    dtype: Literal["float16", "bfloat16"] = Field("float16", description="of latents on disk")
     max_gb: float | None = Field(
         None, gt=0, description="of disk; clips unused for longest go first; null: no limit"
     )
@@ -127,7 +126,7 @@ class SiteDataConfig(StrictModel):
 class ServerLinkConfig(StrictModel):
     """How the site reaches the study's server."""
 
-    address: Address
+    address: Address = Field(description="HOST:PORT of the study's server")
     ca_certificate: Path = Field(description="of the coordinator, PEM; received from a person")
     private_key: Path = Field(description="the site's own, made by `feat-fed join` or `keygen`")
 
@@ -135,7 +134,9 @@ class ServerLinkConfig(StrictModel):
 class ComputeConfig(StrictModel):
     """What of the machine training may use, and how; it wins over the study."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="that trains; auto: a GPU where there is one"
+    )
     devices: int | tuple[int, ...] = Field(
         1,
         description="GPUs that train together, one process each: how many, or which ones ([0, 2]); "
@@ -253,7 +254,7 @@ class LimitsConfig(StrictModel):
 class SiteConfig(StrictModel):
     """A hospital's side of a study; relative paths count from the file's folder."""
 
-    name: Name
+    name: Name = Field(description="as the coordinator knows this hospital")
     server: ServerLinkConfig | None = Field(
         None, description="unset for a virtual site of a simulation, which has no network"
     )

@@ -20,7 +20,8 @@ from feat_fed.config.sites import ScreeningConfig, SitesConfig
 from feat_fed.config.strategy import CheckpointsConfig, StrategyConfig
 from feat_fed.config.transfer import TransferConfig
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 """A study's or a site's name: it becomes a folder and a label, so letters are few."""
 
 
@@ -44,7 +45,9 @@ class ClipConfig(StrictModel):
 class TrainingConfig(StrictModel):
     """One site's training between two messages of the server."""
 
-    engine: Literal["deepspeed", "torch"] = "deepspeed"
+    engine: Literal["deepspeed", "torch"] = Field(
+        "deepspeed", description="that steps the optimiser; equal bit for bit on one process"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32",
         description="of the network's forward and backward pass; weights, gradients, optimiser "
@@ -63,7 +66,7 @@ class TrainingConfig(StrictModel):
     batch_size: int = Field(
         4, ge=1, description="clips an optimiser step; a site may take them in several passes"
     )
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float = Field(1e-4, gt=0, description="of AdamW, at its highest")
     learning_rate_schedule: Literal["constant", "cosine"] = Field(
         "constant",
         description="after the warm-up; `cosine` falls over rounds * local_steps, as if no round "
@@ -72,7 +75,7 @@ class TrainingConfig(StrictModel):
     learning_rate_floor: float = Field(
         0.0, ge=0, le=1, description="share of learning_rate at which the cosine ends"
     )
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="of AdamW, decoupled")
     proximal_mu: float = Field(
         0.0,
         ge=0,
@@ -97,9 +100,11 @@ class TrainingConfig(StrictModel):
 class StudyConfig(StrictModel):
     """A federated study, resolved."""
 
-    name: Name
-    rounds: int = Field(3, ge=1, le=100_000)
-    seed: int = Field(0, ge=0, lt=2**31)
+    name: Name = Field(description="of the study; its run's folder is called so, unless --run says")
+    rounds: int = Field(
+        3, ge=1, le=100_000, description="of training at the sites and averaging at the server"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of all that is drawn")
     model: FEATConfig = FEATConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     codec: CodecConfig = CodecConfig()
@@ -179,6 +184,8 @@ class StudyConfig(StrictModel):
                     f"privacy.secure_aggregation needs three sites, of two each could subtract its "
                     f"own update; sites.minimum is {self.sites.minimum}: raise it"
                 )
+            if misfit := self.privacy.secure_aggregation.misfit(self.sites.minimum):
+                raise ValueError(misfit)
         return self
 
     def _require(self, mechanism: str, field: str, value: object, wanted: object) -> None:

@@ -85,27 +85,8 @@ class Bench:
         CheckpointError
             When a network's file is damaged.
         """
-        if config.folder is None:
-            raise ConfigError(
-                f"evaluation.folder is missing; say where the videos of {config.benchmark} are"
-            )
-        protocol = load_protocol(config.protocol)
-        networks = _networks(config.networks)
-        chosen = [metric.metric for metric, _ in chosen_metrics(protocol, networks, None)]
-        scores = [name for name in chosen if NETWORKS_OF[name]]
-        if config.best_by is not None and config.best_by not in scores:
-            raise ConfigError(
-                f"evaluation.best_by is {config.best_by}, which protocol {protocol.name} does not "
-                f"give with these networks, or which knows no better; choose of: "
-                f"{', '.join(scores) or 'none, leave it out'}"
-            )
+        protocol, networks, real = open_parts(config)
         device = resolve_device(ComputeConfig(device=config.device))
-        real = open_benchmark(
-            load_benchmark(config.benchmark),
-            config.folder,
-            split=config.split,
-            partial=config.partial,
-        )
         count = {"num_clips": clips_wanted(protocol, config.num_clips)}
         sampler = validate(
             SamplerConfig, store.study.sampler.model_dump() | count, "evaluation.num_clips"
@@ -199,6 +180,38 @@ class Bench:
             seed=self.sampler.seed,
             metrics=(),
         ).terms
+
+
+def open_parts(config: EvaluationConfig) -> tuple[Protocol, Networks, FileClips]:
+    """Open and check the protocol, the networks and the real videos that are named.
+
+    Raises
+    ------
+    ConfigError
+        When a file is missing, or is another; when ``best_by`` cannot be had.
+    DataError
+        When the benchmark is not what it says.
+    CheckpointError
+        When a network's file is damaged.
+    """
+    if config.folder is None:
+        raise ConfigError(
+            f"evaluation.folder is missing; say where the videos of {config.benchmark} are"
+        )
+    protocol = load_protocol(config.protocol)
+    networks = _networks(config.networks)
+    chosen = [metric.metric for metric, _ in chosen_metrics(protocol, networks, None)]
+    scores = [name for name in chosen if NETWORKS_OF[name]]
+    if config.best_by is not None and config.best_by not in scores:
+        raise ConfigError(
+            f"evaluation.best_by is {config.best_by}, which protocol {protocol.name} does not "
+            f"give with these networks, or which knows no better; choose of: "
+            f"{', '.join(scores) or 'none, leave it out'}"
+        )
+    real = open_benchmark(
+        load_benchmark(config.benchmark), config.folder, split=config.split, partial=config.partial
+    )
+    return protocol, networks, real
 
 
 def _networks(files: dict[str, NetworkFileConfig]) -> Networks:

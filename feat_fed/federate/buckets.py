@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from feat_fed.errors import ProtocolError
+from feat_fed.federate.views import tensor_views
 from feat_fed.finite import all_finite
 
 BUCKET_BYTES = 16 * 1024**2
@@ -78,7 +78,8 @@ def unpack_groups(
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Yield each group's name and parts from buckets that came over the wire, in their order.
 
-    What was yielded is good only once the last bucket has been read.
+    What was yielded is good only once the last bucket has been read, and is a view of it: it must
+    not be changed.
 
     Parameters
     ----------
@@ -126,8 +127,8 @@ def check_tensor(tensor: Tensor, name: str, shape: Sequence[int], dtype: torch.d
 
 def _loaded(bucket: bytes) -> dict[str, Tensor]:
     try:
-        return load(bucket)
-    except (SafetensorError, ValueError, RuntimeError, KeyError, AttributeError, TypeError):
+        return tensor_views(bucket)
+    except ValueError:
         raise ProtocolError("a bucket of weights is not a safetensors file") from None
 
 

@@ -60,6 +60,9 @@ _MAY_CHANGE = (
 """Parts of a study that a resumed run may change: the weights so far stay comparable. Where the
 codec's weights lie is one, since the study names their SHA-256."""
 
+RUN_FOLDERS = ("checkpoints", "samples", "logs")
+"""That every run has from its beginning."""
+
 _OF_A_ROUND = re.compile(r"(?:round|ema|optimiser)-(\d+)\.(?:safetensors|json)")
 
 
@@ -131,7 +134,7 @@ class RunStore:
             rounds_wanted=study.rounds,
         )
         try:
-            for name in ("checkpoints", "samples", "logs"):
+            for name in RUN_FOLDERS:
                 (root / name).mkdir(parents=True)
             write_bytes_atomically(root / "metrics.jsonl", b"")
             write_bytes_atomically(root / "summary.json", _json(summary))
@@ -311,7 +314,9 @@ def _lock_file(root: Path, part: str) -> Path:
 def _read_study(root: Path) -> StudyConfig:
     path = root / "study.yaml"
     if not path.is_file():
-        raise RunError(f"{root} is not a run: it has no study.yaml")
+        raise RunError(
+            f"{root} is not a run: it has no study.yaml; name a run's folder, such as runs/demo"
+        )
     try:
         return load_study(path)
     except ConfigError as error:

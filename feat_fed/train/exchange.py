@@ -62,7 +62,7 @@ class Stepped(StrictModel):
     kind: Literal["stepped"] = "stepped"
     step: int
     steps: int
-    loss: float
+    loss: float | None
     clips_per_sec: float
     seconds: float
     gradient_norm: float

@@ -109,7 +109,8 @@ class StepProgress:
     step: int
     steps: int
     """At most; the round's minutes may end it before."""
-    loss: float
+    loss: float | None
+    """None: no patient took part in it, as may be with privacy."""
     clips_per_sec: float
     seconds: float = 0.0
     """Of training in the round so far."""

@@ -147,7 +147,8 @@ class RoundSteps:
                     StepProgress(
                         step=steps.done,
                         steps=planned,
-                        loss=outcome.loss,
+                        # By chance nobody may take part in a private step.
+                        loss=None if self._private and not outcome.loss else outcome.loss,
                         clips_per_sec=clips_per_sec,
                         seconds=self._seconds(),
                         gradient_norm=outcome.gradient_norm,

@@ -13,6 +13,7 @@ The coordinator's commands and the server's door change them, each under the loc
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import fcntl
 import secrets
@@ -191,10 +192,16 @@ class Admissions:
         Raises
         ------
         ConfigError
-            If the site has a key and ``replace`` does not allow another.
+            If the site has a key and ``replace`` does not allow another, or it is another site's.
         """
         site, path = request.site, self.key_file(request.site)
         with self._locked():
+            if other := self._other_of_key(request):
+                raise ConfigError(
+                    f"{site} asks with the key of {other}, and each hospital needs its own: "
+                    f"`feat-fed provision rotate` makes a token with which {site} runs `feat-fed "
+                    "join` in a folder of its own"
+                )
             if self._is_revoked(request.public_key):
                 raise ConfigError(f"the key of this request was revoked; {site} needs a new one")
             if path.exists() and not self._is_admitted(request):
@@ -283,6 +290,15 @@ class Admissions:
     def _is_revoked(self, public_key: str) -> bool:
         return any(each.public_key == public_key for each in self.revoked())
 
+    def _other_of_key(self, request: JoinRequest) -> str | None:
+        """Return another site that is admitted with the request's key."""
+        for path in self.keys.glob("*.pub"):
+            if path != self.key_file(request.site):
+                with contextlib.suppress(ConfigError):  # no key of anybody's
+                    if read_site_key(path)[1] == request.fingerprint:
+                        return path.stem
+        return None
+
     def _is_admitted(self, request: JoinRequest) -> bool:
         path = self.key_file(request.site)
         return path.is_file() and read_site_key(path)[1] == request.fingerprint
@@ -299,6 +315,12 @@ class Admissions:
         path = self._invitation_file(invitation.site)
         path.parent.mkdir(exist_ok=True)
         write_bytes_atomically(path, invitation.model_dump_json(indent=1).encode())
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Keep keys, requests and tokens as they are for the block."""
+        with self._locked():
+            yield
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -27,22 +27,22 @@ class Again:
         self._number = number
         self._give_up_at = math.inf
 
-    def wait(self, tally: Tally) -> None:
+    def wait(self, tally: Tally, found: str | None = None) -> None:
         """Return when sites are to be asked again: at once those that failed, a few times.
 
         One that declined for the time being is asked after a while, as long as the study waits
-        for sites.
+        for sites. ``found`` is that of :meth:`Tally.told`.
 
         Raises
         ------
         FederationError
             If no further reply can complete the round.
         """
-        log.warning("round %d has %s", self._number, tally.told())
+        log.warning("round %d: %s", self._number, tally.told(found))
         if tally.declined:
             self._give_up_at = min(self._give_up_at, time.time() + self._sites.wait_sec)
         if tally.hopeless or (not tally.failed and time.time() >= self._give_up_at):
-            raise FederationError(f"round {self._number} had {tally.told()}")
+            raise FederationError(f"round {self._number}: {tally.told(found)}")
         if tally.declined and not tally.failed:
             self._wait_for_declined(tally)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import zip_longest
 
 import httpx
 from flwr.app import Message
@@ -91,7 +94,7 @@ class Asking:
     ) -> list[Reply]:
         """Ask the sites that are drawn; collect their replies until their time is up.
 
-        Each reply is accepted, and its weights dropped from memory, before the next is read.
+        Each reply is accepted, and its weights dropped from memory, before the next but one comes.
 
         Parameters
         ----------
@@ -178,8 +181,8 @@ class Asking:
 
         while any(time.time() < each.until for each in waiting):
             tell()
-            for each in list(waiting):
-                reply = self._answer(each, accept) or self._taken_out(each)
+            for each, answer in self._answers(tuple(waiting)):
+                reply = accept(answer) if answer else self._taken_out(each)
                 if reply is not None:
                     waiting.remove(each)
                     replies.append(reply)
@@ -228,7 +231,8 @@ class Asking:
         for each in self._late.of_others(question):
             outgoing = each.question.outgoing
             base = outgoing.weights if outgoing else None
-            reply = self._answer(each, lambda reply, base=base: accept(reply, base))  # type: ignore[misc]
+            answer = self._answer(each)
+            reply = accept(answer, base) if answer else None
             if reply is not None or not each.is_out:
                 self._late.forget(each)
             if reply is not None and reply.status in ("ok", "late", "refused"):
@@ -236,14 +240,24 @@ class Asking:
                 found.append(replace(reply, bytes_down=0))
         return found
 
-    def _answer(self, asked: Asked, accept: Accept) -> Reply | None:
+    def _answers(self, waiting: Sequence[Asked]) -> Iterator[tuple[Asked, Reply | None]]:
+        """Yield each site with its answer, if it is there; while it is taken in, the next comes."""
+        with ThreadPoolExecutor(max_workers=1) as ahead:
+            coming = deque(ahead.submit(self._answer, each) for each in waiting[:1])
+            for each, following in zip_longest(waiting, waiting[1:]):
+                answer = coming.popleft().result()
+                if following is not None:
+                    coming.append(ahead.submit(self._answer, following))
+                yield each, answer
+
+    def _answer(self, asked: Asked) -> Reply | None:
         """Return a site's reply to any of the sendings, if it is there or none will come."""
         for message_id in list(asked.ids):
             reply = self._pull(message_id, asked)
             if reply is not None:
                 now = time.time()
                 timed = replace(reply, answer_sec=now - asked.asked_at, answered_at=now)
-                return accept(replace(timed, bytes_down=asked.bytes_down))
+                return replace(timed, bytes_down=asked.bytes_down)
         if asked.loss is not None and asked.given_up:
             return replace(asked.loss, bytes_down=asked.bytes_down)
         return None

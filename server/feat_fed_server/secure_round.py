@@ -81,7 +81,7 @@ class SecureRound:
                     raise FederationError(
                         f"round {self._number} began {beginning} times with new keys: {error}"
                     ) from error
-                again.wait(self._tally)
+                again.wait(self._tally, str(error))
 
     def _keys(self) -> None:
         """Stage 0: the sites that offer keys are the round's."""
@@ -157,10 +157,10 @@ class SecureRound:
             for site in self._tally.good:
                 self._server.take_masked(site)
             self._server.request()
-        except DropoutError:
+        except DropoutError as error:
             if not can_ask_again:
                 raise
-            log.warning("round %d has %s", self._number, self._tally.told())
+            log.warning("round %d: %s", self._number, self._tally.told(str(error)))
         self._write()
 
     def _unmask(self) -> None:

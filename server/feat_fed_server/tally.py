@@ -100,14 +100,20 @@ class Tally:
         known = self._expected | self._replies.keys()  # some were admitted since
         return len(known - self.settled) < self.still_needed
 
-    def told(self) -> str:
-        """Say what there is, and why there is no more; in names and phrases of ours."""
+    def told(self, found: str | None = None) -> str:
+        """Say what there is, and why there is no more; in names and phrases of ours.
+
+        Parameters
+        ----------
+        found
+            What there is, where a round is not made of replies alone.
+        """
         reasons = "; ".join(
             f"{each.site}: {each.reason}" for each in self.replies if each.status != "ok"
         )
-        return (
-            f"{len(self.good)} good replies of the {self._needed} that the study needs; {reasons}"
-        )
+        replies = "reply" if len(self.good) == 1 else "replies"
+        needed = f"{len(self.good)} good {replies} of the {self._needed} that the study needs"
+        return "; ".join(each for each in (found or needed, reasons) if each)
 
     def records(self, training: TrainingConfig) -> tuple[SiteRound, ...]:
         """Return the lines of the run's record."""

@@ -24,8 +24,11 @@ def test_mistakes_on_the_command_line(fails, tmp_path: Path) -> None:  # type: i
     assert "No such option" in fails("demo", "--roundz", 3)
     assert "No such command" in fails("serve")
     assert "does not exist" in fails("client", "--site-config", tmp_path / "site.yaml")
+    assert "feat-fed init site" in fails("client", "--site-config", tmp_path / "site.yaml")
     assert "is not a run" in fails("sample", "--run", tmp_path)
     assert "is not a run" in fails("report", "--run", tmp_path)
+    assert "is not a folder" in fails("demo", "--data", tmp_path / "no", "--runs", tmp_path)
+    assert not list(tmp_path.iterdir())
     (tmp_path / "notes.txt").write_text("not a run")
     assert "exists" in fails("demo", "--runs", tmp_path.parent, "--run", tmp_path.name)
 

@@ -52,6 +52,18 @@ def test_the_published_setting_by_both_bounds(capsys: pytest.CaptureFixture[str]
     assert set(rows[0][4].strip()) == {"█", "░"}
 
 
+def test_secure_aggregation_is_mentioned_beside_the_noise_and_is_none(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_app(["privacy", "plan", "--study", str(study)]) == 0
+    assert "secure aggregation is on" in capsys.readouterr().err
+    noise = "  patient: {epsilon: 8, sample_rate: 1}\n  central: {noise_multiplier: 5}\n"
+    study.write_text(STUDY.replace(noise, ""))
+    assert run_app(["privacy", "plan", "--study", str(study)]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "bounds nothing (its secure aggregation is no noise)" in told
+
+
 def test_noise_for_an_epsilon_and_what_patients_change(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

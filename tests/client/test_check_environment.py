@@ -22,7 +22,7 @@ def test_what_does_not_fit_is_red(
     needed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = ["numpy>=1", "no-such-other>=1; extra == 'dev'"]
-    monkeypatch.setattr(environment, "requires", lambda name: [*others, needed])
+    monkeypatch.setattr("feat_fed.versions.requires", lambda name: [*others, needed])
     found = environment.packages(Subject(make_site(tmp_path, patients="")))
     assert (found.status, found.found) == ("red", told)
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from client.check_site import make_site, small_study
 from feat_fed.config import SiteConfig
 from feat_fed.errors import DataError
+from feat_fed.findings import green, worst
 from feat_fed_client.check import CHECKS, Check, CheckReport, Finding, Subject, run_checks
-from feat_fed_client.check.result import green, worst
 from feat_fed_client.check.text import told_and_mend, without_paths
 
 

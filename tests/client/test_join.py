@@ -1,5 +1,7 @@
 """What `feat-fed join` makes at a hospital, and what it leaves alone."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,7 @@ def test_a_token_is_text_or_a_file(made: Path, token: Token, tmp_path: Path) -> 
 
 
 def test_a_new_site_gets_its_files_and_can_load_them(token: Token, tmp_path: Path) -> None:
-    data = tmp_path / 'clips "of" 2026: #1'
+    (data := tmp_path / 'clips "of" 2026: #1').mkdir()
     prepared = prepare(token, tmp_path / "site.yaml", (data,))
     site = load_site(tmp_path / "site.yaml")
     assert (site.name, site.data.paths) == ("a", (data,))
@@ -65,9 +67,34 @@ def test_data_for_a_file_that_is_there_are_not_passed_over_in_silence(
     assert f"set data.paths: [{tmp_path}]" in to_do
 
 
+def test_hospitals_that_join_at_once_in_one_folder_have_their_own_keys(
+    made: Path, token: Token, tmp_path: Path
+) -> None:
+    other = Token.parse((made / "tokens" / "b.token").read_text())
+
+    def join(each: Token, file: str) -> str | None:
+        with contextlib.suppress(ConfigError):
+            return prepare(each, tmp_path / file, ()).request.fingerprint
+        return None
+
+    with ThreadPoolExecutor(6) as pool:
+        found = [
+            [pool.submit(join, each, name) for each, name in ((token, "a.yaml"), (other, "b.yaml"))]
+            for _ in range(3)
+        ]
+        mixed = [pool.submit(join, each, "site.yaml") for each in (token, other)]
+        keys = [{each.result() for each in column} for column in zip(*found, strict=True)]
+    assert [len(each) for each in keys] == [1, 1] and keys[0] != keys[1]
+    assert sorted(each.result() is None for each in mixed) == [False, True]
+    sites = [load_site(tmp_path / f"{name}.yaml") for name in "ab"]
+    assert sites[0].store != sites[1].store
+
+
 def test_without_data_a_person_is_told_what_to_set(token: Token, tmp_path: Path) -> None:
     prepared = prepare(token, tmp_path / "site.yaml", ())
     assert prepared.to_do == (f"set data.paths in {tmp_path / 'site.yaml'}",)
+    absent = prepare(token, tmp_path / "b.yaml", (tmp_path / "no",)).to_do
+    assert "does not exist: make it, or set data.paths" in absent[0]
 
 
 def test_a_key_of_keygen_is_taken(token: Token, tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+from types import ModuleType
 
+import pytest
+from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_utils import ObjectUnavailableError
 from flwr.supernode import start_client_internal
 
@@ -76,7 +79,9 @@ def test_a_part_that_the_server_is_still_making_is_asked_for_again() -> None:
     assert asked.count("late") == 3
 
 
-def test_flowers_loop_pulls_by_the_name_that_is_replaced() -> None:
-    tree = ast.parse(inspect.getsource(start_client_internal))
+@pytest.mark.parametrize("module", [start_client_internal, inflatable_utils])
+def test_flower_pulls_by_the_name_that_is_replaced(module: ModuleType) -> None:
+    """Once by the SuperNode, and once by its executor."""
+    tree = ast.parse(inspect.getsource(module))
     calls = [each.func for each in ast.walk(tree) if isinstance(each, ast.Call)]
     assert [each.id for each in calls if isinstance(each, ast.Name)].count("pull_objects") == 1

@@ -45,7 +45,10 @@ def test_a_section_that_is_none_is_told_its_fields(section: str, tmp_path: Path)
 
 
 def test_a_federation_that_is_not_there_is_told_with_what_to_write(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"federation.yaml does not exist; write it.*provision"):
+    with pytest.raises(
+        ConfigError,
+        match=r"does not exist; `feat-fed init server`.*provision",
+    ):
         load_federation(tmp_path / "federation.yaml")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from clip_files import moving_frames, write_dicom, write_video
-from feat_fed.config import ClipConfig
-from feat_fed.data import Manifest, hospitals_from_folder, scan
+from feat_fed.data import hospitals_from_folder
 from feat_fed.errors import DataError
 from shared_files import media
 
@@ -79,13 +77,7 @@ def test_loose_clips_beside_folders(tmp_path: Path) -> None:
         hospitals_from_folder(tmp_path / "loose.mp4")
 
 
-def test_real_lung_ultrasound_gives_four_hospitals(tmp_path: Path) -> None:
+def test_real_lung_ultrasound_gives_four_hospitals() -> None:
     hospitals = hospitals_from_folder(media("lung_us"))
     assert len(hospitals) == 4
     assert sum(len(site.paths) for site in hospitals.values()) == 31
-    site = hospitals[min(hospitals)]
-    with Manifest(tmp_path / "one", alone="refuse") as manifest:
-        found = scan(site, manifest=manifest, clips=ClipConfig())
-    assert len(found.clips) == len(site.paths) and not found.excluded
-    patients = Counter(clip.patient for clip in found.clips)
-    assert len(patients) >= 2 and max(patients.values()) == 6

@@ -80,6 +80,15 @@ def test_a_request_waits_until_it_is_approved(
     assert not admissions.token_file("a").exists()
 
 
+def test_one_key_does_not_serve_two_hospitals(admissions: Admissions, ca: Path) -> None:
+    key = new_key()
+    first, second = (JoinRequest.make(invite(admissions, ca, site), key) for site in ("a", "b"))
+    admissions.approve(first, replace=False)
+    with pytest.raises(ConfigError, match="b asks with the key of a"):
+        admissions.approve(second, replace=False)
+    assert list(admissions.members(["a", "b"]).values()) == ["a"]
+
+
 def test_nothing_at_the_server_lets_anybody_join(admissions: Admissions, ca: Path) -> None:
     token = invite(admissions, ca)
     kept = b"".join(each.read_bytes() for each in admissions.keys.rglob("*") if each.is_file())

@@ -202,7 +202,7 @@ def test_a_bad_reply_is_left_out_by_name_and_the_run_goes_on(kind: str, store: R
 
 
 def test_too_few_good_replies_end_the_study_with_the_reasons(store: RunStore) -> None:
-    with pytest.raises(FederationError, match=r"1 good replies of the 2.*b: .*not finite"):
+    with pytest.raises(FederationError, match=r"1 good reply of the 2.*b: .*not finite"):
         run(
             store,
             {
@@ -258,7 +258,7 @@ def test_a_study_waits_as_long_as_it_waits_for_sites_and_then_says_who_declined(
 ) -> None:
     told: list[dict[str, str]] = []
     monkeypatch.setattr(StudyLive, "write", lambda live, path: told.append(live.declined))
-    with pytest.raises(FederationError, match=r"round 1 had 1 good.*; b: the site is paused$"):
+    with pytest.raises(FederationError, match=r"round 1: 1 good.*; b: the site is paused$"):
         run(store, {"a": honest("a", 1.0), "b": declines("b", times=10**6)})
     assert {"b": "the site is paused"} in told
 
@@ -450,7 +450,7 @@ def test_a_site_that_does_not_come_back_costs_the_round_nothing_but_time(store: 
 
 
 def test_updates_stay_while_the_quorum_is_lost(store: RunStore) -> None:
-    with pytest.raises(FederationError, match="1 good replies of the 2"):
+    with pytest.raises(FederationError, match="1 good reply of the 2"):
         run(store, {"a": honest("a", 1.0), "b": declines("b", times=10**6)})
     assert [each.name for each in store.inbox(1).iterdir()] == ["a.safetensors"]
     grid = run(RunStore(store.root), {"a": honest("a", 1.0), "b": honest("b", 3.0)})

@@ -45,17 +45,6 @@ def test_three_clients_and_a_server_in_any_order_finish_a_study(consortium: Cons
     assert store.report.exists()
 
 
-def test_a_second_client_with_one_store_is_refused(consortium: Consortium) -> None:
-    with consortium.client("hospital-1") as first:
-        first.wait_for("waiting for the server")
-        with started(
-            consortium.root / "second.out", "client", "--site-config", consortium.site("hospital-1")
-        ) as second:
-            assert second.end(60) == 1
-            assert "another client is running" in second.text()
-        assert first.process.poll() is None
-
-
 def test_strangers_are_refused_on_both_sides(consortium: Consortium, tmp_path: Path) -> None:
     first, second, third = NAMES
     wrong = tmp_path / "elsewhere"
@@ -161,9 +150,11 @@ def test_a_missing_or_empty_data_folder_is_refused_before_connecting(
         assert "Traceback" not in client.text()
 
 
-def test_two_clients_with_one_key_do_not_disturb_each_other(consortium: Consortium) -> None:
-    copy = consortium.root / "copy"
-    shutil.copytree(consortium.site("hospital-1").parent, copy)
+def test_a_second_client_with_one_key_or_one_store_does_not_disturb_the_first(
+    consortium: Consortium,
+) -> None:
+    site, copy = consortium.site("hospital-1"), consortium.root / "copy"
+    shutil.copytree(site.parent, copy)
     with consortium.server() as server, consortium.client("hospital-1") as first:
         server.wait_for("listening on")
         first.wait_for("connected to", 60)
@@ -172,6 +163,9 @@ def test_two_clients_with_one_key_do_not_disturb_each_other(consortium: Consorti
         ) as second:
             second.wait_for("a client that is running elsewhere", 60)
             server.wait_for("hospital-1: its key is in use", 10)
+        with started(consortium.root / "second.out", "client", "--site-config", site) as third:
+            assert third.end(60) == 1
+            assert "another client is running" in third.text()
         assert first.process.poll() is None
 
 

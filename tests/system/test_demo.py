@@ -33,17 +33,32 @@ def measured_study(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    """Return the run of a whole demonstration."""
+    """Return the run of a whole demonstration, stopped in its second round and gone on with."""
     runs = tmp_path_factory.mktemp("runs")
-    study = measured_study(runs)
-    with started(runs / "out", "demo", "--study", study, "--runs", runs, "--run", "d") as demo:
+    arguments = ("demo", "--study", measured_study(runs), "--runs", runs, "--run", "d")
+    with started(runs / "out", *arguments) as demo:
         demo.wait_for("listening on")
-        wait_until(lambda: len(demo.family()) >= 7, command=demo)
+        store = RunStore(runs / "d")
+
+        def in_round_two() -> bool:
+            live = StudyLive.read(store.live)
+            return live is not None and live.round == 2 and live.phase == "training"
+
+        wait_until(in_round_two, 120, demo)
         family = demo.family()
-        assert demo.end() == 0, demo.text()
+        assert len(family) >= 7
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.end(60) == 130
         nobody_left(family)
-        assert f"report:      {runs / 'd' / 'report.html'}" in demo.text()
-    return RunStore(runs / "d")
+        assert "stopped after round 1 of 3" in demo.text()
+    assert store.summary().state == "interrupted"
+    assert store.report.exists()
+    with started(runs / "again", *arguments) as again:
+        assert again.end() == 0, again.text()
+        assert "going on with" in again.text()
+        assert f"report:      {runs / 'd' / 'report.html'}" in again.text()
+    assert store.summary().state == "complete"
+    return store
 
 
 def test_the_loss_falls_from_round_to_round(finished: RunStore) -> None:
@@ -156,30 +171,6 @@ def test_new_clips_from_a_finished_run(finished: RunStore, tmp_path: Path) -> No
     ) as sample:
         assert sample.end(60) == 0, sample.text()
     assert (out / "samples.mp4").stat().st_size > 0
-
-
-def test_ctrl_c_in_round_two_leaves_nothing_behind_and_the_run_goes_on(tmp_path: Path) -> None:
-    arguments = ("demo", "--study", TINY, "--runs", tmp_path, "--run", "cut")
-    with started(tmp_path / "out", *arguments) as demo:
-
-        def in_round_two() -> bool:
-            live = StudyLive.read(tmp_path / "cut" / "live.json")
-            return live is not None and live.round == 2 and live.phase == "training"
-
-        wait_until(in_round_two, 120, demo)
-        family = demo.family()
-        demo.process.send_signal(signal.SIGINT)
-        assert demo.end(60) == 130
-        nobody_left(family)
-        assert "stopped after round 1 of 3" in demo.text()
-    store = RunStore(tmp_path / "cut")
-    assert store.summary().state == "interrupted"
-    assert store.report.exists()
-    with started(tmp_path / "again", *arguments) as again:
-        assert again.end() == 0, again.text()
-        assert "going on with" in again.text()
-    assert [record.round for record in store.rounds()] == [1, 2, 3]
-    assert RunStore(tmp_path / "cut").summary().state == "complete"
 
 
 def test_a_client_that_dies_ends_the_demo_with_its_log(tmp_path: Path) -> None:

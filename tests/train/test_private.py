@@ -221,7 +221,7 @@ def test_steps_of_nobody_are_steps(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (result.steps, result.skipped_steps, result.train_loss) == (4, 0, 0.0)
         assert not same(result.weights, dict(job.weights)), "noise moves them all the same"
     assert [each.step for each in seen] == [1, 2, 3, 4] * 2
-    assert all(each.clips_per_sec > 0 for each in seen)
+    assert all(each.clips_per_sec > 0 and each.loss is None for each in seen)
 
 
 def test_a_patient_who_is_no_number_counts_as_zero(

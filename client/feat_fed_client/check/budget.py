@@ -5,11 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 
 from feat_fed.config import PatientPrivacyConfig
+from feat_fed.findings import Finding, Number, amber, green, red
 from feat_fed.privacy.accounting import NoisySteps
 from feat_fed.privacy.anchors import read_books
 from feat_fed.privacy.resolve import resolved
 from feat_fed.privacy.spent import Spent
-from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
 
 

@@ -12,13 +12,13 @@ import torch
 
 from feat_fed.config import SiteConfig, StudyConfig
 from feat_fed.data.inventory.pool import cores
+from feat_fed.findings import Finding, Number, amber, green, red
 from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.report.units import format_bytes, format_duration
 from feat_fed.train.memory import available_bytes
 from feat_fed.train.private import rows_per_patient
 from feat_fed.train.steps import planned_steps
 from feat_fed_client.check.measure import TRAIN_TIMEOUT_SEC, StepTrial, Trouble
-from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.check.text import told_and_mend
 from feat_fed_client.limits import TRAINING_SHARE

@@ -11,9 +11,9 @@ from feat_fed.data import ClipEntry
 from feat_fed.data.inventory.locate import locate
 from feat_fed.data.inventory.pool import cores
 from feat_fed.errors import ConfigError, DataError
+from feat_fed.findings import Finding, Number, amber, green, red
 from feat_fed.report.units import format_bytes, format_duration
 from feat_fed_client.check.measure import Trouble, try_encoding
-from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.check.text import told_and_mend
 from feat_fed_client.check.trial import MAX_TRIAL_CLIPS

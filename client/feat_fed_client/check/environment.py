@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import platform
-from importlib.metadata import PackageNotFoundError, requires, version
-
-from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
-from feat_fed import __version__
+from feat_fed.findings import Finding, amber, green, installed_for, red
 from feat_fed.protocol import Versions
-from feat_fed_client.check.result import Finding, amber, green, red
 from feat_fed_client.check.subject import Subject
 
-_DISTRIBUTION = "feat-fed"
 _EXTRA = "client"
-_INSTALL = "pip install -c constraints.txt 'feat-fed[client]'"
 
 
 def packages(subject: Subject) -> Finding:
     """Compare what is installed with the ranges that this release was made for."""
-    try:
-        needed = [Requirement(each) for each in requires(_DISTRIBUTION) or ()]
-    except PackageNotFoundError:
-        return amber(
-            f"feat-fed {__version__} is not installed but run from a folder: what it needs is "
-            "not known",
-            f"install it: {_INSTALL}",
-        )
-    here = [each for each in needed if each.name != _DISTRIBUTION and _is_meant(each)]
-    faults = [fault for each in here if (fault := _fault(each))]
-    if faults:
-        return red("; ".join(faults), f"install what belongs together: {_INSTALL}")
-    return green(
-        f"feat-fed {__version__}, Python {platform.python_version()}; {len(here)} packages in the "
-        "ranges of this release",
-        packages=len(here),
-    )
+    return installed_for(_EXTRA)
 
 
 def versions(subject: Subject) -> Finding:
@@ -64,21 +41,6 @@ def versions(subject: Subject) -> Finding:
         why = "; this site refuses another version's bundle" if refuses else ""
         return red(found + why, mend, server=theirs.feat_fed)
     return amber(found, mend, server=theirs.feat_fed)
-
-
-def _is_meant(requirement: Requirement) -> bool:
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": each}) for each in ("", _EXTRA))
-
-
-def _fault(requirement: Requirement) -> str | None:
-    try:
-        found = version(requirement.name)
-    except PackageNotFoundError:
-        return f"{requirement.name} is missing"
-    if requirement.specifier.contains(found, prereleases=True):
-        return None
-    return f"{requirement.name} is {found}, and {requirement.specifier} is needed"
 
 
 def _same(name: str, ours: str | None, theirs: str) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from feat_fed.errors import ConfigError, DataError
+from feat_fed.findings import Finding, Number, amber, green, red
 from feat_fed.privacy.claims import LARGEST_DELTA, Claim, claims, told
 from feat_fed.privacy.resolve import resolved
 from feat_fed.report.units import format_bytes, format_duration
 from feat_fed.train.private import check_private
-from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.check.text import told_and_mend
 from feat_fed_client.limits import SiteLimits

@@ -10,6 +10,7 @@ from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 
 from feat_fed.config import ServerLinkConfig
 from feat_fed.errors import ConfigError, RefusedError
+from feat_fed.findings import Finding, Number, amber, green, red
 from feat_fed.protocol import (
     BAD_SIGNATURE,
     PENDING_KEY,
@@ -19,7 +20,6 @@ from feat_fed.protocol import (
     WRONG_CLOCK,
 )
 from feat_fed.report.units import format_bytes, format_duration
-from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.check.text import told_and_mend
 from feat_fed_client.keys import check_site_key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feat_fed_client.check.result import Finding, amber, green
+from feat_fed.findings import Finding, amber, green
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.peers import seen_first
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from feat_fed import __version__
 from feat_fed.errors import FeatFedError
+from feat_fed.findings import CheckResult, Finding, amber, red, worst
 from feat_fed_client.check import (
     budget,
     compute,
@@ -18,15 +19,7 @@ from feat_fed_client.check import (
     peers,
     storage,
 )
-from feat_fed_client.check.result import (
-    CheckReport,
-    CheckResult,
-    Finding,
-    StudyFrom,
-    amber,
-    red,
-    worst,
-)
+from feat_fed_client.check.result import CheckReport, StudyFrom
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.check.text import told_and_mend
 

@@ -13,11 +13,11 @@ from feat_fed.data.inventory.identity import KEY_FILE
 from feat_fed.data.inventory.manifest import FILE as MANIFEST_FILE
 from feat_fed.data.inventory.manifest import LOCK as MANIFEST_LOCK
 from feat_fed.errors import ConfigError, DataError
+from feat_fed.findings import Finding, Number, amber, green, red
 from feat_fed.lock import is_held
 from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.report.units import format_bytes
 from feat_fed_client.check.data import missing_of
-from feat_fed_client.check.result import Finding, Number, amber, green, red
 from feat_fed_client.check.subject import Subject
 from feat_fed_client.running import client_is_running
 
