@@ -67,6 +67,7 @@ def test_the_page_tells_it(store: RunStore, folder: BaselineFolder) -> None:
         "federated 0.4500 , a hospital alone 0.7750 on everybody's patients",
         "the best of these models 0.6000, the worst 0.9500",
         "all clips in one place 0.3500",
+        "On the hospitals' own patients their own models are better in the mean.",
         "goes 76 % of the way from a hospital alone to all clips in one place",
         "a 30 / 2 of 2 / 1 patients 0.4000 0.3000 0.3000 0.6000",
         "What is held equal",
