@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test faults check browser wheelhouse airgapped lock clean
+.PHONY: demo test faults check docs browser wheelhouse airgapped lock clean
 
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
@@ -16,11 +16,15 @@ test: .venv/.installed-dev
 faults: .venv/.installed-dev
 	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m faults $(ARGS)
 
-check: .venv/.installed-dev
+check: .venv/.installed-dev docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Into site/; a warning is an error. The variable turns off a notice of the theme's about MkDocs 2.
+docs: .venv/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 # The report's browser test uses the system's Chromium and is skipped without one.
 browser:
@@ -46,7 +50,7 @@ lock: .venv/.installed-dev
 	$(LOCK) --extra client -o deploy/docker/client-cuda.lock
 
 clean:
-	rm -rf .venv build dist wheelhouse *.egg-info
+	rm -rf .venv build dist site wheelhouse *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

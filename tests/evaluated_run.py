@@ -104,6 +104,9 @@ def scored(
                     num_generated=4,
                     better="lower",
                 ),
+                MetricValue(
+                    metric="sharpness", value=1, num_real=4, num_generated=4, better="neither"
+                ),
             ),
         )
 

@@ -6,7 +6,6 @@ something of the site's patients.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from pathlib import Path
 
@@ -40,7 +39,7 @@ def take_clips(store: Path, clips: int, digest: str, policy: ReleaseConfig) -> N
     DeclinedError
         If they are more than the site still allows.
     StorageError
-        If they cannot be counted.
+        If they cannot be counted, or what was counted before cannot be read.
     """
     since = time.time() - DAYS * 86400
     questions = [each for each in _read(store) if each.at > since]
@@ -63,6 +62,13 @@ def take_clips(store: Path, clips: int, digest: str, policy: ReleaseConfig) -> N
 
 
 def _read(store: Path) -> tuple[_Question, ...]:
-    with contextlib.suppress(OSError, ValidationError):
-        return _File.model_validate_json((store / FILE).read_bytes()).questions
-    return ()
+    path = store / FILE
+    try:
+        return _File.model_validate_json(path.read_bytes()).questions
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValidationError) as error:
+        raise StorageError(
+            f"{path} cannot be read ({type(error).__name__}), so that nothing is compared: put it "
+            "back from a backup, or remove it, and the count begins anew"
+        ) from error

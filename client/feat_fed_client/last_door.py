@@ -19,14 +19,14 @@ from flwr.common.constant import ErrorCode
 from pydantic import BaseModel
 
 from feat_fed.config import SiteConfig, StudyConfig
-from feat_fed.config.privacy import Told
+from feat_fed.config.privacy import ReleaseTold, Told
 from feat_fed.errors import AuditError, FeatFedError, LedgerError, PrivacyError, ProtocolError
 from feat_fed.federate.buckets import Part, unpack_groups
 from feat_fed.federate.encoding import form_of, wire_schema
 from feat_fed.masked import masked_schema, num_counters
 from feat_fed.memorisation import GeneratedClips, NearestClips
 from feat_fed.model.state import state_schema
-from feat_fed.privacy.ledger import Ledger
+from feat_fed.privacy.ledger import LEDGER_FOLDER, Ledger
 from feat_fed.privacy.spent import Spent
 from feat_fed.protocol import Assignment, LedgerHead, Report, Task, enclose, opened
 from feat_fed.secagg import KeyOffer, ShareOffer, Shares
@@ -158,7 +158,7 @@ def allowed(report: Report, study: StudyConfig, site: SiteConfig) -> Report:
         # Made anew, so that it holds nothing but the fields of its kind.
         message = opened(report.enclosed, _ENCLOSED[report.task])
         if isinstance(message, NearestClips):
-            message = message.told(site.release.told(study.privacy, site.privacy))
+            message = message.told(release_told(site, study))
         report = report.model_copy(update={"enclosed": enclose(message)})
     else:
         private = study.privacy.patient or study.privacy.central
@@ -170,6 +170,17 @@ def allowed(report: Report, study: StudyConfig, site: SiteConfig) -> Report:
     is_counted = report.outcome == "ok" and report.task not in _ENCLOSED
     least = {"examples": 1} if is_counted else {}
     return Report.model_validate(least | kept)
+
+
+def release_told(site: SiteConfig, study: StudyConfig) -> ReleaseTold:
+    """Return what is told of generated clips.
+
+    A question comes with a study, which the server may say anything of. Where patients were trained
+    on with DP-SGD, in whatever study, no scores are told unless the site's file says so.
+    """
+    told = site.release.told(study.privacy, site.privacy)
+    unsaid = site.release.tell is None and told == "scores"
+    return "verdicts" if unsaid and (site.store / LEDGER_FOLDER).exists() else told
 
 
 def require_update(buckets: Sequence[bytes], study: StudyConfig) -> None:

@@ -91,6 +91,10 @@ def export(
     from feat_fed.pipeline import FEATPipeline
 
     _refuse_existing(out)
+    if not source.is_dir():
+        raise ConfigError(
+            f"{source} does not exist; name a run's folder, such as runs/demo, or a pretrained one"
+        )
     run = RunStore(source) if (source / "study.yaml").is_file() else None
     if run is None and (round_number, weights, codec_weights) != (None, None, None):
         raise ConfigError(

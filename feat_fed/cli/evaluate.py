@@ -15,7 +15,7 @@ from feat_fed.cli.console import console, say
 from feat_fed.cli.drawing_options import CodecWeights, RoundNumber, SamplerKind, Seed, Steps
 from feat_fed.cli.evaluation_table import show_evaluation
 from feat_fed.cli.network_files import network_files
-from feat_fed.config import SamplerConfig, validate
+from feat_fed.config import ComputeConfig, SamplerConfig, validate
 from feat_fed.errors import ConfigError
 from feat_fed.report import RunStore
 from feat_fed.report.evaluation_folder import EvaluationFolder
@@ -136,12 +136,13 @@ def evaluate(
         return
     from feat_fed.evaluate.metrics import chosen_metrics
     from feat_fed.evaluate.protocol import load_protocol
-    from feat_fed.evaluator.device import choose_device
     from feat_fed.evaluator.evaluation import evaluate as measure
+    from feat_fed.evaluator.memory import enough_memory
     from feat_fed.evaluator.real import real_videos
-    from feat_fed.evaluator.records import append_evaluation
+    from feat_fed.evaluator.records import append_evaluation, require_appendable
     from feat_fed.evaluator.subject import Drawing, of_checkpoint, of_round, of_videos
     from feat_fed.report.publish import publish_evaluation
+    from feat_fed.train import resolve_device
 
     _refuse_mixtures(
         {"run": run, "checkpoint": checkpoint, "videos": videos},
@@ -152,12 +153,12 @@ def evaluate(
         of_drawing={"num-clips": num_clips, "steps": steps, "seed": seed},
     )
     if folder is None:
-        raise ConfigError(f"--folder is missing; give where the videos of {benchmark} are")
+        raise ConfigError(f"--folder is missing; give where the real videos are ({benchmark})")
     store = RunStore(run) if run is not None else None
     rules, networks = load_protocol(protocol), _networks(network or [])
     metrics = cast("list[MetricName] | None", metric)
     chosen_metrics(rules, networks, metrics)
-    where = choose_device(device)
+    where = resolve_device(ComputeConfig(device=device))
     config = _sampler(store, rules, num_clips=num_clips, kind=sampler, steps=steps, seed=seed)
     drawing = Drawing(config, where, batch_clips, store.root if store else None)
     if store:
@@ -184,9 +185,13 @@ def evaluate(
             even_trained_on=even_trained_on,
         )
     records = EvaluationFolder.of_run(store.root) if store else None
+    files = [path for path in (records.metrics if records else None, out) if path is not None]
+    for path in files:
+        require_appendable(path)
     for note in subject.notes:
         say(f"note: {note}")
-    with _progress() as on_progress:
+    memory = enough_memory(str(run or checkpoint or videos), lower="--batch-clips")
+    with memory, _progress() as on_progress:
         found = measure(
             subject,
             real,
@@ -198,17 +203,16 @@ def evaluate(
             device=where,
             on_progress=on_progress,
         )
-    for path in (records.metrics if records else None, out):
-        if path is not None:
-            append_evaluation(path, found)
-    if store:
-        publish_evaluation(store.root, found)
+    # Before they are written: a disk that has become full takes no numbers away.
     if as_json:
         typer.echo(found.model_dump_json(indent=1))
-        return
-    show_evaluation(found)
-    if records:
-        say(f"added to {records.metrics}")
+    else:
+        show_evaluation(found)
+    for path in files:
+        append_evaluation(path, found)
+        say(f"added to {path}")
+    if store:
+        publish_evaluation(store.root, found)
 
 
 def _refuse_mixtures(

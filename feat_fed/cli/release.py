@@ -76,12 +76,12 @@ def release(
     store = RunStore(run)
     folder, sites = ReleaseFolder(store.root), _sites_of(store)
     number = round_number or store.latest_round() or 0
-    if not store.ema(number).is_file():
+    if not store.weights_file("ema", number).is_file():
         kept = ", ".join(map(str, store.done_rounds()))
         raise RunError(f"{store.root} has no weights of round {number}; it has those of {kept}")
     options = {"num_clips": clips, "seed": store.study.sampler.seed if seed is None else seed}
     sampler = store.study.sampler.model_copy(update=options)
-    header = ClipsHeader(study_id=store.summary().study_id, round=number, sampler=sampler)
+    header = ClipsHeader.of(store, number, sampler)
     # Found out before anything is drawn, which takes long.
     everybody_answered = {*sites} <= folder.answered(header).keys()
     asks = wait_sec > 0 and not everybody_answered

@@ -179,23 +179,6 @@ def validate(model: type[ModelT], tree: Mapping[str, Any], source: str) -> Model
         raise ConfigError("\n".join([f"{source} is not a valid configuration:", *lines])) from None
 
 
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a configuration at one place."""
-
-    field: str
-    """Dotted; empty where several fields do not go together."""
-    text: str
-
-
-def problems(model: type[BaseModel], error: ValidationError) -> list[Problem]:
-    """Return what is wrong, in words that a person can act on."""
-    return [
-        Problem(".".join(map(str, each["loc"])), _explain(model, each))
-        for each in error.errors(include_url=False)
-    ]
-
-
 def fault_in(model: type[BaseModel], field: str, value: object) -> str | None:
     """Return what is wrong with one field (``sites.minimum``), whatever the others are.
 
@@ -212,6 +195,23 @@ def fault_in(model: type[BaseModel], field: str, value: object) -> str | None:
             if each["loc"][: len(parts)] == parts:
                 return _explain(model, each)
     return None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a configuration at one place."""
+
+    field: str
+    """Dotted; empty where several fields do not go together."""
+    text: str
+
+
+def problems(model: type[BaseModel], error: ValidationError) -> list[Problem]:
+    """Return what is wrong, in words that a person can act on."""
+    return [
+        Problem(".".join(map(str, each["loc"])), _explain(model, each))
+        for each in error.errors(include_url=False)
+    ]
 
 
 def _explain(model: type[BaseModel], error: Any) -> str:  # noqa: ANN401

@@ -246,7 +246,8 @@ class ReleaseConfig(StrictModel):
         description="of each generated clip: `scores` (the similarity to the nearest training "
         "window, in steps of 0.05, and whether that is too near), `verdicts` (only whether), or "
         "`nothing` (the question is declined). null: scores in a study without privacy, verdicts "
-        "in one with any, nothing where privacy.require or privacy.max_epsilon is set",
+        "in one with any or where a study had DP-SGD before, nothing where privacy.require or "
+        "privacy.max_epsilon is set",
     )
     max_clips: int = Field(
         256,

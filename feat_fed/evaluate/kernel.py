@@ -44,25 +44,21 @@ def kernel_distance(
     """Return the mean of :func:`squared_mmd` over random subsets, as torch-fidelity computes KID.
 
     The subsets are drawn without replacement from numpy's legacy stream, in torch-fidelity's order
-    and by its defaults: equal features give its number. Where a set is smaller than a subset, there
-    is one estimate over all samples, which torch-fidelity and torchmetrics refuse: it is unbiased
-    as well.
+    and by its defaults: equal features give its number. A set that is smaller than a subset, which
+    torch-fidelity and torchmetrics refuse, is taken whole each time: that is unbiased as well.
+    Where both are, there is one estimate. Memory is that of a subset's square, whatever N and M.
     """
     a, b = checked_features(a_ND, "a"), checked_features(b_MD, "b")
-    if min(len(a), len(b)) < subset_size:
+    if max(len(a), len(b)) <= subset_size:
         return squared_mmd(a, b)
     random = np.random.RandomState(seed)
-    return float(
-        np.mean(
-            [
-                squared_mmd(
-                    a[random.choice(len(a), subset_size, replace=False)],
-                    b[random.choice(len(b), subset_size, replace=False)],
-                )
-                for _ in range(num_subsets)
-            ]
-        )
-    )
+
+    def subset(samples_ND: Features) -> Features:
+        if len(samples_ND) < subset_size:
+            return samples_ND
+        return samples_ND[random.choice(len(samples_ND), subset_size, replace=False)]
+
+    return float(np.mean([squared_mmd(subset(a), subset(b)) for _ in range(num_subsets)]))
 
 
 def _kernel(a_ND: Features, b_MD: Features) -> Features:

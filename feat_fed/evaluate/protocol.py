@@ -79,7 +79,7 @@ class KernelConfig(StrictModel):
 
     num_subsets: int = Field(100, ge=1, le=1000)
     subset_size: int = Field(
-        1000, ge=2, description="where there are fewer samples: one estimate over all of them"
+        1000, ge=2, description="a side of fewer samples is taken whole each time"
     )
     seed: int = Field(2020, ge=0)
 

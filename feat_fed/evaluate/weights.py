@@ -149,7 +149,12 @@ def load_state_dict(
         # Codes of the MAE family save their options beside the tensors; a Namespace runs nothing.
         with torch.serialization.safe_globals([argparse.Namespace]):
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:  # torch's own words advise to load it all the same
+        raise CheckpointError(
+            f"{name}: {path} is not a file of weights: it is damaged, or holds more than tensors, "
+            f"which might run code. {how_to_get(name)}"
+        ) from None
+    except (RuntimeError, ValueError, EOFError, KeyError) as error:
         raise CheckpointError(
             f"{name}: {path} is not a file of weights ({_first_line(error)}). {how_to_get(name)}"
         ) from None

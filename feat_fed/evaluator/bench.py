@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,13 @@ from feat_fed.evaluate.benchmarks import load_benchmark, open_benchmark
 from feat_fed.evaluate.clips import ClipSource, FileClips
 from feat_fed.evaluate.metrics import chosen_metrics
 from feat_fed.evaluate.networks import FeatureNetwork, load_network
-from feat_fed.evaluate.protocol import NETWORKS_OF, NetworkName, Protocol, load_protocol
+from feat_fed.evaluate.protocol import (
+    NETWORKS_OF,
+    MetricConfig,
+    NetworkName,
+    Protocol,
+    load_protocol,
+)
 from feat_fed.evaluator.drawing import Progress as Drawn
 from feat_fed.evaluator.evaluation import Progress, clips_wanted, evaluate
 from feat_fed.evaluator.real import unseen
@@ -162,9 +169,18 @@ class Bench:
             on_progress=on_progress,
         )
 
-    def terms(self) -> str:
-        """Return the :attr:`~feat_fed.measured.Evaluation.terms` on which it measures."""
-        used = chosen_metrics(self.protocol, self.networks, None)
+    def would_give(self, known: Evaluation) -> bool:
+        """Whether a record is of a round, on the terms on which this measures, and of all of it."""
+        names = {config.metric for config, _ in self._used}
+        there = {each.metric for each in known.metrics}
+        return known.source == "round" and known.terms == self._terms and names <= there
+
+    @cached_property
+    def _used(self) -> list[tuple[MetricConfig, NetworkName | None]]:
+        return chosen_metrics(self.protocol, self.networks, None)
+
+    @cached_property
+    def _terms(self) -> str:
         sampler = self.sampler.model_dump(mode="json", exclude={"seed"})
         return Evaluation(
             at="1970-01-01T00:00:00+00:00",
@@ -175,7 +191,9 @@ class Bench:
             benchmark_digest=self.real.digest,
             protocol=self.protocol.name,
             protocol_digest=self.protocol.digest(),
-            networks={name: self.networks[name].sha256 for _, name in used if name is not None},
+            networks={
+                name: self.networks[name].sha256 for _, name in self._used if name is not None
+            },
             sampler=sampler,
             seed=self.sampler.seed,
             metrics=(),

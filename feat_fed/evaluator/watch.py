@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from feat_fed.atomic import remove_parts
@@ -24,7 +23,6 @@ from feat_fed.errors import (
     CheckpointError,
     ConfigError,
     DataError,
-    MemoryShortError,
     RunError,
     StorageError,
 )
@@ -34,6 +32,7 @@ from feat_fed.evaluator.best import BestRound
 from feat_fed.evaluator.due import due_rounds
 from feat_fed.evaluator.holding import GoneError, HeldRounds
 from feat_fed.evaluator.living import Living, State, living
+from feat_fed.evaluator.memory import enough_memory
 from feat_fed.evaluator.records import append_evaluation
 from feat_fed.evaluator.rounds import PresentRounds
 from feat_fed.evaluator.subject import Subject
@@ -101,16 +100,11 @@ def watch(
             f"the study of {run} says nothing of evaluation, so there is nothing to measure it by: "
             "say it in the study, under evaluation, or measure one round by `feat-fed evaluate`"
         )
-    with living(run) as life, cpu_threads(config.threads):
-        try:
-            scratch = _tidied(EvaluationFolder.of_run(run))
-            bench = Bench.open(store, config, scratch=scratch, codec_weights=codec_weights)
-            _Watch(store, bench, life, tell, look_sec).go_on(once=once)
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise MemoryShortError(
-                f"memory does not suffice to measure {run} ({config.device}): lower "
-                "evaluation.batch_clips"
-            ) from error
+    memory = enough_memory(f"{run} ({config.device})", lower="evaluation.batch_clips")
+    with living(run) as life, cpu_threads(config.threads), memory:
+        scratch = _tidied(EvaluationFolder.of_run(run))
+        bench = Bench.open(store, config, scratch=scratch, codec_weights=codec_weights)
+        _Watch(store, bench, life, tell, look_sec).go_on(once=once)
 
 
 class _Watch:
@@ -127,9 +121,7 @@ class _Watch:
         self._best = BestRound(
             self._folder, self._held, self._present, metric=self._config.best_by, tell=tell
         )
-        terms = bench.terms()
-        on_terms = [each for each in self._folder.evaluations() if each.terms == terms]
-        self._measured = [each for each in on_terms if each.source == "round"]
+        self._measured = [each for each in self._folder.evaluations() if bench.would_give(each)]
         self._passed_over: set[tuple[int | None, str]] = set()
         self._missed: Counter[int] = Counter()
         self._told_gone: set[int] = set()
@@ -198,8 +190,7 @@ class _Watch:
         except GoneError:
             self._missed[number] += 1
             if self._missed[number] > _MAX_MISSES:
-                self._passed_over.add((number, digest))
-                self._tell(f"round {number} is passed over: its files are not all there")
+                self._pass_over(number, digest, "its files are not all there")
             time.sleep(self._look_sec)  # mostly, the next look says that it was rotated away
             return
         except (CheckpointError, DataError) as error:
@@ -208,14 +199,22 @@ class _Watch:
                 isinstance(error, DataError) and not self._drawn
             ):
                 raise
-            self._passed_over.add((number, digest))
-            self._tell(f"round {number} is passed over: {error}")
+            self._pass_over(number, digest, str(error))
             return
         append_evaluation(self._folder.metrics, evaluation)
         publish_evaluation(self._store.root, evaluation)
         self._measured.append(evaluation)
         self._tell(_line(evaluation))
         self._best.choose(self._measured, keep=self._interrupted())
+
+    def _pass_over(self, number: int, digest: str, why: str) -> None:
+        """Measure these weights no more, and hold them no longer."""
+        self._passed_over.add((number, digest))
+        self._tell(f"round {number} is passed over: {why}")
+        if self._measured:
+            self._best.choose(self._measured, keep=self._interrupted())
+        else:
+            self._held.keep_only(*self._waiting())
 
     def _evaluation(
         self, number: int, subject: Subject, real: FileClips, waiting_rounds: int
@@ -250,9 +249,13 @@ class _Watch:
 
     def _interrupted(self) -> int | None:
         """Return the newest round that is held and not measured: a killed evaluator was at it."""
+        return max(self._waiting(), default=None)
+
+    def _waiting(self) -> list[int]:
+        """Return the rounds that are held and not measured."""
         settled = self._settled()
-        held = ((each, self._held.digest(each)) for each in self._held.rounds())
-        return max((each for each, digest in held if (each, digest) not in settled), default=None)
+        held = self._held.rounds()
+        return [each for each in held if (each, self._held.digest(each)) not in settled]
 
 
 def _tidied(folder: EvaluationFolder) -> Path:

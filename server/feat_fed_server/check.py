@@ -163,12 +163,12 @@ def hospitals(subject: ServerSubject) -> Finding:
             expired.append(name)
     waiting = [name for name in absent if name not in (*without, *expired)]
     parts = [
-        (asking, "asks to join", "`feat-fed provision approve` after comparing fingerprints"),
-        (without, "has no token", "`feat-fed provision`, and give it to the hospital"),
-        (expired, "has an expired token", "`feat-fed provision` makes a new one"),
-        (waiting, "has a token", "the hospital runs `feat-fed join` with it"),
+        (asking, "ask to join", "`feat-fed provision approve` after comparing fingerprints"),
+        (without, "without a token", "`feat-fed provision`, and give it to the hospital"),
+        (expired, "token expired", "`feat-fed provision` makes a new one"),
+        (waiting, "token given", "the hospital runs `feat-fed join` with it"),
     ]
-    said = [(f"{', '.join(who)} {what}", mend) for who, what, mend in parts if who]
+    said = [(f"{what}: {', '.join(who)}", mend) for who, what, mend in parts if who]
     if said:
         return amber(
             "; ".join([found, *(each for each, _ in said)]), "; ".join(mend for _, mend in said)

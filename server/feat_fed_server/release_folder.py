@@ -23,6 +23,7 @@ from feat_fed.config.base import StrictModel
 from feat_fed.config.study import Name
 from feat_fed.errors import CheckpointError, RunError
 from feat_fed.memorisation import MAX_CLIPS, Release, SiteAnswer
+from feat_fed.report.run_store import RunStore
 from feat_fed.tensor_file import read_digest, read_tensor_file, write_tensor_file
 
 _LATENTS = "z"
@@ -33,7 +34,24 @@ class ClipsHeader(StrictModel):
 
     study_id: str
     round: int = Field(ge=1)
+    weights_sha256: str = Field(description="that their file holds of its content")
     sampler: SamplerConfig
+
+    @classmethod
+    def of(cls, store: RunStore, round_number: int, sampler: SamplerConfig) -> ClipsHeader:
+        """Return that of clips that are drawn from a round's averaged weights.
+
+        Raises
+        ------
+        CheckpointError
+            If the weights' file is absent or damaged.
+        """
+        return cls(
+            study_id=store.summary().study_id,
+            round=round_number,
+            weights_sha256=read_digest(store.weights_file("ema", round_number)),
+            sampler=sampler,
+        )
 
 
 class AskingState(StrictModel):

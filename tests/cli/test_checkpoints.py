@@ -324,7 +324,7 @@ def test_what_cannot_be_exported_is_told(
 ) -> None:
     out = tmp_path / "out"
     assert "no weights of round 7" in told("export", run, out, "--round", 7, status=1)
-    assert "model_index.json cannot be read" in told("export", tmp_path / "no", out, status=1)
+    assert "does not exist; name a run's folder" in told("export", tmp_path / "no", out, status=1)
     FEAT(RELEASED).save_pretrained(tmp_path / "feat")
     assert "a network alone" in told("export", tmp_path / "feat", out, status=1)
     message = told("export", tmp_path / "feat", out, "--round", 1, status=1)

@@ -136,7 +136,7 @@ def test_a_broken_file_is_told_by_name(tmp_path: Path, real: Path, capsys) -> No
         (("--videos", "v", "--round", "1"), "--round says nothing of --videos; leave it out"),
         (("--videos", "v", "-n", "8"), "--num-clips says nothing of --videos"),
         (("--checkpoint", "c", "--weights", "ema"), "--weights says nothing of --checkpoint"),
-        (("--videos", "v"), "--folder is missing; give where the videos of folder are"),
+        (("--videos", "v"), "--folder is missing; give where the real videos are (folder)"),
         (("--videos", "v", "--folder", "f", "--network", "i3d"), "is not NAME=PATH"),
         (("--videos", "v", "--folder", "f", "--protocol", "feat-paper"), "i3d_torchscript.pt"),
         (("--videos", "v", "--folder", "f", "--metric", "BLEU"), "has no BLEU"),
@@ -145,7 +145,9 @@ def test_a_broken_file_is_told_by_name(tmp_path: Path, real: Path, capsys) -> No
             "there is no file /none/x.pt",
         ),
         (("--videos", ".", "--folder", ".", "--benchmark", "kinetics"), "no benchmark 'kinetics'"),
-        (("--videos", ".", "--folder", ".", "--device", "cuda"), "torch finds 0 CUDA devices"),
+        (("--videos", ".", "--folder", ".", "--device", "cuda"), "torch finds no CUDA device here"),
+        (("--videos", ".", "--folder", ".", "--out", "."), ". cannot be written: Is a directory"),
+        (("--videos", ".", "--folder", ".", "--out", "/dev/full"), "/dev/full is no file"),
     ],
 )
 def test_a_wrong_command_says_what_is_meant(

@@ -12,7 +12,9 @@ from fake_sites import STUDY, finished_run
 from feat_fed.audit import lines, verify
 from feat_fed.cli.main import run_app
 from feat_fed.memorisation import NearestClips, Release, SiteAnswer
+from feat_fed.model import read_weights, write_weights
 from feat_fed.pipeline import FEATPipeline
+from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.run_store import RunStore
 from feat_fed_server.release_folder import AskingState, ClipsHeader, ReleaseFolder
 
@@ -43,7 +45,7 @@ def answer(store: RunStore, *near: tuple[bool, ...]) -> None:
     """Put answers of the sites there, about the clips that will be drawn."""
     folder = ReleaseFolder(store.root)
     sampler = store.study.sampler
-    header = ClipsHeader(study_id=store.summary().study_id, round=1, sampler=sampler)
+    header = ClipsHeader.of(store, 1, sampler)
     if folder.latents_of(header) is None:
         from feat_fed.generate import run_pipeline
 
@@ -127,6 +129,21 @@ def test_a_copy_is_withheld_and_the_model_until_a_word_is_given_and_logged(
         ("near", "released-anyway", "the board has agreed"),
     ]
     assert not verify(store.root / "audit").problems
+
+
+def test_answers_about_other_weights_do_not_count_and_the_held_best_round_will_do(
+    store: RunStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(store, NONE, NONE)
+    held = EvaluationFolder.of_run(store.root).checkpoints
+    held.mkdir(parents=True)
+    store.ema(1).rename(held / store.ema(1).name)  # as after rotation
+    assert told(capsys, store.root, "--round", 1)[0] == 0
+    found = read_weights(held / store.ema(1).name, kind="ema", model=store.study.model)
+    other = {name: each + 1 for name, each in found.tensors.items()}
+    write_weights(store.ema(1), other, kind="ema", model=store.study.model)
+    status, said = told(capsys, store.root, "--wait-sec", 0)
+    assert status == 1 and "a: missing" in said and "b: missing" in said
 
 
 def test_without_waiting_what_has_been_answered_decides(

@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from feat_fed.config import (
 )
 from feat_fed.federate import pack
 from feat_fed.memorisation import GeneratedClips, NearestClips
+from feat_fed.privacy.ledger import LEDGER_FOLDER
 from feat_fed.protocol import Assignment, Report, enclose, opened
 from feat_fed.wire import bundle, from_records, to_records
 from feat_fed_client import compared
@@ -148,6 +151,16 @@ def test_a_question_that_comes_again_is_answered_from_the_disk_and_counted_once(
     assert asked(site, latents) == first  # searched again, and not counted again
 
 
+def test_a_count_that_cannot_be_read_is_not_taken_for_none(
+    site: SiteConfig, latents: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    (site.store / compared.FILE).write_text('{"questions": [')
+    report, _ = asked(site, latents)
+    assert (report.outcome, report.code, report.enclosed) == ("failed", "storage", None)
+    assert "compared.json cannot be read" in caplog.text
+    assert not (site.store / "memorisation").exists()
+
+
 @pytest.mark.parametrize(
     ("privacy", "policy", "told"),
     [
@@ -175,6 +188,18 @@ def test_the_sites_policy_decides_what_leaves(
     assert left.near == (False, True)
     if told is not None:
         assert set(left.model_dump(exclude_none=True)) == told
+
+
+def test_a_site_that_trained_with_dp_sgd_tells_no_scores_to_a_study_that_says_it_has_none(
+    site: SiteConfig, latents: Tensor, tmp_path: Path
+) -> None:
+    shutil.copytree(site.store, tmp_path / "store")
+    site = site.model_copy(update={"store": tmp_path / "store"})
+    (site.store / LEDGER_FOLDER).mkdir(parents=True)
+    told = opened(asked(site, latents)[0].enclosed, NearestClips)
+    assert (told.near, told.scores, told.threshold) == ((False, True), None, None)
+    report, _ = asked(with_release(site, tell="scores"), latents)
+    assert opened(report.enclosed, NearestClips).scores is not None
 
 
 def test_a_trainer_that_tells_too_much_is_stopped_at_the_door(

@@ -26,7 +26,7 @@ FILES = sorted(
     path.relative_to(DEPLOY).as_posix()
     for folder in FOLDERS
     for path in (DEPLOY / folder).rglob("*")
-    if path.is_file() and "__pycache__" not in path.parts
+    if path.is_file() and path.name != ".env" and "__pycache__" not in path.parts
 )
 OLDEST, NEWEST = "1.25", "1.37"
 """Kubernetes' versions whose schemas the manifests must fit."""

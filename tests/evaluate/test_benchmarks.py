@@ -105,7 +105,9 @@ def test_an_empty_folder_is_told(tmp_path: Path, colonoscopic: Path) -> None:
     for name in ("colonoscopic", "echonet-dynamic", "folder"):
         with pytest.raises(DataError, match=f"holds no video of {name}"):
             open_benchmark(load_benchmark(name), tmp_path / "nothing")
-    with pytest.raises(DataError, match="does not exist; give the folder of colonoscopic"):
+    with pytest.raises(
+        DataError, match=r"does not exist; give where the real videos are \(colonoscopic\)"
+    ):
         open_benchmark(COLONOSCOPIC, tmp_path / "absent")
     (colonoscopic / "00003").mkdir()
     with pytest.raises(DataError, match="00003 holds no picture"):

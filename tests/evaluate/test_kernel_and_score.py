@@ -67,7 +67,14 @@ def test_subsets_are_those_of_torch_fidelity(two_sets: tuple) -> None:
 
 
 def test_fewer_samples_than_a_subset_give_one_estimate(two_sets: tuple) -> None:
-    assert kernel_distance(*two_sets, subset_size=71) == squared_mmd(*two_sets)
+    assert kernel_distance(*two_sets, subset_size=90) == squared_mmd(*two_sets)
+
+
+def test_a_small_set_is_taken_whole_against_subsets_of_a_large_one(two_sets: tuple) -> None:
+    x, y = two_sets
+    random = np.random.RandomState(2020)
+    expected = [squared_mmd(x[random.choice(90, 80, replace=False)], y) for _ in range(5)]
+    assert kernel_distance(x, y, num_subsets=5, subset_size=80) == pytest.approx(np.mean(expected))
 
 
 def test_it_is_unbiased_at_few_samples() -> None:

@@ -171,6 +171,31 @@ def test_a_damaged_round_is_passed_over_and_measured_once_it_was_done_again(
     assert measured(store) == [1, 0, 2, 1]
 
 
+def test_rounds_that_are_passed_over_are_held_no_longer(tmp_path: Path, scores: Scores) -> None:
+    store = evaluated_run(tmp_path, rounds=2)
+
+    def fail(number: int) -> None:
+        raise DataError(f"the features of round {number} are not finite")
+
+    scores({}, fail)
+    told = watched(store)
+    assert [line[:22] for line in told] == [f"round {each} is passed over" for each in (2, 1, 0)]
+    assert measured(store) == []
+    assert not list(EvaluationFolder.of_run(store.root).checkpoints.iterdir())
+
+
+def test_a_record_of_some_of_the_metrics_does_not_stand_for_all(tmp_path: Path) -> None:
+    store = evaluated_run(tmp_path, rounds=0)
+    watched(store)
+    folder = EvaluationFolder.of_run(store.root)
+    [whole] = folder.evaluations()
+    part = whole.model_copy(update={"metrics": whole.metrics[:1]})
+    folder.metrics.write_text(part.model_dump_json() + "\n")
+    watched(store)
+    watched(store)
+    assert [len(each.metrics) for each in folder.evaluations()] == [1, 2]
+
+
 def test_other_terms_are_measured_anew_and_the_best_of_the_old_ones_too(
     tmp_path: Path, scores: Scores
 ) -> None:

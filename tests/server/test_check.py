@@ -65,12 +65,12 @@ def test_who_is_missing_is_said_with_what_to_do(federation: Path, look: Look) ->
     ask_to_join(federation, "a")
     found = look()
     assert found["hospitals"].status == "amber"
-    assert found["hospitals"].found == "0 of 2 admitted; a asks to join; b has a token"
+    assert found["hospitals"].found == "0 of 2 admitted; ask to join: a; token given: b"
     assert "provision approve" in found["hospitals"].mend
     assert {found[each].status for each in ("run", "disk", "codec")} == {"amber"}
     tree = yaml.safe_load(federation.read_text())
     federation.write_text(yaml.safe_dump(tree | {"sites": ["a", "c"]}))
-    assert "c has no token" in look()["hospitals"].found
+    assert "without a token: c" in look()["hospitals"].found
     tree = load_study("demo").model_dump() | {"sites": {"minimum": 3}}
     many = look(StudyConfig.model_validate(tree))["hospitals"]
     assert (many.status, many.mend) == (

@@ -51,7 +51,7 @@ def ask(
     """Ask about three clips; return the grid."""
     folder = ReleaseFolder(store.root)
     sampler = SamplerConfig(num_clips=CLIPS)
-    header = ClipsHeader(study_id=store.summary().study_id, round=1, sampler=sampler)
+    header = ClipsHeader.of(store, 1, sampler)
     folder.write_latents(torch.ones(CLIPS, 2, 6, 4, 4), header)
     state = AskingState(
         clips_sha256=folder.read_latents()[1],
@@ -224,7 +224,7 @@ def test_other_clips_than_those_asked_about_are_not_sent(store: RunStore) -> Non
     ask(store, {"a": compared("a"), "b": compared("b")})
     ReleaseErrand(store).begin()
     folder = ReleaseFolder(store.root)
-    header = ClipsHeader(study_id="a" * 32, round=1, sampler=SamplerConfig(num_clips=1))
+    header = ClipsHeader.of(store, 1, SamplerConfig(num_clips=1))
     folder.write_latents(torch.ones(1, 2, 6, 4, 4), header)
     with pytest.raises(RunError, match="other clips"):
         go_on(store, {"a": compared("a"), "b": compared("b")})

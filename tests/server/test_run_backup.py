@@ -20,6 +20,7 @@ from feat_fed.report.run_store import RunStore
 from feat_fed.tensor_file import read_digest
 from feat_fed.train import run_backup
 from feat_fed.train.run_backup import back_up_run, require_whole, restore_run
+from feat_fed.train.run_state import restore
 from feat_fed_server import asking
 from feat_fed_server.roster import KeyRoster
 
@@ -185,3 +186,23 @@ def test_a_damaged_round_is_left_out_and_told_and_no_round_at_all_is_an_error(
     assert run_app(["backup", str(copy), str(tmp_path / "two.tar")]) == 1
     assert "no round that is done" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "two.tar").exists()
+
+
+@pytest.mark.parametrize(
+    ("privacy", "told"),
+    [
+        ({"central": {"noise_multiplier": 1.0}}, "lower the study's rounds by their number"),
+        ({"secure_aggregation": {}}, "no round be unmasked twice"),
+    ],
+    ids=["central", "secure-aggregation"],
+)
+def test_what_an_old_backup_means_for_privacy_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], privacy: dict[str, Any], told: str
+) -> None:
+    changes = {"strategy": {"weigh_by": "equal"}, "privacy": privacy, "sites": {"minimum": 3}}
+    study = StudyConfig.model_validate(STUDY.model_dump() | changes)
+    store = RunStore.create(tmp_path / "run", study)
+    restore(store)  # with which round 0 is done
+    assert run_app(["backup", str(store.root), str(tmp_path / "run.tar")]) == 0
+    assert run_app(["restore", str(tmp_path / "run.tar"), str(tmp_path / "again")]) == 0
+    assert told in " ".join(capsys.readouterr().err.split())

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from feat_fed.cli.main import run_app
 from feat_fed.report import RunStore
 from system.consortium import NAMES, Consortium, feat_fed, make_folders
-from system.study_runs import TINY, nobody_left, started
+from system.study_runs import TINY, started
 
 pytestmark = pytest.mark.slow
 
@@ -25,24 +24,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def consortium(tmp_path: Path, made: Path) -> Consortium:
     return Consortium(tmp_path / "consortium", made)
-
-
-def test_three_clients_and_a_server_in_any_order_finish_a_study(consortium: Consortium) -> None:
-    with consortium.client("hospital-2") as early:
-        early.wait_for("waiting for the server")
-        with consortium.server("--rounds", 2) as server:
-            server.wait_for("listening on")
-            with consortium.client("hospital-1"), consortium.client("hospital-3"):
-                assert server.end() == 0, server.text()
-                family = early.family()
-                early.wait_for("the server is away", 60)
-        early.process.terminate()
-        assert early.end(30) == 130
-        nobody_left(family)
-    store = RunStore(consortium.root / "runs" / "tiny")
-    assert len(store.rounds()) == 2
-    assert {site.site for site in store.rounds()[-1].sites} == set(NAMES)
-    assert store.report.exists()
 
 
 def test_strangers_are_refused_on_both_sides(consortium: Consortium, tmp_path: Path) -> None:
@@ -176,32 +157,3 @@ def test_the_coordinators_mistakes_are_named(tmp_path: Path) -> None:
     assert "two sites are named 'a'" in told
     federation.write_text("address: 127.0.0.1:1\nsites: [a, b]\nport: 3\n")
     assert "port: unknown field" in feat_fed(tmp_path / "out", "provision", federation)
-
-
-def test_a_site_is_paused_and_resumed_while_a_study_goes_on(
-    consortium: Consortium, tmp_path: Path
-) -> None:
-    study = yaml.safe_load(TINY.read_text()) | {"rounds": 4}
-    study["sites"] |= {"minimum": 1, "settle_sec": 2}  # between rounds, for the absent third
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study))
-    site = str(consortium.site("hospital-2"))
-    with (
-        consortium.client("hospital-1") as one,
-        consortium.client("hospital-2") as two,
-    ):
-        one.wait_for("waiting for the server")
-        two.wait_for("waiting for the server")
-        with consortium.server("--study", path) as server:
-            server.wait_for("round 1/4")
-            assert run_app(["site", "pause", site]) == 0
-            server.wait_for("hospital-2 declined: the site is paused")
-            assert run_app(["site", "resume", site]) == 0
-            assert server.end(240) == 0, server.text() + one.text() + two.text()
-        assert "round 1 done, 25 steps" in two.text()
-        assert "declined: the site is paused" in two.text()
-    rounds = RunStore(consortium.root / "runs" / "tiny").rounds()
-    parts = [{each.site: each for each in record.sites} for record in rounds]
-    assert all(each["hospital-1"].status == "ok" for each in parts)
-    statuses = [each["hospital-2"].status for each in parts if "hospital-2" in each]
-    assert statuses[-1] == "ok" and "declined" in statuses

@@ -163,16 +163,6 @@ def test_a_finished_run_has_nothing_left_to_do(finished: RunStore, tmp_path: Pat
         assert "complete at 3 rounds" in again.text()
 
 
-def test_new_clips_from_a_finished_run(finished: RunStore, tmp_path: Path) -> None:
-    out = tmp_path / "clips"
-    with started(
-        *(tmp_path / "out", "sample", "--run", finished.root, "-n", 3, "--steps", 4),
-        *("--sampler", "dpm-solver++", "--out", out),
-    ) as sample:
-        assert sample.end(60) == 0, sample.text()
-    assert (out / "samples.mp4").stat().st_size > 0
-
-
 def test_a_client_that_dies_ends_the_demo_with_its_log(tmp_path: Path) -> None:
     with started(
         *(tmp_path / "out", "demo", "--study", TINY, "--runs", tmp_path, "--run", "r")

@@ -56,7 +56,7 @@ def plant(store: RunStore, file: Path) -> None:
     noise = torch.randn((CLIPS, *copy_FChw.shape), generator=torch.Generator().manual_seed(1))
     noise[1] = copy_FChw + 0.05 * noise[1]
     sampler = store.study.sampler.model_copy(update={"num_clips": CLIPS})
-    header = ClipsHeader(study_id=store.summary().study_id, round=1, sampler=sampler)
+    header = ClipsHeader.of(store, 1, sampler)
     ReleaseFolder(store.root).write_latents(noise, header)
 
 

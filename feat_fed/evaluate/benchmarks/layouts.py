@@ -45,11 +45,13 @@ def find_videos(benchmark: Benchmark, root: Path) -> tuple[Layout, Path, list[Fo
         When none does, or a list or folder cannot be used.
     """
     if not root.exists():
-        raise DataError(f"{root} does not exist; give the folder of {benchmark.name}")
+        raise DataError(f"{root} does not exist; give where the real videos are ({benchmark.name})")
     if benchmark.layouts == ("manifest",):
         return "manifest", root.parent, listed_in_manifest(root)
     if not root.is_dir():
-        raise DataError(f"{root} is no folder; give the one that holds {benchmark.name}")
+        raise DataError(
+            f"{root} is no folder; give the one that holds the real videos ({benchmark.name})"
+        )
     folders = [root / each for each in benchmark.below if (root / each).is_dir()]
     for layout in benchmark.layouts:
         for folder in folders:
