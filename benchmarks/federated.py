@@ -1,9 +1,10 @@
 """What federating costs in learning: ``python benchmarks/federated.py --data FOLDER``.
 
 The hospitals that FOLDER makes train a study, and then one place that has all their training
-clips does (``feat-fed simulate --baseline centralised``), for the same number of rounds, optimiser
-steps a round, and clips a step. After each round both models are scored by the hospitals, on their
-own held-out patients, whom neither has seen: the same clips, timesteps and noise.
+clips does (``feat-fed simulate --baseline centralised``), for the same number of rounds and
+optimiser steps a round, and as many clips a step as all hospitals take together. After each round
+both models are scored by the hospitals, on their own held-out patients, whom neither has seen: the
+same clips, timesteps and noise.
 
 The figure shows the losses over the rounds. Whether samples look like the data more than
 noise does is told by their power spectra: the mean absolute difference of log-power, over

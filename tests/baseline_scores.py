@@ -26,8 +26,6 @@ def write_baselines(store: RunStore, names: tuple[str, str] = ("a", "b")) -> Bas
     _write(folder.federated, names, FEDERATED)
     _write(scores_of(folder.centralised), names, CENTRALISED)
     for name, losses in zip(names, ALONE, strict=True):
-        folder.alone(name).mkdir(parents=True)
-        (folder.alone(name) / "study.yaml").touch()
         _write(scores_of(folder.alone(name)), names, losses)
     return folder
 

@@ -193,7 +193,7 @@ def fault_in(model: type[BaseModel], field: str, value: object) -> str | None:
     except ValidationError as error:
         for each in error.errors(include_url=False):
             if each["loc"][: len(parts)] == parts:
-                return _explain(model, each).strip()
+                return _explain(model, each)
     return None
 
 

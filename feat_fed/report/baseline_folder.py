@@ -75,12 +75,6 @@ class BaselineFolder:
         """Name the run's folder of a hospital's training on its own clips."""
         return self.root / LOCAL_ONLY / hospital
 
-    @property
-    def hospitals_alone(self) -> list[str]:
-        """Return the hospitals that have begun to train alone, by name."""
-        folder = self.root / LOCAL_ONLY
-        return sorted(each.parent.name for each in folder.glob("*/study.yaml"))
-
     def write_facts(self, facts: Mapping[str, HospitalFacts]) -> None:
         """Replace what is known of the hospitals."""
         self.root.mkdir(parents=True, exist_ok=True)

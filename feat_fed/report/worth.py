@@ -75,9 +75,8 @@ def worth(store: RunStore) -> Worth | None:
     facts = folder.facts()
     federated = read_scores(folder.federated)
     centralised = read_scores(scores_of(folder.centralised))
-    begun = folder.hospitals_alone
-    alone = {name: read_scores(scores_of(folder.alone(name))) for name in begun}
-    alone = {} if set(facts) - set(alone) else alone  # a mean over some would be of others
+    alone = {name: read_scores(scores_of(folder.alone(name))) for name in facts}
+    alone = alone if all(alone.values()) else {}  # a mean over some would be of others
     there = [each for each in (centralised, *alone.values()) if each]
     if not facts or not federated or not there:
         return None
@@ -107,7 +106,12 @@ def worth(store: RunStore) -> Worth | None:
             )
             for name in facts
         ),
-        svg=worth_svg(*(_from(first, each) for each in (means, central_means, ranges, home))),
+        svg=worth_svg(
+            _from(first, means),
+            _from(first, central_means),
+            _from(first, ranges),
+            _from(first, home),
+        ),
         untrained=means.get(0) if first else None,
     )
 

@@ -1,11 +1,12 @@
 """The same training, not federated: on all hospitals' clips at once, and on each one's own.
 
 What is held equal with the federated study: the network and its first weights, the clips and who
-is held out, the rounds, the optimiser steps of a round and the clips of a step *at one hospital*,
-the learning rate of each step. The federated study takes as many steps at every hospital, so it
-goes through more clips in all. What serves federating alone is left out: the term of FedProx,
-AdamW's moments are kept from round to round, and there is no server that noises, masks, weighs or
-optimises. DP-SGD over patients stays, since it is a part of a hospital's own step.
+is held out, the rounds, the optimiser steps of a round, the learning rate of each step, and the
+clips that a step takes at all places together. So all clips in one place are taken in batches as
+many times as large as there are hospitals, and in all as many go through the network. What serves
+federating alone is left out: there is no term of FedProx, no server that noises, masks, weighs or
+optimises, and AdamW's moments are kept from round to round. DP-SGD over patients stays, since it is
+a part of a hospital's own step.
 
 Scores: each hospital's held-out loss (:func:`feat_fed.train.heldout_loss`), on its own held-out
 patients, whom no model has seen: the same clips, timesteps and noise for every model and round.
@@ -99,12 +100,15 @@ class BaselinePlan(StrictModel):
         return each[0].model_copy(update={"train": pooled})
 
 
-def baseline_study(study: StudyConfig) -> StudyConfig:
-    """Return the study as one site does it alone."""
+def baseline_study(study: StudyConfig, *, hospitals: int = 1) -> StudyConfig:
+    """Return the study as one place does it that has the clips of so many hospitals."""
+    training = {
+        "proximal_mu": 0.0,
+        "optimiser_state": "kept",
+        "batch_size": hospitals * study.training.batch_size,
+    }
     alone = {
-        "training": study.training.model_copy(
-            update={"proximal_mu": 0.0, "optimiser_state": "kept"}
-        ),
+        "training": study.training.model_copy(update=training),
         "strategy": StrategyConfig(weigh_by="equal", ema_decay=study.strategy.ema_decay),
         "sites": SitesConfig(minimum=1),
         "transfer": TransferConfig(),

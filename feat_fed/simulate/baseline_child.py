@@ -46,15 +46,16 @@ def _do(study: RunStore, job: str) -> None:
         score_federated(study, plan)
         return
     root = folder.root / job
+    pooled = job == CENTRALISED
     with lock_run(root):
-        wanted = baseline_study(study.study)
+        wanted = baseline_study(study.study, hospitals=len(plan.hospitals) if pooled else 1)
         begun = (root / "study.yaml").exists()
         store = RunStore.resume(root, wanted) if begun else RunStore.create(root, wanted)
         train_baseline(
             store,
             plan,
             folder.facts(),
-            hospital=None if job == CENTRALISED else root.name,
+            hospital=None if pooled else root.name,
             progress=_log_step,
         )
 

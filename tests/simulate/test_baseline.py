@@ -224,6 +224,7 @@ def test_the_study_alone_has_nothing_of_a_federation() -> None:
     kept = ("proximal_mu", "optimiser_state")
     same = {key: value for key, value in study.training.model_dump().items() if key not in kept}
     assert same.items() <= alone.training.model_dump().items()
+    assert baseline_study(study, hospitals=3).training.batch_size == 3 * study.training.batch_size
     for part in ("name", "rounds", "seed", "model", "diffusion", "codec", "clips", "checkpoints"):
         assert getattr(alone, part) == getattr(study, part)
 
