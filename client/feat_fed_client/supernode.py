@@ -17,7 +17,7 @@ from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.errors import ChildError, ConfigError, FeatFedError, RefusedError, StorageError
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.protocol import PENDING_KEY, REVOKED_KEY, UNKNOWN_KEY, WRONG_CLOCK
-from feat_fed.wire import flower_environment
+from feat_fed.wire import ALLOCATOR, flower_environment
 from feat_fed_client import CLIENT_LOCK, READY, SITE_CONFIG
 from feat_fed_client.connection import Connection
 from feat_fed_client.keys import check_site_key
@@ -35,10 +35,6 @@ _MAX_ENDS_IN_A_ROW = 5
 _NODE_ID = re.compile(r"SuperNode ID: (\d+)")
 _TROUBLE = "Connection attempt failed"
 _MESSAGE_LOST = re.compile(r"Failed to (?:receive|send) message")
-
-# glibc gives large blocks back to the kernel at once and takes a page fault for each page of
-# them in the next step: 40 to 135 ms of a 550 ms step. A round's child is short-lived anyway.
-_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
 
 # In the SuperNode's last words: the server's door, and Flower 1.41.
 _UNKNOWN_KEY = f"code: {UNKNOWN_KEY}"
@@ -280,7 +276,7 @@ class SiteLauncher:
                 *("--port", str(port)),
             ],
             log_file=self.logs / "supernode.log",
-            env=flower_environment(self._state / "supernode"),
+            env=flower_environment(self._state / "supernode") | ALLOCATOR,
         )
 
     def _start_executor(self, children: ChildGroup, port: int) -> Child:
@@ -294,7 +290,7 @@ class SiteLauncher:
             log_file=self.logs / "executor.log",
             env={
                 **flower_environment(self._state / "executor"),
-                **_ALLOCATOR,
+                **ALLOCATOR,
                 SITE_CONFIG: str(self._site_file),
             },
         )

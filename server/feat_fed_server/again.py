@@ -14,8 +14,10 @@ from feat_fed_server.tally import Tally
 log = logging.getLogger(__name__)
 
 ASK_AGAIN_SEC = 30.0
+_LONGEST_SEC = 300.0
+"""A site that was paused and goes on is not left waiting for longer."""
 _ASK_AGAIN_TIMES = 20
-"""At most, of a site that declined, within the study's ``sites.wait_sec``."""
+"""Of a site that declined, within the study's ``sites.wait_sec`` where that is short."""
 
 
 class Again:
@@ -49,5 +51,6 @@ class Again:
     def _wait_for_declined(self, tally: Tally) -> None:
         until = self._give_up_at
         self._asking.tell("waiting", self._number, tally.good, until, tally.declined)
-        pause_sec = max(ASK_AGAIN_SEC, self._sites.wait_sec / _ASK_AGAIN_TIMES)
+        pause_sec = min(_LONGEST_SEC, self._sites.wait_sec / _ASK_AGAIN_TIMES)
+        pause_sec = max(ASK_AGAIN_SEC, pause_sec)
         time.sleep(max(0.0, min(pause_sec, until - time.time())))

@@ -24,7 +24,7 @@ from feat_fed.processes import (
     wait_for_port,
 )
 from feat_fed.report.run_store import RunStore
-from feat_fed.wire import flower_environment
+from feat_fed.wire import ALLOCATOR, flower_environment
 from feat_fed_server import RUN_ERRAND, RUN_FOLDER
 from feat_fed_server.certificates import TlsFiles
 from feat_fed_server.errand import Errand
@@ -233,7 +233,7 @@ class StudyProcesses:
                 *("--checkpoints", str(self._store.checkpoint(0).parent)),
             ],
             log_file=self._store.logs / "superlink.log",
-            env=flower_environment(self._store.flower / "superlink"),
+            env=flower_environment(self._store.flower / "superlink") | ALLOCATOR,
         )
         wait_for_port("127.0.0.1", self._control_port, self._children)
         link = SuperLinkClient(self._control_port)
@@ -254,6 +254,7 @@ class StudyProcesses:
             log_file=self._store.logs / "superexec.log",
             env={
                 **flower_environment(self._store.flower / "executor"),
+                **ALLOCATOR,
                 "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
                 RUN_FOLDER: str(self._store.root.resolve()),
                 RUN_ERRAND: self._errand.name,
