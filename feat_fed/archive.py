@@ -35,6 +35,7 @@ _CONTENTS = "backup.json"
 _LONGEST_CONTENTS_BYTES = 64 * 1024**2
 _PART_BYTES = 1024**2
 _PRIVATE = 0o600
+_OTHER = "take another backup"
 Kind = Literal["run", "federation"]
 
 
@@ -186,9 +187,6 @@ def unpack(path: Path, folder: Path | None) -> Contents:
             if _written(cast(BinaryIO, found), target, member.mode) != contents.files[member.name]:
                 raise BackupError(f"{member.name} in {path} is damaged; {_OTHER}")
     return contents
-
-
-_OTHER = "take another backup"
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ path of a hospital's file.
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import Field, StringConstraints
 
@@ -41,6 +42,21 @@ class CheckResult(StrictModel):
     numbers: dict[str, Number]
 
 
+class Check(Protocol):
+    """One question: both roles add what its answer needs."""
+
+    @property
+    def id(self) -> CheckId:
+        """Name it for machines."""
+
+    @property
+    def title(self) -> str:
+        """Name it for people."""
+
+
+_C = TypeVar("_C", bound=Check)
+
+
 def green(found: str, **numbers: Number) -> Finding:
     """Say that all is well."""
     return Finding(status="green", found=found, numbers=numbers)
@@ -60,6 +76,33 @@ def worst(statuses: list[Status]) -> Status:
     """Return the worst of them; green of none."""
     order: tuple[Status, ...] = ("red", "amber", "green")
     return next((each for each in order if each in statuses), "green")
+
+
+def run_checks(
+    checks: Iterable[_C], find: Callable[[_C], Finding], tell: Callable[[str], None]
+) -> tuple[CheckResult, ...]:
+    """Run checks one after the other, whatever becomes of each.
+
+    Parameters
+    ----------
+    find
+        Answers one, with whatever it raises that a person can mend made a finding.
+    tell
+        Called with a check's title before it is run.
+    """
+    results = []
+    for check in checks:
+        tell(check.title)
+        try:
+            finding = find(check)
+        except Exception as error:
+            # Its text may name a file or a patient.
+            finding = red(
+                f"the check itself failed ({type(error).__name__})",
+                "check again; if it stays, report it with the output of `feat-fed version`",
+            )
+        results.append(CheckResult(id=check.id, title=check.title, **dict(finding)))
+    return tuple(results)
 
 
 def installed_for(extra: str) -> Finding:

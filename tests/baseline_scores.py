@@ -9,9 +9,9 @@ from feat_fed.report.baseline_folder import (
     BaselineFolder,
     HospitalFacts,
     RoundScores,
-    append_scores,
     scores_of,
 )
+from feat_fed.report.json_lines import append_record
 
 FEDERATED = [(1.0, 1.0), (0.5, 0.7), (0.4, 0.6)]
 """At the first hospital and at the second, of the untrained model and after each round."""
@@ -37,4 +37,4 @@ def _facts(clips: int) -> HospitalFacts:
 def _write(path: Path, names: tuple[str, str], losses: list[tuple[float, float]]) -> None:
     for number, pair in enumerate(losses):
         scores = RoundScores(round=number, losses=dict(zip(names, pair, strict=True)))
-        append_scores(path, scores)
+        append_record(path, scores)

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "flwr", "monai", "deepspeed", "ray", "pydicom", "diffusers", "matplotlib")
+HEAVY = (
+    *("torch", "flwr", "monai", "deepspeed", "ray", "pydicom", "diffusers", "matplotlib"),
+    *("scipy", "numpy", "av"),
+)
 
 PUBLIC = {
     "feat_fed": {"__version__"},
@@ -69,7 +72,9 @@ def test_every_name_in_all_exists(module: str) -> None:
     assert all(getattr(package, name) is not None for name in package.__all__)
 
 
-@pytest.mark.parametrize("module", ["feat_fed", "feat_fed.config", "feat_fed.protocol"])
+@pytest.mark.parametrize(
+    "module", ["feat_fed", "feat_fed.config", "feat_fed.protocol", "feat_fed.cli.main"]
+)
 def test_importing_is_cheap(module: str) -> None:
     script = f"import {module}, sys; print([m for m in {HEAVY} if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

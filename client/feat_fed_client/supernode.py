@@ -21,6 +21,7 @@ from feat_fed.wire import ALLOCATOR, flower_environment
 from feat_fed_client import CLIENT_LOCK, READY, SITE_CONFIG
 from feat_fed_client.connection import Connection
 from feat_fed_client.keys import check_site_key
+from feat_fed_client.lines import Lines
 from feat_fed_client.reach import check_ca_certificate, greet
 from feat_fed_client.site_audit import SiteAudit
 
@@ -82,7 +83,7 @@ class SiteLauncher:
         self._secret = self._state / "executor.secret"
         self._connection = Connection(self._state, self._link)
         self._audit = SiteAudit(site)
-        self._said = ""
+        self._lines = Lines(tell, f"connected to {self._link.address}; waiting for the study")
         self._ends_in_a_row = 0
         self._node_id: int | None = None
         self._noted_node_id: int | None = None
@@ -165,7 +166,7 @@ class SiteLauncher:
         self._listen(node)
         if self._lost_a_message:
             # A handshake that took too long, say; the server asks again whoever connects anew.
-            self._once("a message was lost on the way; connecting anew, to be asked again")
+            self._lines.trouble("a message was lost on the way; connecting anew, to be asked again")
             return False
         if time.monotonic() < self._look_at or self._node_id is None:
             return True
@@ -175,14 +176,14 @@ class SiteLauncher:
             if server_absence(self._link) is None:
                 was_away, self._server_was_away = self._server_was_away, False
                 if was_away and self._connection.is_forgotten(self._node_id):
-                    self._once("the server was started again; connecting anew")
+                    self._lines.trouble("the server was started again; connecting anew")
                     return False
-                self._once(f"connected to {self._link.address}; waiting for the study")
+                self._lines.connected()
                 self._note_connection(self._node_id)
                 return True
         self._server_was_away = True
         self._look_at = time.monotonic() + _LOOK_AGAIN_SEC
-        self._once("the server is away; waiting for it to come back")
+        self._lines.trouble("the server is away; waiting for it to come back")
         return True
 
     def _note_connection(self, node_id: int) -> None:
@@ -192,7 +193,7 @@ class SiteLauncher:
             self._audit.connected(self._link, node_id)
             self._noted_node_id = node_id
         except StorageError as error:  # the executor sends nothing as long as that is so
-            self._once(str(error))
+            self._lines.once(str(error))
 
     def _look_whether_ready(self, executor: Child) -> None:
         self._was_ready |= any(READY in line for line in executor.log.news())
@@ -242,10 +243,10 @@ class SiteLauncher:
             )
         if _PENDING_KEY in last_words:
             self._ends_in_a_row = 1
-            self._once("waiting for the coordinator to approve this site's key")
+            self._lines.trouble("waiting for the coordinator to approve this site's key")
             time.sleep(_APPROVAL_SEC)
         elif _KEY_IN_USE in last_words:
-            self._once(
+            self._lines.trouble(
                 "the server still holds a connection with this site's key: a client that is "
                 "running elsewhere, or one that was killed (freed within a minute); trying again"
             )
@@ -255,7 +256,7 @@ class SiteLauncher:
                 f"log is {node.log_file}\n{node.tail()}"
             )
         else:
-            self._once("the connection to the server was lost; trying again")
+            self._lines.trouble("the connection to the server was lost; trying again")
         time.sleep(_PAUSE_SEC if was_connected else _RESTART_SEC)
         self._wait_for_server()
 
@@ -297,13 +298,8 @@ class SiteLauncher:
 
     def _wait_for_server(self) -> None:
         while reason := server_absence(self._link):
-            self._once(f"waiting for the server at {self._link.address} ({reason})")
+            self._lines.trouble(f"waiting for the server at {self._link.address} ({reason})")
             time.sleep(1.0)
-
-    def _once(self, line: str) -> None:
-        if line != self._said:
-            self._said = line
-            self._tell(line)
 
 
 def check_link(site: SiteConfig) -> ServerLinkConfig:

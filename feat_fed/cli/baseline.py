@@ -13,7 +13,7 @@ from feat_fed.cli.console import console, say
 from feat_fed.config import LimitsConfig, SiteConfig, SitePrivacyConfig
 from feat_fed.errors import ChildError, DataError, RunError
 from feat_fed.processes import Child, ChildGroup
-from feat_fed.report import RunStore, write_report
+from feat_fed.report import RunStore
 from feat_fed.report.baseline_folder import (
     CENTRALISED,
     FEDERATED,
@@ -53,6 +53,8 @@ def run_baselines(store: RunStore, sites: Sequence[SiteConfig], wanted: Sequence
     RunError
         If the run is not complete, or another process is at its baselines.
     """
+    from feat_fed.report import write_report
+
     if store.summary().state != "complete":
         raise RunError(f"{store.root} is not complete: baselines come after its last round")
     with lock_run(store.root, "baselines"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -15,14 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 import yaml
 
-from feat_fed.atomic import write_bytes_atomically
 from feat_fed.cli.completion import studies
 from feat_fed.cli.console import say
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.runs import run_to_report
 from feat_fed.cli.study import require_enough, resolve_study
 from feat_fed.config import SiteDataConfig, load_site
-from feat_fed.data.inventory.identity import KEY_FILE
 from feat_fed.processes import ChildGroup, free_port
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
@@ -154,11 +151,10 @@ def fix_pseudonyms(consortium: Consortium, seed: int) -> None:
     one machine; with these keys both kinds of examination are on both sides of the whole.
     A site with real clips makes a random key for itself.
     """
+    from feat_fed.data.inventory.identity import fix_site_key
+
     for name, file in consortium.site_files.items():
-        path = load_site(file).store / KEY_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        key = hashlib.sha256(f"demonstration site {seed} {name}".encode()).digest()
-        write_bytes_atomically(path, key, mode=0o600)
+        fix_site_key(load_site(file).store, f"demonstration site {seed} {name}")
 
 
 def demo_data(store: RunStore, folder: Path | None) -> dict[str, SiteDataConfig]:

@@ -10,7 +10,7 @@ import typer
 
 from feat_fed.cli.console import say
 from feat_fed.config import ComputeConfig
-from feat_fed.data.partition import PATIENT_IN_NAME
+from feat_fed.config.site import PATIENT_IN_NAME
 from feat_fed.downstream.settings import ArmName, Draw, NetworkName
 from feat_fed.errors import ConfigError
 

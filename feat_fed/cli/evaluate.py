@@ -139,8 +139,8 @@ def evaluate(
     from feat_fed.evaluator.evaluation import evaluate as measure
     from feat_fed.evaluator.memory import enough_memory
     from feat_fed.evaluator.real import real_videos
-    from feat_fed.evaluator.records import append_evaluation, require_appendable
     from feat_fed.evaluator.subject import Drawing, of_checkpoint, of_round, of_videos
+    from feat_fed.report.json_lines import append_record, require_appendable
     from feat_fed.report.publish import publish_evaluation
     from feat_fed.train import resolve_device
 
@@ -209,7 +209,7 @@ def evaluate(
     else:
         show_evaluation(found)
     for path in files:
-        append_evaluation(path, found)
+        append_record(path, found)
         say(f"added to {path}")
     if store:
         publish_evaluation(store.root, found)

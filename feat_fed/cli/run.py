@@ -12,7 +12,7 @@ from feat_fed.cli.completion import run_folders
 from feat_fed.cli.console import output, say
 from feat_fed.cli.drawing_options import CodecWeights, RoundNumber, SamplerKind, Seed, Steps
 from feat_fed.config import SamplerConfig, validate
-from feat_fed.report import RunStore, write_report, write_samples
+from feat_fed.report import RunStore
 from feat_fed.versions import MATTERS, installed_versions
 
 Run = Annotated[
@@ -47,6 +47,7 @@ def sample(
 ) -> None:
     """Draw new clips from a run's averaged weights."""
     from feat_fed.generate import DISPLAY_FPS, generate_clips
+    from feat_fed.report import write_samples
 
     store = RunStore(run)
     options = {
@@ -90,6 +91,8 @@ def report(
     experiment: Annotated[str, typer.Option(help="Of MLflow.")] = "feat-fed",
 ) -> None:
     """Write a run's report.html anew."""
+    from feat_fed.report import write_report
+
     store = RunStore(run)
     say(str(write_report(store)))
     if mlflow is not None:

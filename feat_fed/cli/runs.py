@@ -10,7 +10,7 @@ from feat_fed.cli.console import console, say
 from feat_fed.config import StudyConfig
 from feat_fed.errors import FeatFedError, RunError
 from feat_fed.privacy.claims import told
-from feat_fed.report import RunStore, SampleFiles, write_report, write_samples
+from feat_fed.report import RunStore, SampleFiles
 from feat_fed.report.run_store import lock_run
 
 
@@ -83,6 +83,8 @@ def _defined_end(store: RunStore) -> Iterator[None]:
 
 
 def _say_how_to_go_on(store: RunStore) -> None:
+    from feat_fed.report import write_report
+
     with contextlib.suppress(OSError):
         write_report(store)
     summary = store.summary()
@@ -99,6 +101,7 @@ def _leave(store: RunStore, state: str, message: str) -> None:
 def _finish(store: RunStore) -> None:
     """Sample the averaged weights, write the report, say where everything is."""
     from feat_fed.generate import DISPLAY_FPS, generate_clips
+    from feat_fed.report import write_report, write_samples
 
     with console.status("sampling clips from the averaged weights"):
         clips_NTHWC = generate_clips(store)

@@ -42,6 +42,9 @@ def _compiled(pattern: str) -> str:
 PatientPattern = Annotated[str, AfterValidator(_compiled)]
 """A regular expression with one group, the patient."""
 
+PATIENT_IN_NAME = r"((?i:pat(?:ient)?)[-_ ]?\d+)"
+"""What looks like a patient in a file's name: pat1, Patient_07, PAT-3."""
+
 
 class RulesConfig(StrictModel):
     """Which clips are good enough to train on, and what of them may be seen."""

@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from feat_fed.config import RulesConfig, SiteDataConfig
+from feat_fed.config.site import PATIENT_IN_NAME
 from feat_fed.data.inventory.files import find_clips, may_be_clip
 from feat_fed.data.reading.reader import is_dicom, probe
 from feat_fed.errors import ClipError, DataError
 
-PATIENT_IN_NAME = r"((?i:pat(?:ient)?)[-_ ]?\d+)"
-"""What looks like a patient in a file's name: pat1, Patient_07, PAT-3."""
-
-_RULES = RulesConfig(review="waived")
+RESEARCHERS_RULES = RulesConfig(review="waived")
 """Nobody approves clips: machine and clips are the researcher's own. Text is still masked."""
 
 _HOW = (
@@ -76,7 +74,7 @@ def _named(subfolders: list[Path]) -> dict[str, SiteDataConfig]:
                 f"{origin[name]} and {folder} would both be the site {name!r}; rename one"
             )
         origin[name] = folder
-        hospitals[name] = SiteDataConfig(paths=(folder,), rules=_RULES)
+        hospitals[name] = SiteDataConfig(paths=(folder,), rules=RESEARCHERS_RULES)
     return hospitals
 
 
@@ -103,6 +101,6 @@ def _dealt(patients: Mapping[str, list[Path]], *, maximum: int) -> dict[str, Sit
     for index in range(count):
         paths = [path for patient in ordered[index::count] for path in patients[patient]]
         hospitals[f"hospital-{index + 1}"] = SiteDataConfig(
-            paths=tuple(paths), patient_pattern=PATIENT_IN_NAME, rules=_RULES
+            paths=tuple(paths), patient_pattern=PATIENT_IN_NAME, rules=RESEARCHERS_RULES
         )
     return hospitals

@@ -33,12 +33,12 @@ from feat_fed.evaluator.due import due_rounds
 from feat_fed.evaluator.holding import GoneError, HeldRounds
 from feat_fed.evaluator.living import Living, State, living
 from feat_fed.evaluator.memory import enough_memory
-from feat_fed.evaluator.records import append_evaluation
 from feat_fed.evaluator.rounds import PresentRounds
 from feat_fed.evaluator.subject import Subject
 from feat_fed.generate import DISPLAY_FPS
 from feat_fed.measured import Evaluation
 from feat_fed.report.evaluation_folder import EvaluationFolder
+from feat_fed.report.json_lines import append_record
 from feat_fed.report.publish import publish_evaluation
 from feat_fed.report.run_store import RunStore
 from feat_fed.report.samples import write_samples
@@ -201,7 +201,7 @@ class _Watch:
                 raise
             self._pass_over(number, digest, str(error))
             return
-        append_evaluation(self._folder.metrics, evaluation)
+        append_record(self._folder.metrics, evaluation)
         publish_evaluation(self._store.root, evaluation)
         self._measured.append(evaluation)
         self._tell(_line(evaluation))

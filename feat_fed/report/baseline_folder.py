@@ -17,9 +17,10 @@ from pathlib import Path
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from feat_fed.atomic import append_line, write_bytes_atomically
+from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import RunError
+from feat_fed.report.json_lines import whole_records
 
 CENTRALISED = "centralised"
 LOCAL_ONLY = "local-only"
@@ -106,38 +107,12 @@ def scores_of(root: Path) -> Path:
     return root / "scores.jsonl"
 
 
-def append_scores(path: Path, scores: RoundScores) -> None:
-    """Add a round's scores to a file and flush it.
-
-    Raises
-    ------
-    RunError
-        When the file cannot be written.
-    """
-    try:
-        append_line(path, scores.model_dump_json().encode())
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error.strerror}") from error
-
-
 def read_scores(path: Path) -> dict[int, dict[str, float]]:
     """Return each hospital's loss by round; empty where there is no file.
 
     A line that is none, as a crash leaves it, is passed over: the round is scored again.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from error
-    found = {}
-    for line in lines:
-        try:
-            scores = RoundScores.model_validate_json(line)
-        except ValidationError:
-            continue
-        found[scores.round] = scores.losses
+    found = {each.round: each.losses for each in whole_records(path, RoundScores)}
     return dict(sorted(found.items()))
 
 

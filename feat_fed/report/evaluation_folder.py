@@ -21,8 +21,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from feat_fed.config.base import StrictModel
-from feat_fed.errors import RunError
 from feat_fed.measured import Evaluation
+from feat_fed.report.json_lines import whole_records
 from feat_fed.report.live import Live
 
 EVALUATION_FOLDER = "evaluation"
@@ -105,19 +105,7 @@ class EvaluationFolder:
         RunError
             If the file is there and cannot be read.
         """
-        try:
-            lines = self.metrics.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return ()
-        except OSError as error:
-            raise RunError(f"{self.metrics} cannot be read: {error}") from error
-        found = []
-        for line in lines:
-            try:
-                found.append(Evaluation.model_validate_json(line))
-            except ValidationError:
-                continue
-        return tuple(found)
+        return whole_records(self.metrics, Evaluation)
 
     def read_best(self) -> Best | None:
         """Return which round is best, or None where nothing says so."""

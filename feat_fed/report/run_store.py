@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import re
 import time
 import uuid
@@ -43,6 +42,7 @@ from feat_fed.errors import ConfigError, RunError
 from feat_fed.lock import is_held
 from feat_fed.privacy.resolve import resolved
 from feat_fed.report.evaluation_folder import EvaluationFolder
+from feat_fed.report.json_lines import append_record
 from feat_fed.report.links import LINKS_FILE
 from feat_fed.report.live import LIVE_FILE
 from feat_fed.report.records import RoundRecord, RunSummary
@@ -226,17 +226,7 @@ class RunStore:
 
     def append(self, record: RoundRecord) -> None:
         """Add a round's record and flush it to disk; a torn last line is cut off first."""
-        path = self.root / "metrics.jsonl"
-        try:
-            with path.open("r+b") as file:
-                whole = file.read().rfind(b"\n") + 1
-                file.seek(whole)
-                file.truncate()
-                file.write(record.model_dump_json().encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(f"{path} cannot be written: {error}") from error
+        append_record(self.root / "metrics.jsonl", record)
 
     def rounds(self) -> tuple[RoundRecord, ...]:
         """Return the rounds in order, each by its last record."""

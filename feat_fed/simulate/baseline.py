@@ -39,11 +39,11 @@ from feat_fed.report.baseline_folder import (
     BaselineFolder,
     HospitalFacts,
     RoundScores,
-    append_scores,
     mean_loss,
     read_scores,
     scores_of,
 )
+from feat_fed.report.json_lines import append_record
 from feat_fed.report.records import RoundRecord, SiteRound
 from feat_fed.report.run_store import RunStore
 from feat_fed.train import (
@@ -250,7 +250,7 @@ class HeldoutScores:
         known = read_scores(path).get(state.rounds_done)
         if known is None:
             known = self.of(state.weights)
-            append_scores(path, RoundScores(round=state.rounds_done, losses=known))
+            append_record(path, RoundScores(round=state.rounds_done, losses=known))
         return known
 
 
@@ -273,7 +273,7 @@ def score_federated(store: RunStore, plan: BaselinePlan) -> None:
                 continue
             losses = heldout.of(read_weights(store.checkpoint(number), kind="global").tensors)
         losses = {name: losses[name] for name in sorted(heldout.names)}
-        append_scores(path, RoundScores(round=number, losses=losses))
+        append_record(path, RoundScores(round=number, losses=losses))
 
 
 def _told(record: RoundRecord) -> dict[str, float]:

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from feat_fed.config import PartitionConfig, RulesConfig, SimulationConfig, SiteDataConfig
+from feat_fed.config import PartitionConfig, SimulationConfig, SiteDataConfig
 from feat_fed.data import hospitals_from_folder
+from feat_fed.data.partition import RESEARCHERS_RULES
 from feat_fed.data.synthetic import GENERATED_RULES, write_demo_hospitals
 from feat_fed.errors import DataError, StorageError
 from feat_fed.report.data_summary import DataSummary, HospitalSummary
@@ -27,8 +28,6 @@ Dealt = Mapping[str, Sequence[Patient]]
 """Each hospital's patients."""
 
 _HOSPITALS = 4
-_RULES = RulesConfig(review="waived")
-"""Nobody approves clips: machine and clips are the researcher's own. Text is still masked."""
 
 
 def hospitals_of(store: RunStore, config: SimulationConfig) -> dict[str, SiteDataConfig]:
@@ -56,7 +55,7 @@ def hospitals_of(store: RunStore, config: SimulationConfig) -> dict[str, SiteDat
         _link(store.root / "hospitals", dealt)
         summary = _summary(dealt, config.partition)
         summary.write(store.root)
-    rules = GENERATED_RULES if config.data is None else _RULES
+    rules = GENERATED_RULES if config.data is None else RESEARCHERS_RULES
     return {
         each.site: SiteDataConfig(paths=(store.root / "hospitals" / each.site,), rules=rules)
         for each in summary.hospitals

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from feat_fed.config.site import PATIENT_IN_NAME
 from feat_fed.data.inventory.files import FoundClip, find_clips
 from feat_fed.data.inventory.records import known_modality
-from feat_fed.data.partition import PATIENT_IN_NAME
 from feat_fed.data.reading.clip import Source, contained
 from feat_fed.data.reading.reader import is_dicom
 from feat_fed.errors import ClipError, ConfigError, DataError

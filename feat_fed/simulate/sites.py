@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import SimulationConfig, SiteConfig, SiteDataConfig, validate
 from feat_fed.config.simulation import FOR_ALL
-from feat_fed.data.inventory.identity import KEY_FILE
-from feat_fed.errors import StorageError
+from feat_fed.data.inventory.identity import fix_site_key
 from feat_fed.report.run_store import RunStore
 
 _DEFAULTS = SimulationConfig()
@@ -54,25 +51,17 @@ def virtual_sites(
 def fix_pseudonyms(sites: Iterable[SiteConfig], seed: int) -> None:
     """Give new stores keys that follow from the seed.
 
-    The key decides which patients are held out, so that the same command, and every variation of
-    a sweep, holds out the same ones. In the run's folder lie the hospitals' clips, or links to
-    them, as well: no hospital is to be protected from who has it.
+    So the same command, and every variation of a sweep, holds out the same patients. In the run's
+    folder lie the hospitals' clips, or links to them, as well: no hospital is to be protected from
+    who has it.
 
     Raises
     ------
-    StorageError
+    DataError
         If a store cannot be written.
     """
     for site in sites:
-        path = site.store / KEY_FILE
-        if path.exists():
-            continue
-        key = hashlib.sha256(f"virtual hospital {seed} {site.name}".encode()).digest()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomically(path, key, mode=0o600)
-        except OSError as error:
-            raise StorageError(f"{path} cannot be written: {error}") from error
+        fix_site_key(site.store, f"virtual hospital {seed} {site.name}")
 
 
 def _compute(config: SimulationConfig) -> dict[str, Any]:

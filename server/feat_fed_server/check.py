@@ -29,6 +29,7 @@ from feat_fed.findings import (
     green,
     installed_for,
     red,
+    run_checks,
     worst,
 )
 from feat_fed.model.state import state_schema
@@ -280,18 +281,14 @@ def run_server_checks(
         If the federation's file cannot be used.
     """
     assert subject.config  # nothing can be said of a federation that cannot be read
-    results = []
-    for check in CHECKS:
-        tell(check.title)
-        finding = _finding(check, subject)
-        results.append(CheckResult(id=check.id, title=check.title, **dict(finding)))
+    results = run_checks(CHECKS, lambda check: _finding(check, subject), tell)
     return ServerCheckReport(
         feat_fed=__version__,
         study=subject.study.name if subject.study else None,
         checked_at=dt.datetime.now(dt.UTC).replace(microsecond=0),
         quick=subject.quick,
         status=worst([each.status for each in results]),
-        results=tuple(results),
+        results=results,
     )
 
 

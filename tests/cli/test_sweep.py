@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from feat_fed.cli import sweep as sweep_module
+from feat_fed.cli import sweep_run
 from feat_fed.cli.main import run_app
 from feat_fed.report import RunStore
 from report.test_html import Page
@@ -63,7 +63,7 @@ def run_sweep(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[Path, str], tuple[int, str]]:
     """Return what runs a sweep's text in a folder: exit status and all that was told."""
-    monkeypatch.setattr(sweep_module, "SIMULATE", (sys.executable, "-c", SIMULATE))
+    monkeypatch.setattr(sweep_run, "SIMULATE", (sys.executable, "-c", SIMULATE))
 
     def run(folder: Path, text: str) -> tuple[int, str]:
         (folder / "sweep.yaml").write_text(text)

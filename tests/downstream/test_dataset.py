@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from feat_fed.data.partition import PATIENT_IN_NAME
+from feat_fed.config.site import PATIENT_IN_NAME
 from feat_fed.downstream.dataset import read_labelled, read_split, read_unlabelled
 from feat_fed.downstream.labelled import LabelledClips, class_names, patient_by
 from feat_fed.errors import ConfigError, DataError

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feat_fed.data.partition import PATIENT_IN_NAME
+from feat_fed.config.site import PATIENT_IN_NAME
 from feat_fed.downstream.dataset import read_labelled, read_split, read_unlabelled
 from feat_fed.downstream.experiment import fixmatch_experiment, tstr_experiment
 from feat_fed.downstream.labelled import LabelledClips, patient_by

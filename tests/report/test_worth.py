@@ -12,10 +12,10 @@ from feat_fed.report import RunStore, write_report
 from feat_fed.report.baseline_folder import (
     BaselineFolder,
     RoundScores,
-    append_scores,
     read_scores,
     scores_of,
 )
+from feat_fed.report.json_lines import append_record
 from feat_fed.report.worth import worth
 from report.test_html import Page
 
@@ -82,7 +82,7 @@ def test_the_page_tells_it(store: RunStore, folder: BaselineFolder) -> None:
 def test_the_page_hides_no_surprise(
     after: float, phrase: str, store: RunStore, folder: BaselineFolder
 ) -> None:
-    append_scores(folder.federated, RoundScores(round=2, losses={"a": after, "b": after}))
+    append_record(folder.federated, RoundScores(round=2, losses={"a": after, "b": after}))
     assert phrase in Page(write_report(store)).words
 
 
@@ -91,7 +91,7 @@ def test_a_long_curve_begins_after_the_first_round(store: RunStore, folder: Base
         *(scores_of(folder.alone(name)) for name in "ab"),
         *(folder.federated, scores_of(folder.centralised)),
     ):
-        append_scores(path, RoundScores(round=3, losses={"a": 0.3, "b": 0.3}))
+        append_record(path, RoundScores(round=3, losses={"a": 0.3, "b": 0.3}))
     words = Page(write_report(store)).words
     assert "The untrained model, the same for all, has 1.000." in words
     assert "Point 0" not in words[words.index("What is held equal") - 400 :][:400]

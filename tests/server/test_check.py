@@ -18,6 +18,7 @@ from feat_fed.joining import JoinRequest, Token
 from feat_fed.processes import free_port
 from feat_fed.report import RunStore
 from feat_fed.report.run_store import lock_run
+from feat_fed_server import check
 from feat_fed_server.admissions import Admissions
 from feat_fed_server.check import CHECKS, ServerCheckReport, ServerSubject, run_server_checks
 
@@ -50,6 +51,19 @@ def ask_to_join(federation: Path, site: str) -> JoinRequest:
     request = JoinRequest.make(token, ec.generate_private_key(ec.SECP384R1()))
     admissions.receive(request.model_dump_json().encode())
     return request
+
+
+def test_a_check_that_fails_by_itself_is_red_and_the_others_go_on(
+    look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/home/somebody")
+
+    monkeypatch.setattr(check, "require_free", fail)
+    found = look(load_study("demo"))
+    assert found["address"].status == "red"
+    assert found["address"].found == "the check itself failed (PermissionError)"
+    assert found["disk"].status == "green"
 
 
 def test_a_server_that_is_ready_is_green(federation: Path, look: Look) -> None:

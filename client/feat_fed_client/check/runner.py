@@ -6,9 +6,9 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from feat_fed import __version__
+from feat_fed import __version__, findings
 from feat_fed.errors import FeatFedError
-from feat_fed.findings import CheckResult, Finding, amber, red, worst
+from feat_fed.findings import Finding, amber, red, worst
 from feat_fed_client.check import (
     budget,
     compute,
@@ -77,11 +77,7 @@ def run_checks(
     tell
         Called with a check's title before it is run.
     """
-    results = []
-    for check in checks:
-        tell(check.title)
-        finding = _finding(check, subject)
-        results.append(CheckResult(id=check.id, title=check.title, **dict(finding)))
+    results = findings.run_checks(checks, lambda check: _finding(check, subject), tell)
     return CheckReport(
         feat_fed=__version__,
         site=subject.site.name,
@@ -91,7 +87,7 @@ def run_checks(
         offline=subject.offline,
         quick=subject.quick,
         status=worst([each.status for each in results]),
-        results=tuple(results),
+        results=results,
     )
 
 
@@ -104,9 +100,3 @@ def _finding(check: Check, subject: Subject) -> Finding:
         return check.find(subject)
     except FeatFedError as error:
         return red(*told_and_mend(str(error), subject.site))
-    except Exception as error:
-        # Its text may name a file or a patient.
-        return red(
-            f"the check itself failed ({type(error).__name__})",
-            "check again; if it stays, report it with the output of `feat-fed version`",
-        )

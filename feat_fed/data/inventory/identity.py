@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 from typing import Literal
 
+from feat_fed.atomic import write_bytes_atomically
 from feat_fed.errors import DataError
 
 KEY_BYTES = 32
@@ -43,6 +44,27 @@ def site_key(store: Path) -> bytes:
             "or remove it to start with new pseudonyms and a new split"
         )
     return key
+
+
+def fix_site_key(store: Path, text: str) -> None:
+    """Give a new store a key that follows from a text, where nobody is to be protected.
+
+    The key decides which patients are held out, so that generated clips, or those of a simulation,
+    give the same numbers each time. A store that has a key keeps it.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be made.
+    """
+    path = store / KEY_FILE
+    if path.exists():
+        return
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomically(path, hashlib.sha256(text.encode()).digest(), mode=0o600)
+    except OSError as error:
+        raise DataError(f"{path} cannot be made: {error.strerror}") from error
 
 
 def pseudonym(text: str, *, key: bytes) -> str:
