@@ -162,12 +162,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_yaml(text: str, source: str) -> dict[str, Any]:
     """Return the text's top-level mapping; ``source`` names it in messages."""
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _OneOfEach)  # noqa: S506  # a SafeLoader
+    except _TwiceError as error:
+        raise ConfigError(f"{source}, {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not YAML: {error}") from error
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise ConfigError(f"{source} must be a mapping of field: value at its top level")
     return tree
+
+
+class _TwiceError(Exception):
+    """A key stands twice in one mapping."""
+
+
+class _OneOfEach(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise _TwiceError(
+                    f"line {line}: {key.value} is there twice (line {lines[key.value]}); "
+                    "put both into one, or rename or remove one"
+                )
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 def validate(model: type[ModelT], tree: Mapping[str, Any], source: str) -> ModelT:

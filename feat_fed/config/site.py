@@ -22,7 +22,15 @@ from feat_fed.config.privacy import ReleaseConfig, SitePrivacyConfig
 from feat_fed.config.study import Name
 
 ADDRESS_PATTERN = r"^(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$"
-Address = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN)]
+
+
+def _with_a_port(address: str) -> str:
+    if not 0 < int(address.rpartition(":")[2]) < 65536:
+        raise ValueError(f"{address!r}: write HOST:PORT with a port from 1 to 65535")
+    return address
+
+
+Address = Annotated[str, StringConstraints(pattern=ADDRESS_PATTERN), AfterValidator(_with_a_port)]
 """HOST:PORT; an IPv6 host in brackets."""
 
 MAX_DEVICES = 8

@@ -79,23 +79,12 @@ Lines = Mapping[tuple[str, ...], int]
 
 
 def _lines(path: Path) -> Lines:
-    """Return the lines of the file's variations.
-
-    Raises
-    ------
-    ConfigError
-        If one stands there twice, of which YAML would take the last.
-    """
+    """Return the lines of the file's variations."""
     root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     found: dict[tuple[str, ...], int] = {}
     for place, line in _places(root, ()):
         if place[:1] != ("variations",) or not 2 <= len(place) <= 3:
             continue
-        if place[1:] in found:
-            raise ConfigError(
-                f"{path}, line {line}: {' / '.join(place[1:])} is there twice (line "
-                f"{found[place[1:]]}); rename or remove one"
-            )
         found[place[1:]] = line
     return found
 

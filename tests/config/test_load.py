@@ -89,6 +89,17 @@ def test_what_is_no_mapping_is_refused(text: str) -> None:
         parse_yaml(text, "f.yaml")
 
 
+@pytest.mark.parametrize("text", ["a: 1\nb: 2\na: 3\n", "a:\n  {b: 1,\n   c: 2, b: 1}\n"])
+def test_a_key_that_stands_twice_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"f\.yaml, line 3: [ab] is there twice \(line [12]\)"):
+        parse_yaml(text, "f.yaml")
+
+
+def test_a_key_may_be_put_over_a_merged_one() -> None:
+    merged = parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\n", "f.yaml")
+    assert merged["b"] == {"x": 3, "y": 2}
+
+
 SITE = """
 name: hospital-a
 server: {address: "localhost:9443", ca_certificate: ca.crt, private_key: keys/site.key}
@@ -110,6 +121,7 @@ def test_a_sites_paths_count_from_its_file(tmp_path: Path) -> None:
     [
         ("store: store", "stor: store", "did you mean store"),
         ("localhost:9443", "https://localhost", "server.address"),
+        ("localhost:9443", "localhost:99999", "server.address: .*port from 1 to 65535"),
         ("paths: [clips, /elsewhere]", "paths: []", "data.paths"),
         ("paths: [clips, /elsewhere]", "paths: [a], patient_pattern: 'x('", "regular expression"),
         ("paths: [clips, /elsewhere]", "paths: [a], patient_pattern: 'x'", "exactly one"),

@@ -66,7 +66,7 @@ def test_each_variation_is_the_study_with_its_changes(folder: Path) -> None:
             r"line 5, variation a: simulation.partition.kin: unknown field; did you mean kind",
         ),
         ("  a: {rounds: 2}\n  b: {}\n  a: {rounds: 3}\n", r"line 7: a is there twice \(line 5\)"),
-        ("  a: {rounds: 2, rounds: 3}\n", r"line 5: a / rounds is there twice"),
+        ("  a: {rounds: 2, rounds: 3}\n", r"line 5: rounds is there twice"),
         ("  A!: {}\n", r"variations\.A!"),
         ("  {}\n", "variations"),
     ],
