@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,10 @@ class _MakeByDefault(TyperGroup):
     """`provision FILE` is `provision make FILE`."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
-        if not args or args[0] not in {*self.commands, *ctx.help_option_names}:
+        known = {*self.commands, *ctx.help_option_names}
+        # A mistyped command is told as one by the group itself, and is no file.
+        mistyped = args and get_close_matches(args[0], self.commands) and not Path(args[0]).exists()
+        if not args or (args[0] not in known and not mistyped):
             args = [_DEFAULT, *args]
         return super().parse_args(ctx, args)
 
@@ -116,8 +120,8 @@ def approve(
     found = _requested(admissions, site, request)
     say(f"{site} asks with a key of fingerprint {found.fingerprint}")
     if fingerprint is None:
-        typer.confirm("Does the hospital read out the same?", abort=True, err=True)
-    elif fingerprint.split() != found.fingerprint.split():
+        _compare_by_telephone(federation, site)
+    elif "".join(fingerprint.split()).lower() != "".join(found.fingerprint.split()):
         raise ConfigError(
             f"the fingerprint of the request is {found.fingerprint} and not {fingerprint}: do not "
             "approve it unless the hospital reads out the same"
@@ -234,6 +238,20 @@ def _valid(federation: Path, site: str) -> str:
     return site
 
 
+def _compare_by_telephone(federation: Path, site: str) -> None:
+    try:
+        same = typer.confirm("Does the hospital read out the same?", err=True)
+    except typer.Abort:  # Ctrl-C, or nobody is there to answer
+        say(f"\nnothing was changed: {site} still asks (--fingerprint answers without a terminal)")
+        raise
+    if not same:
+        raise ConfigError(
+            f"{site} is not admitted, and still asks. If the hospital reads out another "
+            "fingerprint, the request is not its own: "
+            f"`feat-fed provision revoke {federation} {site}` drops it"
+        )
+
+
 def _requested(admissions: Admissions, site: str, file: Path | None) -> JoinRequest:
     from feat_fed_server.admissions import JoinRefusedError
 
@@ -248,6 +266,11 @@ def _requested(admissions: Admissions, site: str, file: Path | None) -> JoinRequ
             raise ConfigError(f"{file} is a request of {found.site}, not of {site}")
         return found
     pending = admissions.pending(site)
+    if pending is None and (path := admissions.key_file(site)).exists():
+        raise ConfigError(
+            f"{site} is admitted already ({path}), and asks for no other key; "
+            "`feat-fed provision rotate` makes a token for a new one"
+        )
     if pending is None:
         raise ConfigError(
             f"{site} has not asked to join: the hospital runs `feat-fed join` with "

@@ -23,6 +23,7 @@ def test_mistakes_on_the_command_line(fails, tmp_path: Path) -> None:  # type: i
     assert "--rounds" in fails("server", "--rounds", 0)
     assert "No such option" in fails("demo", "--roundz", 3)
     assert "No such command" in fails("serve")
+    assert "No such command 'aprove'" in fails("provision", "aprove", "federation.yaml", "a")
     assert "does not exist" in fails("client", "--site-config", tmp_path / "site.yaml")
     assert "feat-fed init site" in fails("client", "--site-config", tmp_path / "site.yaml")
     assert "is not a run" in fails("sample", "--run", tmp_path)
