@@ -239,9 +239,9 @@ def _federation(
         ),
         "sites": ask.answer(
             "Names of the hospitals, such as hospital-a hospital-b hospital-c",
-            field_of(FederationConfig, "sites", words),
+            field_of(FederationConfig, "sites", str.splitlines if sites else words),
             flag="--site",
-            given=" ".join(sites) if sites else None,
+            given="\n".join(sites) if sites else None,
             default=None,
         ),
     }

@@ -214,7 +214,9 @@ def _site_note(site: str, live: StudyLive, local: SiteLive | None) -> str:
 def _until(deadline: float | None) -> str:
     if deadline is None:
         return ""
-    return f" (until {time.strftime('%H:%M:%S', time.localtime(deadline))})"
+    end = time.localtime(deadline)
+    other_day = end[:3] != time.localtime()[:3]
+    return f" (until {time.strftime('%Y-%m-%d %H:%M' if other_day else '%H:%M:%S', end)})"
 
 
 def _loss(value: float | None) -> str:

@@ -103,6 +103,7 @@ def test_a_hospital_with_a_token_says_little_and_can_join(
         (["site", "--token", "t", "--name", "a"], "leave them out"),
         (["site", "--site-config", "no/site.yaml"], "the folder no does not exist"),
         (["server"], "--site is missing (Names of the hospitals"),
+        (["server", "--site", "the hospital"], "sites.0: 'the hospital': a name has"),
         (["server", "--site", "a", "--min-sites", "2"], "--min-sites: 2 does not go: write 1"),
         (["server", "--site", "a", "--secure-aggregation"], "needs three hospitals"),
         (["server", "--site", "a", "--epsilon", "0.001"], "epsilon"),

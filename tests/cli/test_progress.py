@@ -1,5 +1,7 @@
 """What the screen shows of a study, from the files that the processes leave."""
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,23 @@ def test_whom_the_study_waits_for_is_said_once(
     screen.update(study("training", 1))
     screen.update(live)
     assert len(told) == 2
+
+
+@pytest.mark.parametrize(
+    ("wait_sec", "shown"),
+    [(2 * 86400, r"\(until \d{4}-\d\d-\d\d \d\d:\d\d\)"), (0, r":\d\d:\d\d\)")],
+)
+def test_a_deadline_of_another_day_has_its_date(
+    screen: StudyScreen, monkeypatch: pytest.MonkeyPatch, wait_sec: int, shown: str
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("feat_fed.cli.progress.say", told.append)
+    screen.update(
+        StudyLive(
+            phase="waiting", round=1, rounds=3, missing=("c",), deadline=time.time() + wait_sec
+        )
+    )
+    assert re.search(shown, told[0])
 
 
 def test_a_finished_round_is_a_line_with_what_went_wrong() -> None:
