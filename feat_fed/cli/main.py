@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from types import FrameType
@@ -112,6 +113,20 @@ _EXTRAS = {
 """Which extra a command belongs to."""
 
 
+_NOT_ALLOWED = (
+    "this user may not read or write it: run the command as the account that it belongs to, "
+    "or give this one the rights"
+)
+_MENDS = {
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+    errno.EROFS: "name a place that can be written",
+    errno.ENOSPC: "free some disk, and give the same command",
+    errno.EDQUOT: "free some disk, and give the same command",
+}
+"""What a person can do about a file, where a command has no better word for it."""
+
+
 class _Terminated(BaseException):
     """SIGTERM, as an exception, so that everything that was started is stopped."""
 
@@ -146,6 +161,11 @@ def run_app(arguments: list[str]) -> int:
     except (KeyboardInterrupt, _Terminated):
         say("stopped")
         return 130
+    except OSError as error:
+        if debug or error.filename is None or error.errno not in _MENDS:
+            raise
+        fail(f"{error.filename}: {error.strerror}; {_MENDS[error.errno]}")
+        return 1
     except Exception as error:
         show = getattr(error, "show", None)  # a wrong flag: Click says it best
         if show is None:

@@ -1,5 +1,7 @@
 """One way that errors look: a message, no traceback, an exit status."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,33 @@ def test_an_unknown_key_of_a_study_is_named(fails, tmp_path: Path) -> None:  # t
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["--debug", "demo", "--study", "nowhere"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(errno.EACCES, "this user may not read or write it"), (errno.ENOSPC, "free")]
+)
+def test_a_file_that_the_system_refuses_is_one_line(  # type: ignore[no-untyped-def]
+    fails, code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), "there/study.yaml")
+
+    monkeypatch.setattr("feat_fed.cli.init._write", refuse)
+    flags = ("--federation", tmp_path / "f.yaml", "--study", tmp_path / "s.yaml")
+    line = " ".join(fails("init", "server", "--yes", "--site", "a", *flags).split())
+    assert line.startswith("error: there/study.yaml: ") and told in line
+
+
+def test_an_error_of_ours_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "not there", "x")
+
+    monkeypatch.setattr("feat_fed.cli.init._write", fail)
+    flags = ("--federation", str(tmp_path / "f.yaml"), "--study", str(tmp_path / "s.yaml"))
+    with pytest.raises(FileNotFoundError):
+        run_app(["init", "server", "--yes", "--site", "a", *flags])
 
 
 def test_two_commands_do_not_write_one_run(fails, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
