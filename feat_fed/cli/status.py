@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from feat_fed.cli.completion import run_folders
 from feat_fed.cli.console import output
 from feat_fed.config import load_site
 from feat_fed.errors import ConfigError
@@ -17,7 +18,10 @@ def status(
         Path | None, typer.Argument(metavar="[SITE.yaml]", help="A site's file, at a hospital.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="A run's folder; the newest below --runs if unset.")
+        Path | None,
+        typer.Option(
+            help="A run's folder; the newest below --runs if unset.", autocompletion=run_folders
+        ),
     ] = None,
     runs: Annotated[Path, typer.Option(help="Folder that holds the runs.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for machines.")] = False,

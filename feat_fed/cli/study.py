@@ -12,7 +12,13 @@ from feat_fed.cli.console import output, say
 from feat_fed.cli.progress import StudyScreen
 from feat_fed.cli.run_status import run_metrics, run_status
 from feat_fed.cli.runs import run_to_report
-from feat_fed.config import StudyConfig, dump_yaml, load_federation, load_study
+from feat_fed.config import (
+    StudyConfig,
+    built_in_studies,
+    dump_yaml,
+    load_federation,
+    load_study,
+)
 from feat_fed.errors import ConfigError
 from feat_fed.metrics import served_metrics
 from feat_fed.privacy.resolve import resolved
@@ -66,6 +72,8 @@ def server(
     from feat_fed_server.launch import StudyLauncher
     from feat_fed_server.membership import Federation
 
+    if study in built_in_studies():
+        say(f"the study is the built-in one, {study}; --study study.yaml takes a file")
     invited = load_federation(federation)
     require_enough(config, len(invited.sites))
     members, tls = Federation(federation), TlsFiles(federation.parent / "tls")

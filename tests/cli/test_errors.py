@@ -42,6 +42,16 @@ def test_an_unknown_key_of_a_study_is_named(fails, tmp_path: Path) -> None:  # t
     assert "round: unknown field; did you mean rounds?" in told
 
 
+def test_a_server_says_when_its_study_is_a_built_in_one(fails, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "federation.yaml"
+    file.write_text("address: 127.0.0.1:1\nsites: [a, b]\n")
+    assert "the built-in one, demo" in fails("server", "--federation", file)
+    (tmp_path / "mine.yaml").write_text("name: mine\nmodel: {in_channels: 6}\n")
+    assert "built-in" not in fails(
+        "server", "--federation", file, "--study", tmp_path / "mine.yaml"
+    )
+
+
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_app(["--debug", "demo", "--study", "nowhere"]) == 1
     assert "Traceback" in capsys.readouterr().err
