@@ -30,7 +30,7 @@ _MIB = 2**20
 _TASKS_A_WORKER = 200  # then a fresh one: a library that leaks would eat the next files' share
 _QUEUED_A_WORKER = 4
 _FILES_WORTH_A_WORKER = 16
-_BYTES_WORTH_A_WORKER = 4 * 2**20
+_BYTES_WORTH_A_WORKER = 16 * 2**20
 _BROKEN_POOLS = 3
 
 KeyT = TypeVar("KeyT")
