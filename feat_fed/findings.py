@@ -95,6 +95,11 @@ def run_checks(
         tell(check.title)
         try:
             finding = find(check)
+        except PermissionError:
+            finding = red(
+                "this user may not read or write what the check looks at",
+                "check as the account that runs feat-fed, or give this one the rights",
+            )
         except Exception as error:
             # Its text may name a file or a patient.
             finding = red(
