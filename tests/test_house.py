@@ -81,6 +81,16 @@ def test_importing_is_cheap(module: str) -> None:
     assert told.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "module",
+    ["feat_fed.cli.study_lines", "feat_fed.cli.site_screen", "feat_fed_client.supernode"],
+)
+def test_what_waits_and_tells_does_without_torch(module: str) -> None:
+    script = f"import {module}, sys; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert told.stdout.strip() == "False", told.stderr
+
+
 @pytest.mark.slow
 def test_the_wheel_alone_gives_a_working_command(tmp_path: Path) -> None:
     """In an empty environment, with the base dependencies and no extra."""

@@ -30,6 +30,7 @@ from feat_fed_client.history import note_report, note_verdict
 from feat_fed_client.known_study import remember_study
 from feat_fed_client.last_door import DoorError, LastDoor
 from feat_fed_client.limits import TRAINING_SHARE, DeclinedError
+from feat_fed_client.round_bytes import answer_bytes
 from feat_fed_client.round_files import tidy
 from feat_fed_client.secure import SecurePart
 from feat_fed_client.session import SiteSession
@@ -139,7 +140,7 @@ def answer(
         if secure is not None and assignment.task != "train":
             return Message(to_records(secure.answer()), reply_to=message)
         if assignment.task == "memorisation":
-            traffic.require(site.limits)
+            traffic.require(site.limits, up_bytes=answer_bytes(assignment))
             report = CopySearch(site, assignment, witness=witness).answer(buckets)
             note_report(site.store, report)
             return Message(to_records(report), reply_to=message)
@@ -147,7 +148,7 @@ def answer(
         exchanged = ExchangedWeights(site.store, assignment)
         # Also where the round is declined: asked again, it comes without weights.
         weights = exchanged.receive(buckets)
-        traffic.require(site.limits)
+        traffic.require(site.limits, up_bytes=answer_bytes(assignment))
         session = SiteSession(site, witness=witness, train_until=train_until)
         report, trained = session.run(assignment, weights)
         report, trained = clip_own(assignment, site, report, trained, weights)

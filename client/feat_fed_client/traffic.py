@@ -14,10 +14,8 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from feat_fed.atomic import remove_parts, write_bytes_atomically
-from feat_fed.config import LimitsConfig, StudyConfig
+from feat_fed.config import LimitsConfig
 from feat_fed.config.base import StrictModel
-from feat_fed.federate import form_of, whole_form, wire_bytes
-from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment, StudyId, Task
 from feat_fed_client.limits import DeclinedError
 
@@ -74,11 +72,14 @@ class Traffic:
         moved = self._moved()
         self._add(size_bytes, moved.message_id if moved else "")
 
-    def require(self, limits: LimitsConfig) -> None:
-        """Raise :class:`.limits.DeclinedError` if the answer would exceed what a round may move."""
-        up_bytes = round_bytes(self.assignment.study)[1]
-        if self.assignment.task != "train":
-            up_bytes = 0
+    def require(self, limits: LimitsConfig, *, up_bytes: int) -> None:
+        """Raise :class:`.limits.DeclinedError` if the answer would exceed what a round may move.
+
+        Parameters
+        ----------
+        up_bytes
+            Of the answer's weights.
+        """
         moved_bytes = self.moved_bytes
         if limits.gb_per_round is not None and moved_bytes + up_bytes > limits.gb_per_round * _GB:
             raise DeclinedError(
@@ -122,19 +123,3 @@ def _read(store: Path) -> tuple[_Moved, ...]:
     with contextlib.suppress(OSError, ValidationError):
         return _File.model_validate_json((store / FILE).read_bytes()).tasks
     return ()
-
-
-def round_bytes(study: StudyConfig) -> tuple[int, int]:
-    """Return the bytes of weights that a round brings to a site and takes from it.
-
-    Their headers, some hundredths of a per cent, are not counted. A site that has the weights
-    already, because it is asked again, gets none.
-    """
-    schema = state_schema(study.model)
-    down, up = (form_of(study.transfer, way) for way in ("down", "up"))
-    return wire_bytes(schema, down), wire_bytes(schema, up)
-
-
-def first_bytes(study: StudyConfig) -> int:
-    """Return the bytes that a round brings to a site that does not have the weights before."""
-    return wire_bytes(state_schema(study.model), whole_form(study.transfer))

@@ -29,7 +29,6 @@ def client(
     from feat_fed.config import dump_yaml, load_site
     from feat_fed.data import Manifest, scan
     from feat_fed.metrics import served_metrics
-    from feat_fed.train import resolve_device
     from feat_fed_client.budget import problems_at_start
     from feat_fed_client.events import events_folder
     from feat_fed_client.supernode import SiteLauncher, check_link
@@ -37,7 +36,10 @@ def client(
     os.umask(0o077)  # all that a site keeps is its own: keys, latents, logs
     site = load_site(site_config)
     check_link(site)
-    resolve_device(site.compute)
+    if site.compute.device == "cuda" or site.compute.devices != 1:
+        from feat_fed.train import resolve_device  # torch: the client itself does without
+
+        resolve_device(site.compute)
     with Manifest(site.store, alone="wait") as manifest, files_bar("looking at files") as bar:
         inventory = scan(site.data, manifest=manifest, progress=bar)
     tell_counts(site.name, inventory)

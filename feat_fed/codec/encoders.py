@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -20,10 +21,18 @@ MadeT = TypeVar("MadeT")
 
 Encode = Callable[[JobT], "Future[MadeT]"]
 
+_WORTH_SEC = 10.0
+"""Of work that is left, from which on processes are started: each imports torch for 2 to 3 s."""
+
 
 @contextmanager
-def encoders(work: Callable[[JobT], MadeT], workers: int) -> Iterator[Encode[JobT, MadeT]]:
+def encoders(
+    work: Callable[[JobT], MadeT], workers: int, *, jobs: int
+) -> Iterator[Encode[JobT, MadeT]]:
     """Lend a function that has a job done.
+
+    The first job is done by the caller's process; when it was quick, so are the others. All have
+    the same number of threads wherever they are done, so that it changes no bit of what is made.
 
     Parameters
     ----------
@@ -31,30 +40,68 @@ def encoders(work: Callable[[JobT], MadeT], workers: int) -> Iterator[Encode[Job
         Copied to each process once.
     workers
         Processes; with less than two, jobs are done by the caller's.
+    jobs
+        How many there will be.
 
     Raises
     ------
     DataError
         When a process is killed.
     """
+    workers = min(workers, jobs)
     if workers < 2:
         yield lambda job: _done_here(work, job)
         return
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),  # a fork would copy locks of threads
-        initializer=_start,
-        initargs=(os.getpid(), work, max(1, (os.cpu_count() or 1) // workers)),
-    )
+    lent = _Encoders(work, workers, jobs)
     try:
-        yield lambda job: pool.submit(_work, job)
+        yield lent.encode
     except BrokenProcessPool as error:
         raise DataError(
             "a process that encoded clips was killed, perhaps for want of memory; take fewer "
             "workers, and what is done stays done"
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        lent.shutdown()
+
+
+class _Encoders(Generic[JobT, MadeT]):
+    def __init__(self, work: Callable[[JobT], MadeT], workers: int, jobs: int) -> None:
+        self._work, self._workers, self._jobs = work, workers, jobs
+        self._threads = max(1, (os.cpu_count() or 1) // workers)
+        self._first_sec: float | None = None
+        self._pool: ProcessPoolExecutor | None = None
+
+    def encode(self, job: JobT) -> Future[MadeT]:
+        if self._pool is not None:
+            return self._pool.submit(_work, job)
+        if self._first_sec is not None and self._first_sec * (self._jobs - 1) > _WORTH_SEC:
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                # A fork would copy locks of threads.
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start,
+                initargs=(os.getpid(), self._work, self._threads),
+            )
+            return self.encode(job)
+        started_sec = time.perf_counter()
+        with _threads(self._threads):
+            done = _done_here(self._work, job)
+        self._first_sec = self._first_sec or time.perf_counter() - started_sec
+        return done
+
+    def shutdown(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _done_here(work: Callable[[JobT], MadeT], job: JobT) -> Future[MadeT]:

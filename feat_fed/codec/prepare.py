@@ -133,7 +133,8 @@ def prepare(
     if progress and made:
         progress(len(made), len(jobs))
     erased: Collection[str] = frozenset()
-    with encoders(_Encoder(store, codec, clips), min(workers, len(missing))) as encode:
+    work = _Encoder(store, codec, clips)
+    with encoders(work, workers, jobs=len(missing)) as encode:
         while missing:
             with turn() as erased, store.writing():
                 stop_at = time.monotonic() + TURN_SEC

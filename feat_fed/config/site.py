@@ -122,7 +122,7 @@ class SiteDataConfig(StrictModel):
     )
     rules: RulesConfig = RulesConfig()
     workers: int = Field(
-        0, ge=0, le=256, description="processes that look at files; 0: one a CPU core"
+        0, ge=0, le=256, description="processes that look at files, at most; 0: one a CPU core"
     )
 
 

@@ -85,12 +85,8 @@ class Bench:
 
         Raises
         ------
-        ConfigError
-            When a file is missing, or is another; when ``best_by`` cannot be had.
-        DataError
-            When the benchmark is not what it says.
-        CheckpointError
-            When a network's file is damaged.
+        ConfigError, DataError, CheckpointError
+            As by :func:`open_parts`.
         """
         protocol, networks, real = open_parts(config)
         device = resolve_device(ComputeConfig(device=config.device))

@@ -17,9 +17,9 @@ from pathlib import Path
 from feat_fed.atomic import atomic_path, remove_parts
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.report.evaluation_folder import EvaluationFolder
+from feat_fed.report.round_manifest import read_manifest
 from feat_fed.report.run_store import RunStore
 from feat_fed.tensor_file import read_digest
-from feat_fed.train.run_state import read_manifest
 
 _NUMBER = re.compile(r"[a-z]+-(\d+)\.(?:safetensors|json)")
 

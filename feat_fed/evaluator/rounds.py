@@ -5,8 +5,8 @@ from __future__ import annotations
 from feat_fed.errors import CheckpointError
 from feat_fed.evaluator.holding import GoneError, HeldRounds
 from feat_fed.report.evaluation_folder import Best
+from feat_fed.report.round_manifest import read_manifest
 from feat_fed.report.run_store import RunStore
-from feat_fed.train.run_state import read_manifest
 
 
 class PresentRounds:

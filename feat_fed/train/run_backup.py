@@ -21,9 +21,9 @@ from feat_fed.audit.events import RunRestored
 from feat_fed.audit.log import segments
 from feat_fed.errors import BackupError, CheckpointError, RunError
 from feat_fed.report.evaluation_folder import EVALUATION_FOLDER, EvaluationFolder
+from feat_fed.report.round_manifest import read_manifest
 from feat_fed.report.run_store import RUN_FOLDERS, RunStore, lock_run
 from feat_fed.tensor_file import read_digest, verify_tensor_file
-from feat_fed.train.run_state import read_manifest
 
 # The summary comes before the rounds, so that it tells of none that is not there.
 _FIRST = ("summary.json", "study.yaml", "roster.json", "sites.json", "links.json", "report.html")

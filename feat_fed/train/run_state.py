@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import JsonValue, ValidationError
 from torch import Tensor
 
 from feat_fed.atomic import remove_parts, sync_folder, write_bytes_atomically
@@ -25,6 +24,7 @@ from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.model import FEAT, read_weights, write_weights
 from feat_fed.report.records import CentralSpending
+from feat_fed.report.round_manifest import RoundManifest, Standing, read_manifest
 from feat_fed.report.run_store import RunStore
 from feat_fed.tensor_file import read_digest, read_tensor_file, write_tensor_file
 from feat_fed.train.ema import ema_update
@@ -33,20 +33,6 @@ log = logging.getLogger(__name__)
 
 DAMAGED = ".damaged"
 """What is added to the name of a file that is set aside."""
-
-Standing = Mapping[str, JsonValue]
-
-
-class RoundManifest(StrictModel):
-    """``checkpoints/round-0003.json``: with it, the round is done."""
-
-    schema_version: Literal[1] = 1
-    round: int
-    files: dict[str, str]
-    """SHA-256 of header and tensors, by the file's name."""
-    standing: dict[str, JsonValue]
-    clip_norm: float | None = None
-    """Of the next round's updates, where the study has central privacy."""
 
 
 class _OptimiserHeader(StrictModel):
@@ -190,20 +176,6 @@ def _read(store: RunStore, number: int) -> GlobalState:
         manifest.standing,
         manifest.clip_norm,
     )
-
-
-def read_manifest(path: Path) -> RoundManifest:
-    """Return a round's manifest.
-
-    Raises
-    ------
-    CheckpointError
-        If it is damaged.
-    """
-    try:
-        return RoundManifest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}") from None
 
 
 def _set_aside(store: RunStore, number: int) -> None:

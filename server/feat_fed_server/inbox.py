@@ -20,8 +20,8 @@ from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.protocol import Report
 from feat_fed.report.records import RoundRecord
+from feat_fed.report.round_manifest import Standing as StandingTree
 from feat_fed.tensor_file import read_tensors, verify_tensor_file, write_tensor_file
-from feat_fed.train.run_state import Standing as StandingTree
 
 log = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from feat_fed.protocol import Assignment, Task, Versions
 from feat_fed.report.links import Link, Links
 from feat_fed.report.records import CentralSpending, RoundRecord
+from feat_fed.report.round_manifest import Standing as StandingTree
 from feat_fed.report.run_events import RunEvents
 from feat_fed.report.run_store import RunStore
 from feat_fed.train.rotation import rotate
 from feat_fed.train.run_state import GlobalState, restore, save, summarise
-from feat_fed.train.run_state import Standing as StandingTree
 from feat_fed_server.again import Again
 from feat_fed_server.asking import Asking
 from feat_fed_server.audited_grid import AuditedGrid

@@ -32,6 +32,7 @@ from feat_fed.audit.events import (
 )
 from feat_fed.protocol import Task
 from feat_fed.report.records import RoundRecord
+from feat_fed.report.round_manifest import RoundManifest
 from feat_fed.report.run_store import RunStore
 from feat_fed.wire import bundle
 
@@ -227,8 +228,6 @@ class RunAudit:
         self.log.append(event)
 
     def _files(self, round_number: int) -> dict[str, str]:
-        from feat_fed.train.run_state import RoundManifest  # brings torch, which a launcher spares
-
         path = self._store.manifest(round_number)
         return RoundManifest.model_validate_json(path.read_bytes()).files
 

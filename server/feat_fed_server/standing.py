@@ -12,9 +12,9 @@ from feat_fed.config.base import StrictModel
 from feat_fed.errors import RefusalCode
 from feat_fed.protocol import LedgerHead, Verdict
 from feat_fed.report.records import SiteStatus
+from feat_fed.report.round_manifest import Standing as StandingTree
+from feat_fed.report.round_manifest import read_manifest
 from feat_fed.report.run_store import RunStore
-from feat_fed.train.run_state import Standing as StandingTree
-from feat_fed.train.run_state import read_manifest
 from feat_fed_server.deadlines import KEPT, PastRound, deadline_sec
 from feat_fed_server.site_orders import SiteOrders
 

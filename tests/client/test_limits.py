@@ -22,7 +22,8 @@ from feat_fed.protocol import Assignment, Task
 from feat_fed_client.hours import OpenHours, clock
 from feat_fed_client.limits import DeclinedError, SiteLimits
 from feat_fed_client.pause import PAUSE_FILE, Pause, begin_pause, end_pause, pause_of
-from feat_fed_client.traffic import Traffic, first_bytes, round_bytes
+from feat_fed_client.round_bytes import answer_bytes, first_bytes, round_bytes
+from feat_fed_client.traffic import Traffic
 
 
 @pytest.fixture(autouse=True)
@@ -204,6 +205,10 @@ def traffic(store: Path, number: int = 3, task: Task = "train") -> Traffic:
     return Traffic(store, told)
 
 
+def require(counted: Traffic, limits: LimitsConfig) -> None:
+    counted.require(limits, up_bytes=answer_bytes(counted.assignment))
+
+
 def allowed(size_bytes: int) -> LimitsConfig:
     return LimitsConfig(gb_per_round=size_bytes / 1e9)
 
@@ -211,12 +216,12 @@ def allowed(size_bytes: int) -> LimitsConfig:
 def test_more_bytes_than_the_site_allows_are_declined_with_the_numbers(tmp_path: Path) -> None:
     down, up = round_bytes(load_study("demo"))
     traffic(tmp_path).received(down, message_id="1")
-    traffic(tmp_path).require(allowed(down + up))
+    require(traffic(tmp_path), allowed(down + up))
     with pytest.raises(DeclinedError, match=r"0\.0\d+ GB so far and another 0\.0") as declined:
-        traffic(tmp_path).require(allowed(down + up - 1))
+        require(traffic(tmp_path), allowed(down + up - 1))
     assert declined.value.limit == "traffic"
     traffic(tmp_path, task="evaluate").received(down, message_id="2")
-    traffic(tmp_path, task="evaluate").require(allowed(down))  # nothing goes back
+    require(traffic(tmp_path, task="evaluate"), allowed(down))  # nothing goes back
 
 
 def test_what_is_sent_again_counts_again_and_only_in_its_round(tmp_path: Path) -> None:
@@ -228,10 +233,10 @@ def test_what_is_sent_again_counts_again_and_only_in_its_round(tmp_path: Path) -
     traffic(tmp_path).received(down, message_id="2")
     assert traffic(tmp_path).moved_bytes == 2 * down + up
     with pytest.raises(DeclinedError, match=r"limits\.gb_per_round"):
-        traffic(tmp_path).require(allowed(2 * (down + up) - 1))
+        require(traffic(tmp_path), allowed(2 * (down + up) - 1))
     for number in range(4, 40):
         traffic(tmp_path, number).received(down, message_id=str(number))
-        traffic(tmp_path, number).require(allowed(down + up))
+        require(traffic(tmp_path, number), allowed(down + up))
     assert (tmp_path / "traffic.json").stat().st_size < 2000
 
 

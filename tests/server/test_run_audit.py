@@ -11,8 +11,8 @@ from fake_sites import STUDY, Answer, honest, run
 from feat_fed.audit import AuditLog, lines, verify
 from feat_fed.errors import FederationError, StorageError
 from feat_fed.federate import pack
+from feat_fed.report.round_manifest import RoundManifest
 from feat_fed.report.run_store import RunStore
-from feat_fed.train.run_state import RoundManifest
 from feat_fed_server import again as again_module
 from feat_fed_server import asking as asking_module
 from feat_fed_server.run_audit import RunAudit

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import re
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import yaml
 
+from feat_fed.cli.main import run_app
 from feat_fed.data.synthetic import write_demo_hospitals
 from feat_fed.processes import free_port
 from system.study_runs import TINY, Command, started
@@ -16,10 +20,20 @@ from system.study_runs import TINY, Command, started
 NAMES = ("hospital-1", "hospital-2", "hospital-3")
 
 
-def feat_fed(output: Path, *arguments: object) -> str:
-    with started(output, *arguments) as command:
-        command.end(120)
-        return command.text()
+def feat_fed(*arguments: object) -> str:
+    """Run a command that soon ends in this process, and return what it prints."""
+    printed = io.StringIO()
+    umask = os.umask(0o022)
+    try:
+        with (
+            patch.dict(os.environ, COLUMNS="200"),
+            contextlib.redirect_stdout(printed),
+            contextlib.redirect_stderr(printed),
+        ):
+            run_app([str(each) for each in arguments])
+    finally:
+        os.umask(umask)
+    return printed.getvalue()
 
 
 def make_folders(root: Path) -> None:
@@ -31,21 +45,21 @@ def make_folders(root: Path) -> None:
     federation = root / "coordinator" / "federation.yaml"
     federation.parent.mkdir()
     federation.write_text(yaml.safe_dump({"address": "127.0.0.1:1", "sites": list(NAMES)}))
-    told = feat_fed(root / "provision.out", "provision", federation)
+    told = feat_fed("provision", federation)
     assert "not admitted yet: hospital-1, hospital-2, hospital-3" in told
     for name in NAMES:
         folder = root / name
         folder.mkdir()
         if name == NAMES[-1]:
-            feat_fed(root / "keygen.out", "keygen", folder / "site.key")
+            feat_fed("keygen", folder / "site.key")
             shutil.copy(folder / "site.pub", federation.parent / "sites" / f"{name}.pub")
             shutil.copy(federation.parent / "tls" / "ca.crt", folder)
             continue
         token, site = federation.parent / "tokens" / f"{name}.token", folder / "site.yaml"
-        told = feat_fed(root / "join.out", "join", token, "--site-config", site)
+        told = feat_fed("join", token, "--site-config", site)
         [fingerprint] = re.findall(r"fingerprint of this hospital's key: (.+)", told)
         told = feat_fed(
-            *(root / "approve.out", "provision", "approve", federation, name),
+            *("provision", "approve", federation, name),
             *("--request", folder / f"{name}.join", "--fingerprint", fingerprint),
         )
         assert f"{name} is admitted" in told

@@ -30,12 +30,12 @@ def test_strangers_are_refused_on_both_sides(consortium: Consortium, tmp_path: P
     first, second, third = NAMES
     wrong = tmp_path / "elsewhere"
     wrong.mkdir()
-    feat_fed(tmp_path / "keygen.out", "keygen", wrong / "site.key")
+    feat_fed("keygen", wrong / "site.key")
     shutil.copy(wrong / "site.key", consortium.site(first).parent / "site.key")
     other = tmp_path / "other" / "federation.yaml"
     other.parent.mkdir()
     other.write_text(yaml.safe_dump({"address": "127.0.0.1:1", "sites": ["x"]}))
-    feat_fed(tmp_path / "provision.out", "provision", other)
+    feat_fed("provision", other)
     shutil.copy(other.parent / "tls" / "ca.crt", consortium.site(second).parent / "ca.crt")
     with consortium.server() as server:
         server.wait_for("listening on")
@@ -153,7 +153,7 @@ def test_a_second_client_with_one_key_or_one_store_does_not_disturb_the_first(
 def test_the_coordinators_mistakes_are_named(tmp_path: Path) -> None:
     federation = tmp_path / "federation.yaml"
     federation.write_text("address: 127.0.0.1:1\nsites: [a, a]\n")
-    told = feat_fed(tmp_path / "out", "provision", federation)
+    told = feat_fed("provision", federation)
     assert "two sites are named 'a'" in told
     federation.write_text("address: 127.0.0.1:1\nsites: [a, b]\nport: 3\n")
-    assert "port: unknown field" in feat_fed(tmp_path / "out", "provision", federation)
+    assert "port: unknown field" in feat_fed("provision", federation)

@@ -15,7 +15,7 @@ from feat_fed.protocol import Versions
 from feat_fed_client.check.clips import KnownClips, read_known_clips
 from feat_fed_client.check.measure import StepTrial, Trouble, try_step
 from feat_fed_client.check.way import Way, measure_way
-from feat_fed_client.traffic import first_bytes, round_bytes
+from feat_fed_client.round_bytes import first_bytes, round_bytes
 
 
 @dataclass(frozen=True)

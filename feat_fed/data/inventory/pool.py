@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -29,6 +29,8 @@ UNEXPECTED = "cannot be handled"
 _MIB = 2**20
 _TASKS_A_WORKER = 200  # then a fresh one: a library that leaks would eat the next files' share
 _QUEUED_A_WORKER = 4
+_FILES_WORTH_A_WORKER = 16
+_BYTES_WORTH_A_WORKER = 16 * 2**20
 _BROKEN_POOLS = 3
 
 KeyT = TypeVar("KeyT")
@@ -86,7 +88,8 @@ def work_on(
     work
         A function of a module, for the workers import it.
     workers
-        Processes; 0 for one a CPU core that this process may use.
+        Processes at most; 0 for one a CPU core that this process may use. Each takes a second to
+        start, so few small files get few of them.
 
     Raises
     ------
@@ -121,7 +124,7 @@ def _in_pool(
 ) -> Iterator[tuple[int, ResultT | str]]:
     from pebble import ProcessPool
 
-    workers = min(workers, len(tasks))
+    workers = min(workers, len(tasks), _worth(tasks.values()))
     pool = ProcessPool(
         max_workers=workers,
         max_tasks=_TASKS_A_WORKER,
@@ -145,6 +148,12 @@ def _in_pool(
     finally:
         pool.stop()  # type: ignore[no-untyped-call]
         pool.join()
+
+
+def _worth(tasks: Collection[Task[KeyT]]) -> int:
+    """Return how many workers have enough to do."""
+    size_bytes = sum(each.size_bytes for each in tasks)
+    return 1 + max(len(tasks) // _FILES_WORTH_A_WORKER, size_bytes // _BYTES_WORTH_A_WORKER)
 
 
 def _outcome(future: Future[ResultT]) -> ResultT | str:
