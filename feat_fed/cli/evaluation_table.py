@@ -24,7 +24,7 @@ def show_evaluation(found: Evaluation) -> None:
             _interval(each),
             str(each.num_real),
             str(each.num_generated),
-            "-" if each.better == "neither" else each.better,
+            "near 1" if each.better == "neither" else each.better,
         )
     output.print(table)
     say(f"protocol {found.protocol} ({found.protocol_digest[:_SHOWN_DIGITS]})")

@@ -36,6 +36,11 @@ def network_files(given: Sequence[str]) -> dict[str, NetworkFileConfig]:
             raise ConfigError(f"--network {name} is given twice; leave one out")
         path, colon, sha256 = rest.rpartition(":")
         has_digest = bool(colon) and _SHA256.fullmatch(sha256) is not None
+        if path and not has_digest and not Path(rest).exists() and Path(path).exists():
+            raise ConfigError(
+                f"--network {name}: {sha256!r} is no SHA-256, which has 64 digits from 0 to f; "
+                f"`sha256sum {path}` tells it"
+            )
         found[name] = NetworkFileConfig(
             path=Path(path if has_digest else rest), sha256=sha256.lower() if has_digest else None
         )

@@ -47,7 +47,7 @@ def sample(
 ) -> None:
     """Draw new clips from a run's averaged weights."""
     from feat_fed.generate import DISPLAY_FPS, generate_clips
-    from feat_fed.report import write_samples
+    from feat_fed.report.drawn import write_drawn
 
     store = RunStore(run)
     options = {
@@ -61,16 +61,17 @@ def sample(
     }
     changes = {name: value for name, value in options.items() if value is not None}
     config = validate(SamplerConfig, {**store.study.sampler.model_dump(), **changes}, "the sampler")
+    number = store.latest_round() if round_number is None else round_number
     clips_NTHWC = generate_clips(
         store,
         config,
-        round_number=round_number,
+        round_number=number,
         codec_weights=codec_weights,
         show_progress=True,
     )
     folder = out or store.samples
     folder.mkdir(parents=True, exist_ok=True)
-    files = write_samples(folder, clips_NTHWC, fps=DISPLAY_FPS)
+    files = write_drawn(folder, clips_NTHWC, number, config, fps=DISPLAY_FPS)
     if clips is not None:
         from feat_fed.report.samples import write_clips
 

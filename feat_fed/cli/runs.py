@@ -72,7 +72,8 @@ def _defined_end(store: RunStore) -> Iterator[None]:
         # The ServerApp, if it was what failed, has told the reason before.
         with contextlib.suppress(OSError):
             _leave(store, "failed", store.summary().message or error.shareable())
-        _say_how_to_go_on(store)
+        # What is wrong is told below; the same command unchanged would only fail again.
+        _say_how_to_go_on(store, first="with the following mended, ")
         raise
     except BaseException:
         with contextlib.suppress(OSError):
@@ -82,7 +83,7 @@ def _defined_end(store: RunStore) -> Iterator[None]:
         raise
 
 
-def _say_how_to_go_on(store: RunStore) -> None:
+def _say_how_to_go_on(store: RunStore, *, first: str = "") -> None:
     from feat_fed.report import write_report
 
     with contextlib.suppress(OSError):
@@ -90,7 +91,7 @@ def _say_how_to_go_on(store: RunStore) -> None:
     summary = store.summary()
     say(
         f"stopped after round {summary.rounds_done} of {summary.rounds_wanted}; "
-        f"the same command with --run {store.root.name} goes on (logs: {store.logs})"
+        f"{first}the same command with --run {store.root.name} goes on (logs: {store.logs})"
     )
 
 
@@ -101,11 +102,13 @@ def _leave(store: RunStore, state: str, message: str) -> None:
 def _finish(store: RunStore) -> None:
     """Sample the averaged weights, write the report, say where everything is."""
     from feat_fed.generate import DISPLAY_FPS, generate_clips
-    from feat_fed.report import write_report, write_samples
+    from feat_fed.report import write_report
+    from feat_fed.report.drawn import write_drawn
 
     with console.status("sampling clips from the averaged weights"):
-        clips_NTHWC = generate_clips(store)
-        files = write_samples(store.samples, clips_NTHWC, fps=DISPLAY_FPS)
+        sampler, number = store.study.sampler, store.latest_round()
+        clips_NTHWC = generate_clips(store, sampler, round_number=number)
+        files = write_drawn(store.samples, clips_NTHWC, number, sampler, fps=DISPLAY_FPS)
         report = write_report(store)
     summary = store.summary()
     first = store.rounds()[0].heldout_loss

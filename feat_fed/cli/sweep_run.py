@@ -46,7 +46,11 @@ def run_sweep(sweep_file: Path, runs: Path, ray_address: str | None) -> None:
         rows: list[SweepRow] = []
         for variation in variations:
             with console.status(f"{variation.name} ({len(rows) + 1} of {len(variations)})"):
-                row = _one(root, config, variation, ray_address)
+                try:
+                    row = _one(root, config, variation, ray_address)
+                except KeyboardInterrupt:
+                    say(f"stopped in {variation.name}; the same command goes on with it")
+                    raise
             rows.append(row)
             say(row.line())
             table, page = write_sweep(root, config, rows)

@@ -17,6 +17,7 @@ from feat_fed.privacy.claims import claims
 from feat_fed.report import plots, units
 from feat_fed.report.data_summary import DataSummary
 from feat_fed.report.drawing import site_styles
+from feat_fed.report.drawn import DrawnClips
 from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.facts import ended_at, heldout_points, site_totals, weights_share
 from feat_fed.report.films import films_by_round
@@ -86,6 +87,7 @@ def _page(store: RunStore) -> dict[str, Any]:
         "worth_colours": (CENTRALISED_COLOUR, ALONE_COLOUR),
         "films": films_by_round(evaluation),
         "samples": _samples(SampleFiles.under(store.samples)),
+        "drawn": DrawnClips.read(store.samples),
         "shown_rounds": [rounds[index] for index in evenly(len(rounds), most=_MOST_ROUNDS)],
         "shown_parts": rounds[-max(1, _MOST_PARTS // max(1, len(totals))) :],
         "exclusions": excluded[:_MOST_EXCLUSIONS],
@@ -125,7 +127,8 @@ def _curves(
         {
             "svg": plots.seconds_svg(rounds),
             "title": "Time",
-            "note": f"The whole round, and each site's training in it.{means}",
+            "note": "The whole round, with looking at files, encoding, starting and sending, "
+            f"and each site's training in it.{means}",
         },
         {
             "svg": plots.bytes_svg(rounds),

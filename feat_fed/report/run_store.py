@@ -9,7 +9,7 @@
                         (of the server, where it has one), and round-0003.json, with which the
                         round is done; 0 is the untrained model; *.damaged was set aside
     inbox/              round-0004/: the updates of the round that goes on
-    samples/            samples.mp4, samples.gif, contact-sheet.png
+    samples/            samples.mp4, samples.gif, contact-sheet.png, drawn.json
     release/            what `feat-fed release` asked, decided and let through
     tensorboard/        curves of the rounds and of what was measured
     logs/

@@ -66,8 +66,8 @@ class SweepRow:
             return f"{self.name}: failed: {self.message}"
         parts = [
             f"held-out loss {format_loss(self.heldout_loss)}",
-            format_duration(self.seconds),
-            format_bytes(self.moved_bytes),
+            f"rounds took {format_duration(self.seconds)}",
+            f"moved {format_bytes(self.moved_bytes)}",
         ]
         for unit in ("patient", "hospital"):
             epsilon = getattr(self, f"{unit}_epsilon")

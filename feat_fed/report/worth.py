@@ -56,6 +56,11 @@ class Worth:
     """The untrained model's, where the figure leaves it out for scale."""
 
     @property
+    def heldout_patients(self) -> int:
+        """How many patients the models are scored on."""
+        return sum(row.facts.heldout_patients for row in self.rows)
+
+    @property
     def share(self) -> float | None:
         """Which part of the way from a hospital alone to all clips in one place federating goes."""
         if self.centralised is None or self.alone is None or self.alone.mean <= self.centralised:

@@ -144,6 +144,10 @@ def test_a_broken_file_is_told_by_name(tmp_path: Path, real: Path, capsys) -> No
             ("--videos", "v", "--folder", "f", "--network", f"inception=/none/x.pt:{'0' * 64}"),
             "there is no file /none/x.pt",
         ),
+        (
+            ("--videos", "v", "--folder", "f", "--network", "inception=a.mp4:abcd"),
+            "'abcd' is no SHA-256, which has 64 digits",
+        ),
         (("--videos", ".", "--folder", ".", "--benchmark", "kinetics"), "no benchmark 'kinetics'"),
         (("--videos", ".", "--folder", ".", "--device", "cuda"), "torch finds no CUDA device here"),
         (("--videos", ".", "--folder", ".", "--out", "."), ". cannot be written: Is a directory"),

@@ -85,7 +85,7 @@ def test_a_sweep_tells_each_goes_on_and_does_nothing_twice(
     status, told = run_sweep(tmp_path, SWEEP)
     assert status == 1
     for line in (
-        "plain: held-out loss 0.5000 9.0 s 6 MB",
+        "plain: held-out loss 0.5000 rounds took 9.0 s moved 6 MB",
         "unlucky: failed: seed 13 brings no luck",
         "prox: held-out loss 0.2500",
         "of each patient",
@@ -123,3 +123,16 @@ def test_a_mistake_in_the_file_runs_nothing(
     status, told = run_sweep(tmp_path, SWEEP.replace("proximal_mu", "proximal_nu"))
     assert status == 1 and "line 7, variation prox: training.proximal_nu: unknown field" in told
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_that_is_stopped_says_where(
+    run_sweep: Callable[[Path, str], tuple[int, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep_run, "_one", interrupted)
+    status, told = run_sweep(tmp_path, SWEEP)
+    assert status == 130 and "stopped in plain; the same command goes on with it" in told

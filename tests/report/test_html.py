@@ -12,6 +12,7 @@ from feat_fed.config import StudyConfig
 from feat_fed.errors import RunError
 from feat_fed.report import RoundRecord, RunStore, RunSummary, html, write_report, write_samples
 from feat_fed.report.data_summary import DataSummary, HospitalSummary
+from feat_fed.report.drawn import write_drawn
 from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.publish import publish_evaluation
 from feat_fed.report.records import CentralRecord, CentralSpending, SiteEpsilon
@@ -167,6 +168,17 @@ def test_a_private_run_says_what_it_promises_and_hides_what_was_not_told(
     ):
         assert phrase in words
     assert "Differential privacy: off." not in words
+
+
+def test_clips_are_told_by_what_drew_them_and_not_by_the_study(store: RunStore) -> None:
+    clips_NTHWC = np.zeros((1, 2, 16, 16, 3), dtype=np.uint8)
+    write_samples(store.samples, clips_NTHWC, fps=4)
+    assert "Made by the model from noise; none" in Page(write_report(store)).words
+    sampler = store.study.sampler.model_copy(update={"steps": 7, "seed": 31})
+    write_drawn(store.samples, clips_NTHWC, 2, sampler, fps=4)
+    words = Page(write_report(store)).words
+    assert "the weights averaged over rounds, after round 2" in words
+    assert f"({sampler.kind}, 7 steps, seeds from 31)" in words
 
 
 def test_a_run_that_has_just_begun_reads_well(store: RunStore) -> None:

@@ -70,6 +70,7 @@ def test_the_page_tells_it(store: RunStore, folder: BaselineFolder) -> None:
         "On the hospitals' own patients their own models are better in the mean.",
         "goes 76 % of the way from a hospital alone to all clips in one place",
         "a 30 / 2 of 2 / 1 patients 0.4000 0.3000 0.3000 0.6000",
+        "one seed, scored on 2 held-out patients and without an interval",
         "What is held equal",
     ):
         assert phrase in words, (phrase, words)

@@ -165,7 +165,10 @@ def files_below(root: Path) -> Iterator[Path]:
     try:
         is_folder = stat.S_ISDIR(root.stat().st_mode)
     except FileNotFoundError:
-        raise DataError(f"{root} does not exist; correct data.paths") from None
+        raise DataError(
+            f"{root} does not exist; correct the path (data.paths of a "
+            "site's file, data of a simulation)"
+        ) from None
     except OSError as error:
         raise DataError(f"{root} cannot be reached: {error.strerror}") from None
     if not is_folder:
