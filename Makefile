@@ -10,7 +10,7 @@ demo: .venv/.installed-all
 
 # Two workers, a file of tests at a time in each, in the order of collection.
 test: .venv/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # All faults one after the other, half an hour on two cores; ARGS="SuperLink killed" for some.
 faults: .venv/.installed-dev
