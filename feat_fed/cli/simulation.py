@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from flwr.app import Context
@@ -12,14 +12,17 @@ from flwr.clientapp import ClientApp
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.cli.console import console, say
+from feat_fed.cli.data import tell_counts
 from feat_fed.cli.hospitals_table import hospitals_table
 from feat_fed.cli.progress import StudyScreen, followed
 from feat_fed.cli.ray_cluster import connected
 from feat_fed.cli.simulated_failures import RehearsingApp
 from feat_fed.cli.simulated_server import stoppable_app
 from feat_fed.cli.study import require_enough
-from feat_fed.config import ResourcesConfig, SimulationConfig, SiteConfig, dump_yaml
+from feat_fed.config import ClipConfig, ResourcesConfig, SimulationConfig, SiteConfig, dump_yaml
 from feat_fed.config.load import load_simulation
+from feat_fed.data import Manifest, scan
+from feat_fed.data.inventory.manifest import FILE
 from feat_fed.errors import FederationError, RunError
 from feat_fed.log_file import rotating_handler
 from feat_fed.report.data_summary import DataSummary
@@ -74,6 +77,7 @@ def run_simulation(store: RunStore, config: SimulationConfig, *, ray_address: st
         _simulate(store, sites, config)
         if store.summary().state == "complete":
             evaluator.finish()
+    tell_left_out(sites, store.study.clips)
     if store.summary().state != "complete":
         say(f"the simulation's log is {store.logs / 'simulation.log'}")
         raise FederationError(store.summary().message or "the simulation ended early")
@@ -88,6 +92,17 @@ def hospitals_of_run(store: RunStore, config: SimulationConfig) -> tuple[SiteCon
     sites = virtual_sites(store, hospitals, config)
     fix_pseudonyms(sites, store.study.seed)
     return sites
+
+
+def tell_left_out(sites: Iterable[SiteConfig], clips: ClipConfig) -> None:
+    """Say which clips hospitals have looked at and not used, as a client's screen would."""
+    for site in sites:
+        if not (site.store / FILE).exists():
+            continue  # it was never asked
+        with Manifest(site.store, alone="wait") as manifest:
+            inventory = scan(site.data, manifest=manifest, clips=clips)
+        if inventory.excluded or inventory.waiting:
+            tell_counts(site.name, inventory)
 
 
 def client_app(sites: Sequence[SiteConfig], config: SimulationConfig) -> ClientApp:

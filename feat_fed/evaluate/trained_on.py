@@ -112,10 +112,10 @@ def refuse_trained_on(clips: FileClips, known: TrainedOn, *, allow: bool = False
     if allow:
         return clips.renamed(f"{clips.name} (trained on: {len(found)} of {len(clips)})")
     raise DataError(
-        f"{len(found)} of {len(clips)} videos of {clips.name} were trained on, or are of patients "
-        f"who were: {_some([clips.label(index) for index in found])}. A number from them says how "
-        "well the model remembers: measure on others, or say --even-trained-on (as the published "
-        "tables do), and the numbers will say so too"
+        f"{len(found)} of {len(clips)} videos (benchmark {clips.name}) were trained on, or are of "
+        f"patients who were: {_some([clips.label(index) for index in found])}. A number from them "
+        "says how well the model remembers: measure on others, or say --even-trained-on (as the "
+        "published tables do), and the numbers will say so too"
     )
 
 

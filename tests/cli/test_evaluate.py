@@ -108,7 +108,7 @@ def test_videos_that_the_run_was_trained_on_are_refused(
         database.execute("INSERT INTO contents VALUES (?, 'p')", (sha256,))
         database.execute("INSERT INTO sides VALUES ('0.2', 'p', 'train')")
     options = ("--run", run.root, "--folder", real, "-n", 4, *FEW)
-    assert "1 of 6 videos of folder were trained on" in refused(capsys, *options)
+    assert "1 of 6 videos (benchmark folder) were trained on" in refused(capsys, *options)
     allowed = measured(capsys, *options, "--even-trained-on")
     assert allowed["benchmark"] == "folder (trained on: 1 of 6)"
 

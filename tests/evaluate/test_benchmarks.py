@@ -103,7 +103,7 @@ def test_frames_of_another_size_are_told(colonoscopic: Path) -> None:
 def test_an_empty_folder_is_told(tmp_path: Path, colonoscopic: Path) -> None:
     (tmp_path / "nothing").mkdir()
     for name in ("colonoscopic", "echonet-dynamic", "folder"):
-        with pytest.raises(DataError, match=f"holds no video of {name}"):
+        with pytest.raises(DataError, match=rf"holds no video \(benchmark {name}"):
             open_benchmark(load_benchmark(name), tmp_path / "nothing")
     with pytest.raises(
         DataError, match=r"does not exist; give where the real videos are \(colonoscopic\)"

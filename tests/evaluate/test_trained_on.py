@@ -54,7 +54,7 @@ def test_contents_of_a_store_are_refused_unless_their_patient_was_held_out(
     store = store_of(tmp_path, contents, {"p": "train", "q": "heldout"})
     known = read_trained_on([store], heldout_fraction=0.2)
     assert known.overlap(benchmark) == [0]
-    with pytest.raises(DataError, match=r"1 of 3 videos of folder .* a.mp4\. A number"):
+    with pytest.raises(DataError, match=r"1 of 3 videos .benchmark folder.* a.mp4\. A number"):
         refuse_trained_on(benchmark, known)
     said = refuse_trained_on(benchmark, known, allow=True)
     assert (said.name, benchmark.name) == ("folder (trained on: 1 of 3)", "folder")

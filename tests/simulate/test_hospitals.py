@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from clip_files import moving_frames, write_dicom, write_video
+from feat_fed.cli.simulation import tell_left_out
 from feat_fed.config import (
+    ClipConfig,
     PartitionConfig,
     PrivacyConfig,
     SecureAggregationConfig,
@@ -165,3 +167,23 @@ def test_failures_that_cannot_happen(store: RunStore) -> None:
     unseen = SimulationConfig(failures=[{"site": "a", "round": 1, "does": "nan"}])
     with pytest.raises(ConfigError, match="which nobody sees in masked numbers"):
         unseen.require_names(("a",), masked)
+
+
+def test_what_a_hospital_could_not_use_is_told_at_the_end(
+    data: Path, store: RunStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uniform = PartitionConfig(kind="uniform")
+    config = SimulationConfig(hospitals=3, data=data, partition=uniform, sites=RULES)
+    first, *others = virtual_sites(store, hospitals_of(store, config), config)
+    clip = next(each for each in first.data.paths[0].rglob("*") if each.is_file()).resolve()
+    clip.write_bytes(clip.read_bytes()[:500])
+    needed = ClipConfig(frames=4, size_px=32)
+    tell_left_out([first, *others], needed)
+    assert capsys.readouterr().err == ""  # nobody has looked at anything yet
+    for site in (first, others[0]):
+        with Manifest(site.store, alone="wait") as manifest:
+            scan(site.data, manifest=manifest)
+    tell_left_out([first, *others], needed)
+    told = capsys.readouterr().err
+    assert told.count("usable clips") == 1 and f"{first.name}: 3 usable clips of 2" in told
+    assert "1 left out: file is" in told

@@ -59,7 +59,7 @@ def find_videos(benchmark: Benchmark, root: Path) -> tuple[Layout, Path, list[Fo
             if found:
                 return layout, folder, found
     looked_for = "; ".join(_WORDS[each] for each in benchmark.layouts)
-    raise DataError(f"{root} holds no video of {benchmark.name} (looked for: {looked_for})")
+    raise DataError(f"{root} holds no video (benchmark {benchmark.name}: {looked_for})")
 
 
 def frame_folders(root: Path) -> list[FoundVideo]:
