@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 demo: .venv/.installed-all
 	$(BIN)/feat-fed demo $(ARGS)
 
-# Two workers, a file of tests at a time in each, in the order of collection.
+# Three workers on two cores, for whole studies wait a lot; a file of tests at a time in each, in order.
 test: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
