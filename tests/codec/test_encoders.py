@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 import torch
 
+from encoder_jobs import quick, slow
 from feat_fed.codec.encoders import encoders
-
-
-def quick(job: int) -> tuple[int, int, int]:
-    return job, os.getpid(), torch.get_num_threads()
-
-
-def slow(job: int) -> tuple[int, int, int]:
-    time.sleep(0.05)
-    return quick(job)
 
 
 def test_quick_jobs_start_no_process() -> None:

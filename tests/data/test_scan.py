@@ -150,7 +150,7 @@ def test_a_file_reached_twice_counts_once(tmp_path: Path, store: Path) -> None:
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path, store: Path) -> None:
-    with pytest.raises(DataError, match=r"absent does not exist; correct data\.paths"):
+    with pytest.raises(DataError, match=r"absent does not exist; correct the path \(data\.paths"):
         look(store, tmp_path / "absent")
     with pytest.raises(DataError, match="found nothing"):
         look(store, tmp_path).require_clips()
