@@ -102,10 +102,11 @@ def test_the_wheel_alone_gives_a_working_command(tmp_path: Path) -> None:
         env=environment,
     )
     wheel = next((tmp_path / "dist").glob("*.whl"))
-    venv.create(tmp_path / "empty", with_pip=True)
+    venv.create(tmp_path / "empty")
     python = tmp_path / "empty" / "bin" / "python"
+    install = ("install", "-q", "--no-compile", "-c", ROOT / "constraints.txt", wheel)
     subprocess.run(
-        [python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel],
+        [sys.executable, "-m", "pip", "--python", python, *install],
         check=True,
         capture_output=True,
         env=environment,
