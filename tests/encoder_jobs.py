@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 
 import torch
+
+CLOCK = [0.0]
+"""Seconds, as jobs that are done in this process move it on."""
 
 
 def quick(job: int) -> tuple[int, int, int]:
@@ -13,5 +15,9 @@ def quick(job: int) -> tuple[int, int, int]:
 
 
 def slow(job: int) -> tuple[int, int, int]:
-    time.sleep(0.05)
+    CLOCK[0] += 60
     return quick(job)
+
+
+def slow_from_three(job: int) -> tuple[int, int, int]:
+    return slow(job) if job > 2 else quick(job)

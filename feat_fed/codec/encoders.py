@@ -31,8 +31,8 @@ def encoders(
 ) -> Iterator[Encode[JobT, MadeT]]:
     """Lend a function that has a job done.
 
-    The first job is done by the caller's process; when it was quick, so are the others. All have
-    the same number of threads wherever they are done, so that it changes no bit of what is made.
+    Jobs are done by the caller's process until, by those so far, the rest would take long. All
+    have the same number of threads wherever they are done, so that it changes no bit.
 
     Parameters
     ----------
@@ -66,15 +66,13 @@ def encoders(
 
 class _Encoders(Generic[JobT, MadeT]):
     def __init__(self, work: Callable[[JobT], MadeT], workers: int, jobs: int) -> None:
-        self._work, self._workers, self._jobs = work, workers, jobs
+        self._work, self._workers, self._left = work, workers, jobs
         self._threads = max(1, (os.cpu_count() or 1) // workers)
-        self._first_sec: float | None = None
+        self._done, self._spent_sec = 0, 0.0
         self._pool: ProcessPoolExecutor | None = None
 
     def encode(self, job: JobT) -> Future[MadeT]:
-        if self._pool is not None:
-            return self._pool.submit(_work, job)
-        if self._first_sec is not None and self._first_sec * (self._jobs - 1) > _WORTH_SEC:
+        if self._pool is None and self._is_long():
             self._pool = ProcessPoolExecutor(
                 self._workers,
                 # A fork would copy locks of threads.
@@ -82,12 +80,18 @@ class _Encoders(Generic[JobT, MadeT]):
                 initializer=_start,
                 initargs=(os.getpid(), self._work, self._threads),
             )
-            return self.encode(job)
+        self._left -= 1
+        if self._pool is not None:
+            return self._pool.submit(_work, job)
         started_sec = time.perf_counter()
         with _threads(self._threads):
-            done = _done_here(self._work, job)
-        self._first_sec = self._first_sec or time.perf_counter() - started_sec
-        return done
+            made = _done_here(self._work, job)
+        self._done += 1
+        self._spent_sec += time.perf_counter() - started_sec
+        return made
+
+    def _is_long(self) -> bool:
+        return self._done > 0 and self._left * self._spent_sec / self._done > _WORTH_SEC
 
     def shutdown(self) -> None:
         if self._pool is not None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from encoder_jobs import quick, slow
+from encoder_jobs import CLOCK, quick, slow, slow_from_three
 from feat_fed.codec.encoders import encoders
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time goes by as the jobs say."""
+    told = SimpleNamespace(perf_counter=lambda: CLOCK[0])
+    monkeypatch.setattr("feat_fed.codec.encoders.time", told)
 
 
 def test_quick_jobs_start_no_process() -> None:
@@ -18,10 +26,7 @@ def test_quick_jobs_start_no_process() -> None:
     assert {each[1] for each in done} == {os.getpid()}
 
 
-def test_long_work_is_done_by_processes_with_the_same_threads(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("feat_fed.codec.encoders._WORTH_SEC", 0.1)
+def test_long_work_is_done_by_processes_with_the_same_threads() -> None:
     before = torch.get_num_threads()
     with encoders(slow, 2, jobs=4) as encode:
         done = [each.result() for each in [encode(job) for job in range(4)]]
@@ -31,6 +36,13 @@ def test_long_work_is_done_by_processes_with_the_same_threads(
     assert torch.get_num_threads() == before
 
 
+def test_a_long_job_after_quick_ones_brings_processes_in() -> None:
+    with encoders(slow_from_three, 2, jobs=9) as encode:
+        done = [each.result() for each in [encode(job) for job in range(9)]]
+    assert [each[0] for each in done] == list(range(9))
+    assert [each[1] == os.getpid() for each in done] == [True] * 4 + [False] * 5
+
+
 def test_one_worker_is_the_caller() -> None:
-    with encoders(quick, 8, jobs=1) as encode:
+    with encoders(slow, 8, jobs=1) as encode:
         assert encode(0).result()[1] == os.getpid()
