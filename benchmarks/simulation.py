@@ -237,10 +237,16 @@ def _plot(found: dict[str, Any], path: Path) -> None:
                 axes.plot(row["at_sec"], held, linewidth=1, label=role)
             for end in row["ends_sec"]:
                 axes.axvline(end, color="0.8", linewidth=0.8, zorder=0)
-            axes.set(xlabel="seconds (grey: a round ended)", title=name, ylim=(0, None))
+            axes.set(xlabel="seconds (grey: a round ended)", title=name)
             axes.spines[["top", "right"]].set_visible(False)
-        all_axes[0].set_ylabel("proportional set size, MB")
-        all_axes[0].legend(frameon=False, fontsize=7)
+        # One axis for all, and its end after the last curve: an earlier one's would cut others off.
+        all_axes[0].set(ylabel="proportional set size, MB", ylim=(0, None))
+        figure.legend(
+            *all_axes[0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=4,
+            frameon=False,
+        )
         figure.savefig(path, metadata={"Date": None})
 
 
