@@ -36,6 +36,7 @@ from feat_fed.cli import (
 )
 from feat_fed.cli.argument_help import keep_argument_help
 from feat_fed.cli.console import console, fail, say
+from feat_fed.cli.interrupts import deliver_lost
 from feat_fed.errors import FeatFedError, MissingExtraError
 
 keep_argument_help()
@@ -185,4 +186,5 @@ def missing_extra(module: str, command: str) -> MissingExtraError:
 
 def run_main() -> None:
     """Entry point of the installed command."""
+    deliver_lost({KeyboardInterrupt: signal.SIGINT, _Terminated: signal.SIGTERM})
     sys.exit(run_app(sys.argv[1:]))
