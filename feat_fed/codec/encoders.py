@@ -15,6 +15,7 @@ import torch
 
 from feat_fed.child import end_with_parent
 from feat_fed.errors import DataError
+from feat_fed.threads import cpu_threads
 
 JobT = TypeVar("JobT")
 MadeT = TypeVar("MadeT")
@@ -84,7 +85,7 @@ class _Encoders(Generic[JobT, MadeT]):
         if self._pool is not None:
             return self._pool.submit(_work, job)
         started_sec = time.perf_counter()
-        with _threads(self._threads):
+        with cpu_threads(self._threads):
             made = _done_here(self._work, job)
         self._done += 1
         self._spent_sec += time.perf_counter() - started_sec
@@ -96,16 +97,6 @@ class _Encoders(Generic[JobT, MadeT]):
     def shutdown(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _done_here(work: Callable[[JobT], MadeT], job: JobT) -> Future[MadeT]:

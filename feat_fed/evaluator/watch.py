@@ -42,7 +42,7 @@ from feat_fed.report.json_lines import append_record
 from feat_fed.report.publish import publish_evaluation
 from feat_fed.report.run_store import RunStore
 from feat_fed.report.samples import write_samples
-from feat_fed.train.device import cpu_threads
+from feat_fed.threads import cpu_threads
 
 log = logging.getLogger(__name__)
 

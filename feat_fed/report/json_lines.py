@@ -14,7 +14,7 @@ _M = TypeVar("_M", bound=BaseModel)
 
 
 def require_appendable(path: Path) -> None:
-    """Find out whether a file of evaluations can be written, before hours go into one.
+    """Find out whether records can be added to a file, before hours go into one.
 
     Raises
     ------

@@ -1,6 +1,7 @@
 """Local training: the engines, one round at a site, and what a round is made of."""
 
-from feat_fed.train.device import cpu_threads, resolve_device
+from feat_fed.threads import cpu_threads
+from feat_fed.train.device import resolve_device
 from feat_fed.train.ema import ema_update
 from feat_fed.train.engine import Engine, StepOutcome, open_engine, preload
 from feat_fed.train.heldout import heldout_loss

@@ -33,8 +33,8 @@ from feat_fed.config import (
 from feat_fed.diffusion import Schedule
 from feat_fed.model import FEAT
 from feat_fed.privacy.auditing import LowerBound, lower_bound
+from feat_fed.threads import cpu_threads
 from feat_fed.train.batches import losses_of_batch
-from feat_fed.train.device import cpu_threads
 from feat_fed.train.engine import open_engine
 from feat_fed.train.jobs import MidRound, RoundHooks, RoundJob
 from feat_fed.train.local import train_round

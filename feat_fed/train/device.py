@@ -56,21 +56,6 @@ def threads_of(compute: ComputeConfig) -> int:
 
 
 @contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Compute with ``count`` CPU threads inside the block; 0 leaves torch's own choice.
-
-    The order of a sum depends on the thread count, so equal bytes need an equal count.
-    """
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def on_device(device: torch.device, *, memory_share: float) -> Iterator[None]:
     """Make a GPU the current one, and take no more than a share of its free memory.
 

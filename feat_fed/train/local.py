@@ -22,8 +22,9 @@ from feat_fed.diffusion import Schedule
 from feat_fed.errors import TrainingError
 from feat_fed.finite import all_finite
 from feat_fed.model import FEAT
+from feat_fed.threads import cpu_threads
 from feat_fed.train.batches import losses_of_batch
-from feat_fed.train.device import cpu_threads, on_device, resolve_device, threads_of
+from feat_fed.train.device import on_device, resolve_device, threads_of
 from feat_fed.train.engine import LossFunction, open_engine
 from feat_fed.train.faults import torch_errors
 from feat_fed.train.fit import fitting_micro_batch, state_copies

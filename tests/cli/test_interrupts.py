@@ -10,11 +10,11 @@ import os, signal, subprocess, sys, time
 from feat_fed.cli.interrupts import deliver_lost
 
 deliver_lost({KeyboardInterrupt: signal.SIGINT})
-first = [True]
+left = [signal.SIGINT]
 
 def pressed():
-    if first.pop() if first else False:
-        signal.raise_signal(signal.SIGINT)
+    if left:
+        signal.raise_signal(left.pop())
 
 os.register_at_fork(after_in_parent=pressed)
 try:
