@@ -19,6 +19,7 @@ from flwr.supercore.run import Run
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 
+from feat_fed.parts import PartFolder, store_parts_in
 from feat_fed_client.bounded_calls import BoundedFleetClient
 from feat_fed_client.polls import Polls, pull_promptly
 
@@ -35,6 +36,8 @@ def main() -> None:
     limit = int(psutil.virtual_memory().total * _MEMORY_SHARE)
     with contextlib.suppress(ValueError, OSError):  # a lower one is set already
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    if (parts := PartFolder.of_environment()) is not None:
+        store_parts_in(parts)
     start_client_internal.get_fused_config_from_fab = unread_config  # type: ignore[attr-defined]
     fleet_http_connection.FleetHttpClient = BoundedFleetClient  # type: ignore[attr-defined]
     start_client_internal.pull_objects = pull_promptly  # type: ignore[attr-defined]

@@ -51,6 +51,7 @@ from feat_fed import __version__
 from feat_fed.child import end_with_parent
 from feat_fed.config import SiteConfig
 from feat_fed.errors import FeatFedError, ProtocolError, StorageError
+from feat_fed.parts import PartFolder, share_parts
 from feat_fed.protocol import Assignment, FailureCode, Report
 from feat_fed.train import preload
 from feat_fed.wire import from_records, to_records
@@ -129,6 +130,8 @@ class Executor:
     def _answer(self, task_type: str, token: str) -> None:
         """Pull one message and see to it that a reply goes out."""
         client = self._client(RuntimeTokenHttpInterceptor(token))
+        if (parts := PartFolder.of_environment()) is not None:
+            share_parts(client, parts)
         message, context, _, fab = pull_task_input(client)
         reply = self._recorded(client, task_type, fab, message, context)
         push_message(client, reply, context)

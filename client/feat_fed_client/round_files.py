@@ -10,6 +10,7 @@
     secagg/STUDY_ID/state.json, last.json      feat_fed_client.secure
     training/round-1a2b3c4d/, worker-0.log     feat_fed.train.workers
     memorisation/round-0003-1a2b3c4d5e6f7a8b/  feat_fed_client.copies
+    parts/                                     feat_fed.parts, while the client runs
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ KEEP_STUDIES = 2
 
 _WEIGHTS = ("rounds", "spool", "optimiser", "received", "residual")
 _SECRETS = Path("secagg"), "state.json"
-_LEARNT = (*_WEIGHTS, "training", "memorisation")
+_LEARNT = (*_WEIGHTS, "training", "memorisation", "parts")
 
 
 def under_way(store: Path, *, study_id: str, job: str) -> MidRoundFile:

@@ -15,6 +15,7 @@ from typing import TextIO
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.errors import ChildError, ConfigError, FeatFedError, RefusedError, StorageError
+from feat_fed.parts import PartFolder
 from feat_fed.processes import Child, ChildGroup, free_port, split_address
 from feat_fed.protocol import PENDING_KEY, REVOKED_KEY, UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.wire import ALLOCATOR, flower_environment
@@ -80,6 +81,7 @@ class SiteLauncher:
         self._watch = watch
         self.logs = site.store / "logs"
         self._state = site.store / "flower"
+        self._parts = PartFolder(site.store / "parts")
         self._secret = self._state / "executor.secret"
         self._connection = Connection(self._state, self._link)
         self._audit = SiteAudit(site)
@@ -134,7 +136,7 @@ class SiteLauncher:
     def _run(self) -> None:
         write_bytes_atomically(self._secret, secrets.token_bytes(32), mode=0o600)
         self._wait_for_server()
-        with ChildGroup() as children:
+        with self._parts, ChildGroup() as children:
             port = free_port()
             executor = None
             while True:
@@ -264,6 +266,7 @@ class SiteLauncher:
         link, self._look_at = self._link, 0.0
         self._node_id = None
         self._server_was_away = self._lost_a_message = False
+        self._parts.empty()
         return children.start(
             "the SuperNode",
             [
@@ -277,7 +280,11 @@ class SiteLauncher:
                 *("--port", str(port)),
             ],
             log_file=self.logs / "supernode.log",
-            env=flower_environment(self._state / "supernode") | ALLOCATOR,
+            env={
+                **flower_environment(self._state / "supernode"),
+                **ALLOCATOR,
+                **self._parts.environment,
+            },
         )
 
     def _start_executor(self, children: ChildGroup, port: int) -> Child:
@@ -292,6 +299,7 @@ class SiteLauncher:
             env={
                 **flower_environment(self._state / "executor"),
                 **ALLOCATOR,
+                **self._parts.environment,
                 SITE_CONFIG: str(self._site_file),
             },
         )

@@ -18,6 +18,7 @@
     sites.json          which sites the coordinator keeps out or has let in again
     links.json          what went over the wire so far, by site (Links)
     flower/             Flower's own files
+    parts/              weights on their way between the server's processes, while it runs
     evaluation/         what was measured of the rounds (EvaluationFolder)
     report.html
 """
@@ -108,6 +109,7 @@ class RunStore:
         self.roster = root / "roster.json"
         self.links = root / LINKS_FILE
         self.flower = root / "flower"
+        self.parts = root / "parts"
 
     @classmethod
     def create(cls, root: Path, study: StudyConfig) -> Self:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from feat_fed.atomic import write_bytes_atomically
 from feat_fed.errors import ChildError, FederationError, RunError
+from feat_fed.parts import PartFolder
 from feat_fed.processes import ChildGroup, require_free, split_address
 from feat_fed.report.live import StudyLive
 from feat_fed.report.run_store import RunStore
@@ -107,7 +108,7 @@ class StudyLauncher:
 
     def _serve(self, members: Membership, secret: Path) -> None:
         """Start the processes, do the errand, stop them."""
-        with ChildGroup() as children:
+        with PartFolder(self.store.parts) as parts, ChildGroup() as children:
             processes = StudyProcesses(
                 children,
                 self.store,
@@ -115,6 +116,7 @@ class StudyLauncher:
                 tls=self.tls,
                 members=members,
                 secret=secret,
+                parts=parts,
                 errand=self._errand,
             )
             self._survive(processes, members)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from feat_fed.errors import ChildError
+from feat_fed.parts import PartFolder
 from feat_fed.processes import (
     Child,
     ChildGroup,
@@ -67,6 +68,8 @@ class StudyProcesses:
         Who may take part.
     secret
         File of the secret between SuperLink and executor.
+    parts
+        Shared by SuperLink and ServerApp.
     errand
         What the ServerApp does.
     """
@@ -80,6 +83,7 @@ class StudyProcesses:
         tls: TlsFiles,
         members: Membership,
         secret: Path,
+        parts: PartFolder,
         errand: Errand,
     ) -> None:
         self._children = children
@@ -89,6 +93,7 @@ class StudyProcesses:
         self._tls = tls
         self._members = members
         self._secret = secret
+        self._parts = parts
         self._errand = errand
         self._superlink: Child | None = None
         self._executor: Child | None = None
@@ -218,6 +223,7 @@ class StudyProcesses:
         audit.server_started(self._listen, self._tls.certificate, self._members.names)
         audit.registered(self._members.names_by_key)
         self._control_port = free_port()
+        self._parts.empty()
         self._superlink = self._children.start(
             "the SuperLink",
             [
@@ -233,7 +239,11 @@ class StudyProcesses:
                 *("--checkpoints", str(self._store.checkpoint(0).parent)),
             ],
             log_file=self._store.logs / "superlink.log",
-            env=flower_environment(self._store.flower / "superlink") | ALLOCATOR,
+            env={
+                **flower_environment(self._store.flower / "superlink"),
+                **ALLOCATOR,
+                **self._parts.environment,
+            },
         )
         wait_for_port("127.0.0.1", self._control_port, self._children)
         link = SuperLinkClient(self._control_port)
@@ -255,6 +265,7 @@ class StudyProcesses:
             env={
                 **flower_environment(self._store.flower / "executor"),
                 **ALLOCATOR,
+                **self._parts.environment,
                 "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
                 RUN_FOLDER: str(self._store.root.resolve()),
                 RUN_ERRAND: self._errand.name,

@@ -24,6 +24,7 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 
+from feat_fed.parts import PartFolder, store_parts_in
 from feat_fed_server.admissions import Admissions
 from feat_fed_server.bounded_answers import BoundedAnswers, most_answer_bytes
 from feat_fed_server.door import FleetDoor
@@ -166,6 +167,8 @@ def flower_app(arguments: argparse.Namespace) -> FastAPI:
         isolation=ISOLATION_MODE_PROCESS,
         runtime_dependency_install=False,
     )
+    if (parts := PartFolder.of_environment()) is not None:
+        store_parts_in(parts)
     checkpoints = Path(arguments.checkpoints)
     linkstate_factory.InMemoryLinkState = partial(  # type: ignore[attr-defined, assignment]
         BoundedAnswers, most_bytes=lambda: most_answer_bytes(checkpoints)

@@ -1,0 +1,185 @@
+"""Parts of Flower's messages, handed from one process to another of this machine as files.
+
+Flower 1.41 sends each part (5 MiB of weights) from SuperLink to ServerApp and from SuperNode to
+executor over HTTP, as it does from server to site, copies it some ten times on that way, and holds
+it in memory at the end. Here it is a file in a folder that both know: who has the part writes it
+under its id, which is its SHA-256, and tells the other by a request without content. What comes
+over the wire from the other side is verified by Flower's store before it becomes a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flwr.proto.message_pb2 import (
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+    PushObjectResponse,
+)
+from flwr.supercore.object_store import object_store_factory
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+from flwr.supercore.runtime import RuntimeHttpClient
+
+from feat_fed.atomic import write_bytes_atomically
+
+PARTS_FOLDER = "FEAT_FED_PARTS"
+"""Environment variable of the processes that share a folder of parts."""
+
+_SMALL_BYTES = 64 * 1024
+"""Below, a file costs more than a request."""
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class PartFolder:
+    """Files named by the ids of the parts in them; each is whole.
+
+    As a context, for who starts the processes, it is empty at first and gone at the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @classmethod
+    def of_environment(cls) -> PartFolder | None:
+        """Return the folder that this process shares with its neighbour, if there is one."""
+        folder = os.environ.get(PARTS_FOLDER)
+        return cls(Path(folder)) if folder else None
+
+    def __enter__(self) -> Self:
+        self.empty()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Of the processes that share it."""
+        return {PARTS_FOLDER: str(self._folder.resolve())}
+
+    def empty(self) -> None:
+        """Remove what is in it; for a store that starts with nothing."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # then nothing can be written into it either
+            self._folder.mkdir(parents=True, mode=0o700)  # weights, of single sites even
+
+    def write(self, object_id: str, content: bytes) -> bool:
+        """Write a part that is worth a file; return whether it is there now."""
+        if len(content) < _SMALL_BYTES or not _ID.fullmatch(object_id):
+            return False
+        try:
+            write_bytes_atomically(self._path(object_id), content, mode=0o600, durable=False)
+        except OSError:  # a full disk, say: it goes the other way
+            return False
+        return True
+
+    def has(self, object_id: str) -> bool:
+        """Return whether a part is there."""
+        return bool(_ID.fullmatch(object_id)) and self._path(object_id).exists()
+
+    def read(self, object_id: str) -> bytes | None:
+        """Return a part, or None if it is not there."""
+        if not _ID.fullmatch(object_id):
+            return None
+        try:
+            return self._path(object_id).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def drop(self, object_id: str) -> None:
+        """Remove a part, if it is there."""
+        if _ID.fullmatch(object_id):
+            self._path(object_id).unlink(missing_ok=True)
+
+    def _path(self, object_id: str) -> Path:
+        return self._folder / object_id
+
+
+class PartStore(InMemoryObjectStore):
+    """Flower's store in memory, in which the content of large parts is in a folder.
+
+    A part without content is one that the neighbour has put into the folder. That it is the part
+    it is named after is the neighbour's word, which runs as the same user.
+    """
+
+    def __init__(self, folder: PartFolder, *, verify: bool = True) -> None:
+        super().__init__(verify=verify)
+        self._folder = folder
+
+    def put(self, object_id: str, object_content: bytes) -> None:
+        """Store a part."""
+        if object_content:
+            super().put(object_id, object_content)
+            in_file = self._folder.write(object_id, object_content)
+        elif not (in_file := self._folder.has(object_id)):
+            raise ValueError(f"part {object_id} is neither in the request nor in the folder")
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if in_file and entry is not None:
+                entry.content, entry.is_available = b"", True
+
+    def get(self, object_id: str) -> bytes | None:
+        """Return a part's content; empty while it is on its way, None where there is no such."""
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if entry is None:
+                return None
+            if entry.content or not entry.is_available:
+                return entry.content
+        return self._folder.read(object_id)
+
+    def delete(self, object_id: str) -> None:
+        """Delete a part and those below it that no other one names."""
+        known = object_id in self
+        super().delete(object_id)
+        if known and object_id not in self:
+            self._folder.drop(object_id)
+
+
+def store_parts_in(folder: PartFolder) -> None:
+    """Let the stores that Flower makes in this process keep parts in a folder."""
+
+    def made() -> PartStore:
+        return PartStore(folder)
+
+    object_store_factory.InMemoryObjectStore = made  # type: ignore[attr-defined, assignment]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What Flower reads of an answer with a part, without the copies of a protobuf message."""
+
+    object_content: bytes
+    object_found: bool = True
+    object_available: bool = True
+
+
+def share_parts(client: RuntimeHttpClient, folder: PartFolder) -> None:
+    """Let a client of the neighbour's Runtime API find and leave large parts in a folder."""
+    pull, push = client.PullObject, client.PushObject
+
+    def pull_object(request: PullObjectRequest) -> PullObjectResponse | _Read:
+        content = folder.read(request.object_id)
+        return pull(request) if content is None else _Read(content)
+
+    def push_object(request: PushObjectRequest) -> PushObjectResponse:
+        if folder.write(request.object_id, request.object_content):
+            request.ClearField("object_content")
+        return push(request)
+
+    client.PullObject = pull_object  # type: ignore[method-assign, assignment]
+    client.PushObject = push_object  # type: ignore[method-assign]
