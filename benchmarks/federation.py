@@ -34,9 +34,6 @@ from federations.ours import FORMS, FeatFed
 from federations.watch import Watch, wait_for
 from timing import header, parse, parser, write_report
 
-_PSS_SHARE = 2_000_000_000
-"""Of payload and sites for one second between two looks at memory: they cost time, too."""
-
 
 def main() -> None:
     """Run what was asked for, a row after the other; the report is written after each."""
@@ -114,10 +111,9 @@ def _measured(
     contender: Contender, setting: Setting, folder: Path, timeout_sec: float
 ) -> dict[str, Any]:
     before = os.getloadavg()[0]
-    every_sec = max(0.5, setting.payload.num_bytes * setting.sites / _PSS_SHARE)
     with (
         contender.running(folder, setting) as running,
-        Watch(running, pss_every_sec=every_sec).looking() as watch,
+        Watch(running).looking() as watch,
     ):
         ends = [wait_for(running.rounds_done, 1, running, timeout_sec)]
         watch.begin()

@@ -63,7 +63,7 @@ class FeatFed:
                 for name, file in consortium.site_files.items()
             ]
             port = split_address(consortium.address)[1]
-            yield Running([server, *sites], _role, lambda: _rounds_done(run), port, folder)
+            yield Running([server, *sites], _role, _RoundsOf(run), port, folder)
 
 
 def _study(setting: Setting) -> dict[str, object]:
@@ -80,11 +80,19 @@ def _study(setting: Setting) -> dict[str, object]:
     }
 
 
-def _rounds_done(run: Path) -> int:
-    try:
-        return RunStore(run).summary().rounds_done
-    except RunError:  # not there yet
-        return 0
+class _RoundsOf:
+    """Tells how many rounds of a run are done; opens the run once, for it is asked often."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._store: RunStore | None = None
+
+    def __call__(self) -> int:
+        try:
+            self._store = self._store or RunStore(self._run)
+            return self._store.summary().rounds_done
+        except RunError:  # not there yet
+            return 0
 
 
 def _role(command: str) -> str | None:

@@ -17,6 +17,9 @@ import psutil
 from federations.contender import Running
 
 _RSS_EVERY_SEC = 0.25
+_PSS_EVERY_SEC = 0.5
+_PSS_SHARE = 1 / 30
+"""Of the time, at most, for the kernel walks through all pages for it."""
 _COUNTER = re.compile(r"\b(bytes_sent|bytes_received):(\d+)")
 _SERVER = ("superlink", "serverapp")
 _SITE = ("supernode", "clientapp")
@@ -38,9 +41,8 @@ class Watched:
 class Watch:
     """Look at a federation's processes until the block ends."""
 
-    def __init__(self, running: Running, *, pss_every_sec: float) -> None:
+    def __init__(self, running: Running) -> None:
         self._running = running
-        self._pss_every_sec = pss_every_sec
         self._seen = Watched()
         self._roles: dict[int, str | None] = {}
         self._sockets: dict[str, tuple[int, int]] = {}
@@ -83,9 +85,11 @@ class Watch:
             processes = list(self._processes())
             self._note_rss(processes)
             if time.monotonic() >= pss_at:
+                began_at = time.monotonic()
                 self._note_pss(processes)
                 self._note_sockets()
-                pss_at = time.monotonic() + self._pss_every_sec
+                took_sec = time.monotonic() - began_at
+                pss_at = began_at + max(_PSS_EVERY_SEC, took_sec / _PSS_SHARE)
 
     def _processes(self) -> Iterator[tuple[int, str]]:
         for root in self._running.processes:
