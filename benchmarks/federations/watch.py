@@ -16,8 +16,7 @@ import psutil
 
 from federations.contender import Running
 
-_RSS_EVERY_SEC = 0.25
-_PSS_EVERY_SEC = 0.5
+_EVERY_SEC = 0.5
 _PSS_SHARE = 1 / 30
 """Of the time, at most, for the kernel walks through all pages for it."""
 _COUNTER = re.compile(r"\b(bytes_sent|bytes_received):(\d+)")
@@ -81,15 +80,13 @@ class Watch:
 
     def _look(self) -> None:
         pss_at = 0.0
-        while not self._end.wait(_RSS_EVERY_SEC):
+        while not self._end.wait(_EVERY_SEC):
             processes = list(self._processes())
             self._note_rss(processes)
-            if time.monotonic() >= pss_at:
-                began_at = time.monotonic()
+            self._note_sockets()
+            if (began_at := time.monotonic()) >= pss_at:
                 self._note_pss(processes)
-                self._note_sockets()
-                took_sec = time.monotonic() - began_at
-                pss_at = began_at + max(_PSS_EVERY_SEC, took_sec / _PSS_SHARE)
+                pss_at = began_at + (time.monotonic() - began_at) / _PSS_SHARE
 
     def _processes(self) -> Iterator[tuple[int, str]]:
         for root in self._running.processes:

@@ -51,6 +51,7 @@ from feat_fed import __version__
 from feat_fed.child import end_with_parent
 from feat_fed.config import SiteConfig
 from feat_fed.errors import FeatFedError, ProtocolError, StorageError
+from feat_fed.inflating import inflate_with_one_copy
 from feat_fed.parts import PartFolder, share_parts
 from feat_fed.protocol import Assignment, FailureCode, Report
 from feat_fed.train import preload
@@ -316,6 +317,7 @@ def main(arguments: Sequence[str]) -> None:
     preload()
     own_bundle()  # once, and not in each child
     inflatable_utils.pull_objects = pull_promptly
+    inflate_with_one_copy()
     Executor(address, Path(secret_file).read_bytes(), site_of_this_machine).run()
     logging.shutdown()
     os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

@@ -30,8 +30,8 @@ from feat_fed.privacy.ledger import LEDGER_FOLDER, Ledger
 from feat_fed.privacy.spent import Spent
 from feat_fed.protocol import Assignment, LedgerHead, Report, Task, enclose, opened
 from feat_fed.secagg import KeyOffer, ShareOffer, Shares
-from feat_fed.wire import from_records, to_records
-from feat_fed_client.site_audit import PrivacyCost, digest_of
+from feat_fed.wire import digest_of_buckets, from_records, to_records
+from feat_fed_client.site_audit import PrivacyCost
 
 FAILED = "the site could not answer; its own log says why"
 """In place of any error's text."""
@@ -131,7 +131,7 @@ class LastDoor:
                 report.study_id,
                 report.round,
                 steps=report.steps + report.skipped_steps,
-                update_sha256=digest_of(buckets),
+                update_sha256=digest_of_buckets(buckets),
             )
         try:
             return ledger.read()

@@ -29,6 +29,7 @@ from feat_fed.errors import (
     StorageError,
     TrainingError,
 )
+from feat_fed.federate import digest_of
 from feat_fed.protocol import Assignment, EndedBy, Report
 from feat_fed.report.live import LIVE_FILE, SiteLive
 from feat_fed.train import (
@@ -152,7 +153,8 @@ class SiteSession:
         spool = Spool.of(self._site.store, study_id=assignment.study_id)
         spool.settle(assignment)
         job = self._job(assignment, weights)
-        asked = job_digest(job)
+        # What came has the digest that the assignment says, where it says one.
+        asked = job_digest(job, weights=assignment.weights or digest_of(weights))
         # What is done already needs none of what the limits keep back.
         if assignment.task == "train" and (done := spool.find(asked)):
             log.info("round %d was done before and is sent again", assignment.round)

@@ -30,7 +30,7 @@ from feat_fed.audit.events import (
 )
 from feat_fed.config import ServerLinkConfig, SiteConfig
 from feat_fed.protocol import Assignment, Report, Task
-from feat_fed.wire import from_records
+from feat_fed.wire import digest_of_buckets, from_records
 from feat_fed_client.trust import trusted_bundles
 
 _DONE: dict[Task, str] = {
@@ -111,7 +111,7 @@ class SiteAudit:
                 round=assignment.round,
                 task=assignment.task,
                 weights_bytes=sum(map(len, buckets)),
-                weights_sha256=digest_of(buckets),
+                weights_sha256=digest_of_buckets(buckets),
             )
         )
         self._enclosed("enclosed-received", assignment)
@@ -139,7 +139,7 @@ class SiteAudit:
             "tensors": names,
             "layout_sha256": layout if buckets else None,
             "weights_bytes": sum(map(len, buckets)),
-            "weights_sha256": digest_of(buckets) if buckets else None,
+            "weights_sha256": digest_of_buckets(buckets) if buckets else None,
             "report_fields": tuple(report.model_dump(exclude_defaults=True)),
             "report_sha256": hashlib.sha256(report.model_dump_json().encode()).hexdigest(),
             "epsilon": cost and cost.epsilon,
@@ -167,14 +167,6 @@ class SiteAudit:
             "enclosed_sha256": hashlib.sha256(data).hexdigest() if data else None,
         }
         self.log.append(Enclosed.model_validate(event))
-
-
-def digest_of(buckets: Sequence[bytes]) -> str:
-    """Return the SHA-256 of the buckets, one after the other."""
-    digest = hashlib.sha256()
-    for bucket in buckets:
-        digest.update(bucket)
-    return digest.hexdigest()
 
 
 def layout_of(buckets: Sequence[bytes]) -> tuple[int, str]:

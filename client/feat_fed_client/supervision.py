@@ -8,6 +8,7 @@ on from the round's checkpoint (:mod:`feat_fed.train.mid_round`).
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import logging
 import os
@@ -40,6 +41,8 @@ Work = Callable[[Witness], Sequence[bytes]]
 
 _LOOK_SEC = 0.5
 _ANSWER = b"answer "
+_PIPE_BYTES = 1024**2
+"""All that Linux gives a user; an update goes through it, and each filling wakes both ends."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ class _Life:
     def begin(cls, work: Work, patience: Patience) -> _Life:
         """Fork the child; it ends with this process, and leads a process group."""
         receiver, sender = Pipe(duplex=False)
+        with contextlib.suppress(OSError, AttributeError):  # not everywhere
+            fcntl.fcntl(sender.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         parent_pid, pid = os.getpid(), os.fork()
         if pid == 0:
             receiver.close()

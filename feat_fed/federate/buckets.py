@@ -18,8 +18,10 @@ from feat_fed.errors import ProtocolError
 from feat_fed.federate.views import tensor_views
 from feat_fed.finite import all_finite
 
-BUCKET_BYTES = 16 * 1024**2
-"""Above 32 MiB glibc gives each block back to the kernel, and the next one is of fresh pages."""
+BUCKET_BYTES = 30 * 1024**2 - 64 * 1024
+"""With its header six of Flower's chunks of 5 MiB: each is a request, and what is over is, too.
+
+Above 32 MiB glibc gives each block back to the kernel, and the next one is of fresh pages."""
 _HEADER_BYTES_PER_PART = 512
 
 Part = tuple[tuple[int, ...], torch.dtype]

@@ -120,19 +120,24 @@ class Checkpoints:
         self._last_sec = time.monotonic()
 
 
-def job_digest(job: RoundJob) -> str:
+def job_digest(job: RoundJob, *, weights: str) -> str:
     """Return the SHA-256 of all that a round's outcome depends on, but the site's clips.
 
     The device, the number of processes and the memory are not part of it: a round may go on
     after they have changed, and then differs by rounding alone. Neither are minutes, which
     change no step.
+
+    Parameters
+    ----------
+    weights
+        Digest of the job's (:func:`feat_fed.federate.digest_of`).
     """
     sha = hashlib.sha256()
     training = job.training.model_copy(update={"local_minutes": None})
     parts = [each.model_dump_json() for each in (job.model, job.diffusion, training)]
     if job.privacy is not None:
         parts.append(job.privacy.model_dump_json())
-    for part in [*parts, job.seed, job.first_step, job.total_steps, job.label]:
+    for part in [*parts, job.seed, job.first_step, job.total_steps, job.label, weights]:
         sha.update(f"{part}\0".encode())
-    hash_tensors(sha, joined(job.weights, job.optimiser_state or {}))
+    hash_tensors(sha, job.optimiser_state or {})
     return sha.hexdigest()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 DAMAGED = ".damaged"
 """What is added to the name of a file that is set aside."""
+
+_AT_ONCE = 2
+"""Files that are written together: one is hashed while the other waits for the disk."""
 
 
 class _OptimiserHeader(StrictModel):
@@ -114,12 +118,18 @@ def save(store: RunStore, state: GlobalState) -> None:
     """
     number, model = state.rounds_done, store.study.model
     weights, ema, optimiser = store.checkpoint(number), store.ema(number), store.optimiser(number)
-    files = {
-        weights.name: write_weights(weights, state.weights, kind="global", model=model),
-        ema.name: write_weights(ema, state.ema, kind="ema", model=model),
-    }
-    if state.optimiser:
-        files[optimiser.name] = write_tensor_file(optimiser, state.optimiser, _OptimiserHeader())
+    with ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+        writing = {
+            weights.name: pool.submit(
+                write_weights, weights, state.weights, kind="global", model=model
+            ),
+            ema.name: pool.submit(write_weights, ema, state.ema, kind="ema", model=model),
+        }
+        if state.optimiser:
+            writing[optimiser.name] = pool.submit(
+                write_tensor_file, optimiser, state.optimiser, _OptimiserHeader()
+            )
+    files = {name: each.result() for name, each in writing.items()}
     manifest = RoundManifest(
         round=number, files=files, standing=dict(state.standing), clip_norm=state.clip_norm
     )

@@ -17,6 +17,7 @@ from flwr.superlink.grid import HttpGrid
 
 from feat_fed.child import end_with_parent
 from feat_fed.errors import FeatFedError, StorageError
+from feat_fed.inflating import inflate_with_one_copy
 from feat_fed.log_file import rotating_handler
 from feat_fed.parts import PartFolder, share_parts
 from feat_fed.report.run_store import RunStore
@@ -88,6 +89,7 @@ def _main(grid: Grid, context: Context) -> None:
     handler = rotating_handler(store.logs / "serverapp.log")
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
+    inflate_with_one_copy()
     if isinstance(grid, HttpGrid) and (parts := PartFolder.of_environment()) is not None:
         share_parts(grid._runtime_client, parts)
     errand = {"release": ask_before_release}.get(os.environ.get(RUN_ERRAND, ""), run_study)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 
 from feat_fed.errors import ProtocolError
 from feat_fed.protocol import Assignment, Report
-from feat_fed.wire import from_records
+from feat_fed.wire import Carried, carried, from_records
 from feat_fed_server.roster import Roster
 from feat_fed_server.run_audit import RunAudit, Sending
 
@@ -61,7 +61,8 @@ class AuditedGrid:
         for reply in replies:
             sending = self._sendings.pop(reply.metadata.reply_to_message_id, None)
             if sending is not None:
-                self._audit.received(sending, _weights(reply), error=_error(reply))
+                brought = Carried(0, None) if reply.has_error() else carried(reply.content)
+                self._audit.received(sending, brought, error=_error(reply))
                 if sending.attempt is not None and not reply.has_error():
                     self._audit.enclosed("enclosed-received", sending, _enclosed(reply))
         return replies
@@ -77,14 +78,6 @@ class AuditedGrid:
             attempt=assignment.attempt,
             enclosed=assignment.enclosed,
         )
-
-
-def _weights(reply: Message) -> list[bytes]:
-    """Return whatever bytes a reply brought as weights; it is not checked yet."""
-    if reply.has_error():
-        return []
-    records = (each for each in reply.content.values() if isinstance(each, ArrayRecord))
-    return [array.data for record in records for _, array in sorted(record.items())]
 
 
 def _enclosed(reply: Message) -> str | None:

@@ -49,8 +49,8 @@ class BoundedAnswers(WholeAnswers):
     def __init__(self, *arguments: Any, most_bytes: Callable[[], int], **named: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **named)
         self._most_bytes = most_bytes
-        self._uploaded: dict[str, int] = {}
-        """Bytes so far, by the upload's session."""
+        self._left: dict[str, int] = {}
+        """Bytes that may still come, by the upload's session."""
 
     def store_message_and_object_tree(
         self, message: Message, object_tree: ObjectTree, session_id: str
@@ -67,7 +67,7 @@ class BoundedAnswers(WholeAnswers):
         if not stored:
             self._cleanup_push_session(session_id, cleanup_messages=False)
         elif is_answer and missing:
-            self._uploaded[session_id] = 0
+            self._left[session_id] = self._most_bytes()
         return stored, missing
 
     def store_object(
@@ -76,17 +76,17 @@ class BoundedAnswers(WholeAnswers):
         """Take a part; an answer that gets too large by it is dropped."""
         if not session_id:  # of SuperNodes before 1.41, and of no upload that could be counted
             return False
-        if session_id in self._uploaded:
-            self._uploaded[session_id] += len(object_content)
-            if self._uploaded[session_id] > (most := self._most_bytes()):
-                log.warning("an answer is dropped: it is over %d bytes", most)
+        if session_id in self._left:
+            self._left[session_id] -= len(object_content)
+            if self._left[session_id] < 0:
+                log.warning("an answer is dropped: it is larger than any of this study's")
                 self._cleanup_push_session(session_id, cleanup_messages=True)
                 return False
         return super().store_object(run_id, session_id, object_id, object_content)
 
     def _cleanup_push_session(self, session_id: str, *, cleanup_messages: bool) -> None:
         super()._cleanup_push_session(session_id, cleanup_messages=cleanup_messages)
-        self._uploaded.pop(session_id, None)
+        self._left.pop(session_id, None)
 
     def _refusal(self, answer: Message, tree: ObjectTree) -> str:
         """Return what is wrong with an announcement, or nothing."""

@@ -303,7 +303,7 @@ def _finding(check: ServerCheck, subject: ServerSubject) -> Finding:
 
 
 def _needed_bytes(study: StudyConfig, sites: int) -> int:
-    """Return about what a run takes: kept rounds, the one under way, its updates, logs."""
+    """Return about what a run takes: kept rounds, the one under way, its messages, logs."""
     weights_bytes = wire_bytes(state_schema(study.model), None)
     kept = study.checkpoints
     every = study.rounds // kept.keep_every if kept.keep_every else 0
@@ -311,7 +311,8 @@ def _needed_bytes(study: StudyConfig, sites: int) -> int:
     optimiser = _OPTIMISER_WEIGHTS if build_server_optimiser(study.strategy) else 0
     a_round = (2 + optimiser) * weights_bytes  # global and averaged weights
     asked = min(sites, study.sites.per_round or sites)
-    return (rounds + 1) * a_round + (asked + 2) * weights_bytes + _LOGS_BYTES
+    inbox, outgoing, parts = asked, 2, 1 + asked
+    return (rounds + 1) * a_round + (inbox + outgoing + parts) * weights_bytes + _LOGS_BYTES
 
 
 def _days_left(path: Path) -> int:

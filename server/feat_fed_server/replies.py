@@ -15,10 +15,10 @@ from feat_fed.masked import num_counters, unpack_masked
 from feat_fed.protocol import DECLINES, FAILURES, Assignment, Report
 from feat_fed.report.records import SiteRound, SiteStatus
 from feat_fed.train.steps import planned_steps
-from feat_fed.wire import from_records
+from feat_fed.wire import carried, from_records
 from feat_fed_server.outgoing import Outgoing
 from feat_fed_server.roster import Roster
-from feat_fed_server.screening import digest_of, log_norm
+from feat_fed_server.screening import log_norm
 from feat_fed_server.standing import Answer
 
 NOT_APPROVED = (
@@ -156,9 +156,8 @@ def read_reply(
             weights = unpack_masked(buckets, outgoing.weights, counters=counters)
     except ProtocolError as error:
         return Reply(site, "refused", bytes_up=size).refused(error)
-    return Reply(
-        site, "ok", report=report, weights=weights, bytes_up=size, digest=digest_of(buckets)
-    )
+    digest = carried(message.content).sha256
+    return Reply(site, "ok", report=report, weights=weights, bytes_up=size, digest=digest)
 
 
 def _check_answers(report: Report, assignment: Assignment) -> None:

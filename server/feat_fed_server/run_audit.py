@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -34,7 +34,7 @@ from feat_fed.protocol import Task
 from feat_fed.report.records import RoundRecord
 from feat_fed.report.round_manifest import RoundManifest
 from feat_fed.report.run_store import RunStore
-from feat_fed.wire import bundle
+from feat_fed.wire import Carried, bundle
 
 if TYPE_CHECKING:
     from feat_fed.memorisation.release import Release  # brings torch, which a launcher spares
@@ -135,17 +135,14 @@ class RunAudit:
         )
         self.log.append(event)
 
-    def received(self, sending: Sending, weights: Sequence[bytes], *, error: int | None) -> None:
+    def received(self, sending: Sending, brought: Carried, *, error: int | None) -> None:
         """Note the answer to a message, as it came."""
-        digest = hashlib.sha256()
-        for each in weights:
-            digest.update(each)
         event = ReplyReceived(
             round=sending.round,
             task=sending.task,
             site=sending.site,
-            weights_bytes=sum(map(len, weights)),
-            weights_sha256=digest.hexdigest() if weights else None,
+            weights_bytes=brought.bytes,
+            weights_sha256=brought.sha256,
             error=error,
         )
         self.log.append(event)

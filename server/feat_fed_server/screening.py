@@ -8,7 +8,6 @@ robust strategies bound what such a one can do.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,15 +152,6 @@ def robust_z(value: float, others: Sequence[float]) -> float:
 def _largest(tensor: Tensor) -> float:
     low, high = torch.aminmax(tensor)
     return max(-float(low), float(high))
-
-
-def digest_of(buckets: Sequence[bytes]) -> str:
-    """Return the SHA-256 of an update as it travelled."""
-    sha = hashlib.sha256()
-    for bucket in buckets:
-        sha.update(len(bucket).to_bytes(8, "big"))
-        sha.update(bucket)
-    return sha.hexdigest()
 
 
 def refused_again(digest: str, *, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:

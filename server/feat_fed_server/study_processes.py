@@ -266,7 +266,7 @@ class StudyProcesses:
                 **flower_environment(self._store.flower / "executor"),
                 **ALLOCATOR,
                 **self._parts.environment,
-                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
                 RUN_FOLDER: str(self._store.root.resolve()),
                 RUN_ERRAND: self._errand.name,
             },

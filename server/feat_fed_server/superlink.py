@@ -19,10 +19,14 @@ import uvicorn
 from fastapi import FastAPI
 from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
 from flwr.server.superlink.linkstate import linkstate_factory
+from flwr.supercore.protobuf.translation import ProtobufTranslationMiddleware
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from feat_fed.parts import PartFolder, store_parts_in
 from feat_fed_server.admissions import Admissions
@@ -42,6 +46,13 @@ _KEEP_ALIVE_SEC = 15
 _HOUSEKEEPING_SEC = 0.2
 _LOOK_SEC = 0.05
 LOOPBACK = "127.0.0.1"
+
+_FLEET_LAYERS: tuple[object, ...] = (
+    BaseHTTPMiddleware,
+    ProtobufTranslationMiddleware,
+    NodeAuthMiddleware,
+)
+"""Errors into answers, bodies into messages, and who has signed."""
 
 
 async def serve(app: FastAPI, arguments: argparse.Namespace) -> None:
@@ -76,7 +87,7 @@ def _door_config(
 ) -> uvicorn.Config:
     folder = arguments.federation and Path(arguments.federation).parent
     door = FleetDoor(
-        WholeBodies(app),
+        WholeBodies(fleet_app(app)),
         site_of=FileRoster(Path(arguments.roster)).name_of,
         desk=JoinDesk(Admissions(folder) if folder else None),
         gate=gate,
@@ -139,6 +150,31 @@ async def _open_when_registered(door: uvicorn.Server, app: FastAPI, sites: int) 
     while len(state.get_node_info()) < sites:
         await asyncio.sleep(_LOOK_SEC)
     await door.serve()
+
+
+def fleet_app(app: FastAPI) -> ASGIApp:
+    """Return Flower's application behind those of its layers alone that the Fleet API needs.
+
+    Each layer takes about a millisecond of a request, and the other six look at all requests to
+    find that they are not for them, or that they are turned off here.
+
+    Raises
+    ------
+    RuntimeError
+        If Flower has not got the layers of 1.41.
+    """
+    layers = app.user_middleware
+    classes: list[object] = [each.cls for each in layers]
+    if [each for each in classes if each in _FLEET_LAYERS] != list(_FLEET_LAYERS):
+        raise RuntimeError("Flower's SuperLink has other layers than that of Flower 1.41")
+    app.user_middleware = [layers[classes.index(each)] for each in _FLEET_LAYERS]
+    stack = app.build_middleware_stack()
+    app.user_middleware = layers
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        await stack({**scope, "app": app}, receive, send)
+
+    return served
 
 
 def flower_app(arguments: argparse.Namespace) -> FastAPI:

@@ -64,7 +64,7 @@ def test_an_answer_of_a_models_size_is_taken(state: State) -> None:
     assert stored and set(missing) == {name(each) for each in ("answer", "first", "second")}
     for each in missing:
         assert state.store_object(RUN, upload, each, b"x" * 1_000_000)
-    assert not state._object_push_sessions and not state._uploaded
+    assert not state._object_push_sessions and not state._left
     assert state.get_object(RUN, name("first")) == b"x" * 1_000_000
 
 
@@ -73,7 +73,7 @@ def test_one_that_gets_larger_is_dropped_with_all_of_it(state: State) -> None:
     assert state.store_object(RUN, upload, name("first"), PART)
     assert state.held_bytes == len(PART)
     assert not state.store_object(RUN, upload, name("second"), PART)
-    assert state.held_bytes == 0 and not state._uploaded
+    assert state.held_bytes == 0 and not state._left
     assert name("answer") not in state.message_res_store
 
 

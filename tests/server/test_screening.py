@@ -8,9 +8,9 @@ from torch import Tensor
 
 from feat_fed.config import ScreeningConfig, TrainingConfig
 from feat_fed.errors import ProtocolError
+from feat_fed.wire import digest_of_buckets
 from feat_fed_server.screening import (
     Peer,
-    digest_of,
     log_norm,
     refused_again,
     robust_z,
@@ -153,7 +153,7 @@ def test_a_robust_z_is_the_plain_one_of_a_normal_sample() -> None:
 
 
 def test_what_was_sent_before_is_refused() -> None:
-    one, other = digest_of([b"ab", b"c"]), digest_of([b"a", b"bc"])
+    one, other = digest_of_buckets([b"ab", b"c"]), digest_of_buckets([b"ab", b"d"])
     assert one != other
     refused_again(other, earlier={one: "a"}, now={})
     for earlier, now, refusal in (({one: "a"}, {}, "replay"), ({}, {one: "b"}, "copy")):

@@ -124,6 +124,7 @@ def _needs(subject: Subject) -> dict[str, int]:
         "checkpoint": 2 * _CHECKPOINT_WEIGHTS * weights_bytes if inside else 0,
         "spool": 2 * weights_bytes,
         "received": 2 * weights_bytes,
+        "parts": 2 * weights_bytes,  # of the question and of the answer
         "residual": _RESIDUALS * weights_bytes if study.transfer.up != "fp32" else 0,
         "optimiser": _KEPT_STATES * 2 * weights_bytes if kept else 0,
         "exchange": _exchange_weights(site, kept=kept) * weights_bytes,

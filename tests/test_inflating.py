@@ -1,0 +1,73 @@
+"""What comes out of Flower's parts with one copy is what comes out with three."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app.message.arraychunk import ArrayChunk
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    get_object_id,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+
+from feat_fed.inflating import inflate_with_one_copy
+from feat_fed.wire import weights_record
+
+CHUNK = 5 * 1024**2
+
+
+@pytest.fixture(autouse=True)
+def one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = dict(inflatable_utils.inflatable_class_registry)
+    monkeypatch.setattr(inflatable_utils, "inflatable_class_registry", registry)
+    inflate_with_one_copy()
+
+
+def parts_of(content: InflatableObject) -> dict[str, bytes]:
+    return {name: each.deflate() for name, each in get_all_nested_objects(content).items()}
+
+
+@pytest.mark.parametrize(
+    "buckets",
+    [
+        [b"", b"short"],
+        [os.urandom(CHUNK), os.urandom(2 * CHUNK + 1)],
+        [bytes(3 * CHUNK)],  # chunks that are alike are one part
+    ],
+)
+def test_arrays_are_what_they_were(buckets: list[bytes]) -> None:
+    content = RecordDict({"arrays": weights_record(buckets)})
+    made = inflate_object_from_contents(content.object_id, parts_of(content))
+    assert isinstance(made, RecordDict)
+    arrays = made["arrays"]
+    assert isinstance(arrays, ArrayRecord)
+    assert [arrays[name].data for name in sorted(arrays)] == buckets
+    assert {type(each) for each in arrays.values()} == {Array}
+    assert made.object_id == content.object_id  # it can be sent on
+
+
+def test_an_array_that_names_another_chunk_is_refused() -> None:
+    content = Array(dtype="bytes", shape=(3,), stype="x", data=b"abc")
+    parts = parts_of(content)
+    named = parts[content.object_id]
+    stray = ArrayChunk(memoryview(b"def"))
+    parts[stray.object_id] = stray.deflate()
+    changed = named.replace(named[6:70], named[6:70] + b"," + stray.object_id.encode())
+    name = get_object_id(changed)
+    parts[name] = changed
+    with pytest.raises(ValueError, match="other chunks"):
+        inflate_object_from_contents(name, parts)
+
+
+def test_a_part_of_another_kind_is_no_chunk() -> None:
+    registry = inflatable_utils.inflatable_class_registry
+    content = Array(dtype="bytes", shape=(3,), stype="x", data=b"abc").deflate()
+    with pytest.raises(ValueError, match="no chunk"):
+        registry["ArrayChunk"].inflate(content)
+    with pytest.raises(ValueError, match="do not match"):
+        registry["Array"].inflate(ArrayChunk(memoryview(b"abc")).deflate())
