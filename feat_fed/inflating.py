@@ -1,13 +1,16 @@
-"""Flower's parts into arrays, with one copy of their bytes.
+"""Flower's parts into messages, with one copy of their bytes and a bound on all of them.
 
 Flower 1.41 copies the body out of each part, adds it to an array that grows, and copies that: two
-seconds of a round of 632 MB at the server. Nothing else of its inflation is changed.
+seconds of a round of 632 MB at the server. And an array may name the same part as often as it
+likes, as a model does that has many zeros: a few megabytes that came would be any number in memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
+from types import ModuleType
 from typing import cast
 
 from flwr.app import Array
@@ -54,8 +57,49 @@ class _Array(Array):
         )
 
 
-def inflate_with_one_copy() -> None:
-    """Let Flower inflate arrays so in this process."""
+def inflate_within(most_bytes: Callable[[], int], *, caller: ModuleType) -> None:
+    """Let Flower inflate messages so in this process, and refuse those over a bound.
+
+    What Flower's functions raise then is a :class:`ValueError`, as for other parts that are none.
+
+    Parameters
+    ----------
+    most_bytes
+        Returns the bound, for the arrays of one message.
+    caller
+        Flower's module that inflates them, by a name that it has of Flower's function.
+    """
     registry = inflatable_utils.inflatable_class_registry
     registry[ArrayChunk.__qualname__] = _Chunk
     registry[Array.__qualname__] = _Array
+    inflate = inflatable_utils.inflate_object_from_contents
+
+    @wraps(inflate)
+    def bounded(
+        object_id: str,
+        object_contents: dict[str, bytes],
+        *,
+        keep_object_contents: bool = False,
+        objects: dict[str, InflatableObject] | None = None,
+    ) -> InflatableObject:
+        if objects is None and (size := _size_of_arrays(object_contents)) > (most := most_bytes()):
+            raise ValueError(f"a message of {size} bytes; it may have {most}")
+        return inflate(
+            object_id,
+            object_contents,
+            keep_object_contents=keep_object_contents,
+            objects={} if objects is None else objects,
+        )
+
+    caller.inflate_object_from_contents = bounded  # type: ignore[attr-defined]
+
+
+def _size_of_arrays(contents: Mapping[str, bytes]) -> int:
+    """Return how large a message's arrays will be, a part that they name twice counted twice."""
+    total = 0
+    for content in contents.values():
+        kind, ids, _ = get_object_head_values_from_object_content(content)
+        if kind == Array.__qualname__:
+            places = json.loads(get_object_body(content, Array))["arraychunk_ids"]
+            total += sum(len(contents[ids[place]]) for place in places)
+    return total

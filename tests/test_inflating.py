@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from types import ModuleType
 
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
@@ -13,19 +14,23 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_id,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.superlink.grid import http_grid
 
-from feat_fed.inflating import inflate_with_one_copy
+from feat_fed.inflating import inflate_within
 from feat_fed.wire import weights_record
 
 CHUNK = 5 * 1024**2
+MOST_BYTES = 4 * CHUNK
 
 
 @pytest.fixture(autouse=True)
 def one_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     registry = dict(inflatable_utils.inflatable_class_registry)
     monkeypatch.setattr(inflatable_utils, "inflatable_class_registry", registry)
-    inflate_with_one_copy()
+    name = "inflate_object_from_contents"
+    for module in (inflatable_utils, http_grid):
+        monkeypatch.setattr(module, name, getattr(module, name))
+        inflate_within(lambda: MOST_BYTES, caller=module)
 
 
 def parts_of(content: InflatableObject) -> dict[str, bytes]:
@@ -42,7 +47,7 @@ def parts_of(content: InflatableObject) -> dict[str, bytes]:
 )
 def test_arrays_are_what_they_were(buckets: list[bytes]) -> None:
     content = RecordDict({"arrays": weights_record(buckets)})
-    made = inflate_object_from_contents(content.object_id, parts_of(content))
+    made = inflatable_utils.inflate_object_from_contents(content.object_id, parts_of(content))
     assert isinstance(made, RecordDict)
     arrays = made["arrays"]
     assert isinstance(arrays, ArrayRecord)
@@ -61,7 +66,7 @@ def test_an_array_that_names_another_chunk_is_refused() -> None:
     name = get_object_id(changed)
     parts[name] = changed
     with pytest.raises(ValueError, match="other chunks"):
-        inflate_object_from_contents(name, parts)
+        inflatable_utils.inflate_object_from_contents(name, parts)
 
 
 def test_a_part_of_another_kind_is_no_chunk() -> None:
@@ -71,3 +76,18 @@ def test_a_part_of_another_kind_is_no_chunk() -> None:
         registry["ArrayChunk"].inflate(content)
     with pytest.raises(ValueError, match="do not match"):
         registry["Array"].inflate(ArrayChunk(memoryview(b"abc")).deflate())
+
+
+@pytest.mark.parametrize("module", [inflatable_utils, http_grid])
+def test_a_part_that_is_named_again_and_again_fills_no_memory(module: ModuleType) -> None:
+    content = RecordDict({"arrays": weights_record([bytes(5 * CHUNK)])})
+    parts = parts_of(content)
+    assert sum(map(len, parts.values())) < 2 * CHUNK  # they are zeros, in one part
+    with pytest.raises(ValueError, match="it may have"):
+        module.inflate_object_from_contents(content.object_id, parts)
+
+
+def test_what_is_in_several_arrays_counts_for_each() -> None:
+    content = RecordDict({"arrays": weights_record([bytes(3 * CHUNK), b"x" + bytes(2 * CHUNK)])})
+    with pytest.raises(ValueError, match="it may have"):
+        inflatable_utils.inflate_object_from_contents(content.object_id, parts_of(content))

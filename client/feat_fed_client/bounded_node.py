@@ -23,7 +23,8 @@ from feat_fed.parts import PartFolder, store_parts_in
 from feat_fed_client.bounded_calls import BoundedFleetClient
 from feat_fed_client.polls import Polls, pull_promptly
 
-_MEMORY_SHARE = 0.5
+MEMORY_SHARE = 0.5
+"""Of the machine's, that a message may take."""
 
 
 def unread_config(fab_file: object, run: Run) -> UserConfig:
@@ -33,7 +34,7 @@ def unread_config(fab_file: object, run: Run) -> UserConfig:
 
 def main() -> None:
     """Run the SuperNode by the command line of Flower's own."""
-    limit = int(psutil.virtual_memory().total * _MEMORY_SHARE)
+    limit = int(psutil.virtual_memory().total * MEMORY_SHARE)
     with contextlib.suppress(ValueError, OSError):  # a lower one is set already
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     if (parts := PartFolder.of_environment()) is not None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+import psutil
 from flwr.app import Context, Message
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode, SubStatus
@@ -51,13 +52,14 @@ from feat_fed import __version__
 from feat_fed.child import end_with_parent
 from feat_fed.config import SiteConfig
 from feat_fed.errors import FeatFedError, ProtocolError, StorageError
-from feat_fed.inflating import inflate_with_one_copy
+from feat_fed.inflating import inflate_within
 from feat_fed.parts import PartFolder, share_parts
 from feat_fed.protocol import Assignment, FailureCode, Report
 from feat_fed.train import preload
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import READY
 from feat_fed_client.app import failure, let_out, make_app, site_of_this_machine
+from feat_fed_client.bounded_node import MEMORY_SHARE
 from feat_fed_client.history import note_idle
 from feat_fed_client.last_door import FAILED, DoorError
 from feat_fed_client.polls import pull_promptly
@@ -317,7 +319,8 @@ def main(arguments: Sequence[str]) -> None:
     preload()
     own_bundle()  # once, and not in each child
     inflatable_utils.pull_objects = pull_promptly
-    inflate_with_one_copy()
+    most_bytes = int(psutil.virtual_memory().total * MEMORY_SHARE)
+    inflate_within(lambda: most_bytes, caller=inflatable_utils)
     Executor(address, Path(secret_file).read_bytes(), site_of_this_machine).run()
     logging.shutdown()
     os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

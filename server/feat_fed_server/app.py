@@ -13,15 +13,16 @@ from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.superlink.grid import HttpGrid
+from flwr.superlink.grid import HttpGrid, http_grid
 
 from feat_fed.child import end_with_parent
 from feat_fed.errors import FeatFedError, StorageError
-from feat_fed.inflating import inflate_with_one_copy
+from feat_fed.inflating import inflate_within
 from feat_fed.log_file import rotating_handler
 from feat_fed.parts import PartFolder, share_parts
 from feat_fed.report.run_store import RunStore
 from feat_fed_server import RUN_ERRAND, RUN_FOLDER
+from feat_fed_server.bounded_answers import most_answer_bytes
 from feat_fed_server.releasing import ReleaseAsking, note_failure
 from feat_fed_server.roster import FileRoster, Roster
 from feat_fed_server.rounds import RoundLoop
@@ -89,7 +90,8 @@ def _main(grid: Grid, context: Context) -> None:
     handler = rotating_handler(store.logs / "serverapp.log")
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
-    inflate_with_one_copy()
+    checkpoints = store.checkpoint(0).parent
+    inflate_within(lambda: most_answer_bytes(checkpoints), caller=http_grid)
     if isinstance(grid, HttpGrid) and (parts := PartFolder.of_environment()) is not None:
         share_parts(grid._runtime_client, parts)
     errand = {"release": ask_before_release}.get(os.environ.get(RUN_ERRAND, ""), run_study)
