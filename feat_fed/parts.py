@@ -34,8 +34,6 @@ from feat_fed.atomic import write_bytes_atomically
 PARTS_FOLDER = "FEAT_FED_PARTS"
 """Environment variable of the processes that share a folder of parts."""
 
-_SMALL_BYTES = 64 * 1024
-"""Below, a file costs more than a request."""
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -78,8 +76,8 @@ class PartFolder:
             self._folder.mkdir(parents=True, mode=0o700)  # weights, of single sites even
 
     def write(self, object_id: str, content: bytes) -> bool:
-        """Write a part that is worth a file; return whether it is there now."""
-        if len(content) < _SMALL_BYTES or not _ID.fullmatch(object_id):
+        """Write a part; return whether it is there now."""
+        if not _ID.fullmatch(object_id):
             return False
         try:
             write_bytes_atomically(self._path(object_id), content, mode=0o600, durable=False)
@@ -92,25 +90,26 @@ class PartFolder:
         return bool(_ID.fullmatch(object_id)) and self._path(object_id).exists()
 
     def read(self, object_id: str) -> bytes | None:
-        """Return a part, or None if it is not there."""
+        """Return a part, or None if it is not there or cannot be read."""
         if not _ID.fullmatch(object_id):
             return None
         try:
             return self._path(object_id).read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def drop(self, object_id: str) -> None:
         """Remove a part, if it is there."""
         if _ID.fullmatch(object_id):
-            self._path(object_id).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the folder goes with the process
+                self._path(object_id).unlink()
 
     def _path(self, object_id: str) -> Path:
         return self._folder / object_id
 
 
 class PartStore(InMemoryObjectStore):
-    """Flower's store in memory, in which the content of large parts is in a folder.
+    """Flower's store in memory, in which the content of parts is in a folder.
 
     A part without content is one that the neighbour has put into the folder. That it is the part
     it is named after is the neighbour's word, which runs as the same user.
@@ -169,7 +168,7 @@ class _Read:
 
 
 def share_parts(client: RuntimeHttpClient, folder: PartFolder) -> None:
-    """Let a client of the neighbour's Runtime API find and leave large parts in a folder."""
+    """Let a client of the neighbour's Runtime API find and leave parts in a folder."""
     pull, push = client.PullObject, client.PushObject
 
     def pull_object(request: PullObjectRequest) -> PullObjectResponse | _Read:

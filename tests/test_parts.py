@@ -21,7 +21,7 @@ from flwr.supercore.object_store import ObjectStoreFactory, object_store_factory
 from feat_fed.parts import PARTS_FOLDER, PartFolder, PartStore, share_parts, store_parts_in
 from feat_fed.wire import weights_record
 
-LARGE, SMALL = os.urandom(200_000), b"small"
+BODY = os.urandom(200_000)
 RUN = 7
 
 
@@ -47,8 +47,8 @@ def files(tmp_path: Path) -> list[str]:
     return sorted(each.name for each in (tmp_path / "parts").iterdir())
 
 
-def test_a_large_part_is_a_file_and_not_in_memory(store: PartStore, tmp_path: Path) -> None:
-    name, content = part(LARGE)
+def test_a_part_is_a_file_and_not_in_memory(store: PartStore, tmp_path: Path) -> None:
+    name, content = part(BODY)
     store.preregister(RUN, ObjectTree(object_id=name))
     assert store.get(name) == b""
     store.put(name, content)
@@ -57,18 +57,10 @@ def test_a_large_part_is_a_file_and_not_in_memory(store: PartStore, tmp_path: Pa
     assert store.get(name) == content
 
 
-def test_a_small_one_stays_in_memory(store: PartStore, tmp_path: Path) -> None:
-    name, content = part(SMALL)
-    store.preregister(RUN, ObjectTree(object_id=name))
-    store.put(name, content)
-    assert files(tmp_path) == []
-    assert store.get(name) == content
-
-
 def test_one_that_is_not_what_it_is_named_after_is_refused(
     store: PartStore, tmp_path: Path
 ) -> None:
-    name, content = part(LARGE)
+    name, content = part(BODY)
     store.preregister(RUN, ObjectTree(object_id=name))
     with pytest.raises(ValueError, match="does not match"):
         store.put(name, content[:-1] + b"!")
@@ -77,7 +69,7 @@ def test_one_that_is_not_what_it_is_named_after_is_refused(
 
 
 def test_nothing_is_stored_of_what_nobody_left(store: PartStore) -> None:
-    name, _ = part(LARGE)
+    name, _ = part(BODY)
     store.preregister(RUN, ObjectTree(object_id=name))
     with pytest.raises(ValueError, match="neither"):
         store.put(name, b"")
@@ -85,11 +77,11 @@ def test_nothing_is_stored_of_what_nobody_left(store: PartStore) -> None:
 
 
 def test_a_part_nobody_announced_is_unknown(store: PartStore) -> None:
-    assert store.get(part(LARGE)[0]) is None
+    assert store.get(part(BODY)[0]) is None
 
 
 def test_a_file_goes_with_the_last_that_names_it(store: PartStore, tmp_path: Path) -> None:
-    name, content = part(LARGE)
+    name, content = part(BODY)
     tops = ["a" * 64, "b" * 64]
     for top in tops:
         tree = ObjectTree(object_id=top, children=[ObjectTree(object_id=name)])
@@ -102,7 +94,7 @@ def test_a_file_goes_with_the_last_that_names_it(store: PartStore, tmp_path: Pat
 
 
 def test_a_runs_end_takes_its_files(store: PartStore, tmp_path: Path) -> None:
-    name, content = part(LARGE)
+    name, content = part(BODY)
     store.preregister(RUN, ObjectTree(object_id=name))
     store.put(name, content)
     store.delete_objects_in_run(RUN)
@@ -114,7 +106,7 @@ def test_a_part_stays_in_memory_where_no_file_can_be_made(tmp_path: Path) -> Non
     folder = PartFolder(tmp_path / "file" / "parts")
     folder.empty()
     store = PartStore(folder)
-    name, content = part(LARGE)
+    name, content = part(BODY)
     store.preregister(RUN, ObjectTree(object_id=name))
     store.put(name, content)
     assert store.get(name) == content
@@ -122,7 +114,7 @@ def test_a_part_stays_in_memory_where_no_file_can_be_made(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["../" * 10 + "etc/passwd", "x" * 64, "A" * 64, "0x" + "1" * 62])
 def test_only_an_id_is_a_files_name(folder: PartFolder, name: str) -> None:
-    assert not folder.write(name, LARGE)
+    assert not folder.write(name, BODY)
     assert not folder.has(name)
     assert folder.read(name) is None
     folder.drop(name)
@@ -149,9 +141,9 @@ class Neighbour:
         return PushObjectResponse(stored=True)
 
 
-@pytest.mark.parametrize(("body", "sent"), [(LARGE, False), (SMALL, True)])
+@pytest.mark.parametrize("body", [BODY, b"small"])
 def test_what_a_client_pushes_is_in_the_neighbours_store(
-    store: PartStore, folder: PartFolder, body: bytes, sent: bool
+    store: PartStore, folder: PartFolder, body: bytes
 ) -> None:
     name, content = part(body)
     store.preregister(RUN, ObjectTree(object_id=name))
@@ -159,11 +151,11 @@ def test_what_a_client_pushes_is_in_the_neighbours_store(
     share_parts(client, folder)
     request = PushObjectRequest(object_id=name, object_content=content)
     assert client.PushObject(request).stored
-    assert client.came == [len(content) if sent else 0]
+    assert client.came == [0]
     assert store.get(name) == content
 
 
-@pytest.mark.parametrize("body", [LARGE, SMALL])
+@pytest.mark.parametrize("body", [BODY, b"small"])
 def test_what_the_neighbour_holds_is_pulled(
     store: PartStore, folder: PartFolder, body: bytes
 ) -> None:
@@ -188,26 +180,40 @@ def test_flowers_factory_makes_such_a_store(
     assert isinstance(ObjectStoreFactory().store(), PartStore)
 
 
-def test_large_parts_of_a_message_of_weights_are_files(store: PartStore, tmp_path: Path) -> None:
-    content = RecordDict({"arrays": weights_record([LARGE, SMALL])})
+def test_all_parts_of_a_message_are_files(store: PartStore, tmp_path: Path) -> None:
+    content = RecordDict({"arrays": weights_record([BODY, b"small"])})
     store.preregister(RUN, get_object_tree(content))
     for name, each in get_all_nested_objects(content).items():
         store.put(name, each.deflate())
-    assert len(files(tmp_path)) == 1
+    assert files(tmp_path) == sorted(get_all_nested_objects(content))
+
+
+def test_what_cannot_be_written_is_pushed_over_the_wire(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    nowhere = PartFolder(tmp_path / "file" / "parts")
+    store = PartStore(nowhere)
+    client = Neighbour(store)
+    share_parts(client, nowhere)
+    name, content = part(BODY)
+    store.preregister(RUN, ObjectTree(object_id=name))
+    request = PushObjectRequest(object_id=name, object_content=content)
+    assert client.PushObject(request).stored
+    assert client.came == [len(content)]
+    assert client.PullObject(PullObjectRequest(object_id=name)).object_content == content
 
 
 def test_the_folder_is_empty_at_first_and_gone_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts" / ("a" * 64)).write_bytes(LARGE)
+    (tmp_path / "parts" / ("a" * 64)).write_bytes(BODY)
     with PartFolder(tmp_path / "parts") as folder:
         assert files(tmp_path) == []
         assert (tmp_path / "parts").stat().st_mode & 0o077 == 0
         monkeypatch.setenv(PARTS_FOLDER, folder.environment[PARTS_FOLDER])
         shared = PartFolder.of_environment()
         assert shared is not None
-        name, content = part(LARGE)
+        name, content = part(BODY)
         assert shared.write(name, content)
         assert folder.read(name) == content
     assert not (tmp_path / "parts").exists()
