@@ -1,19 +1,19 @@
 """Flower's parts into messages, with one copy of their bytes and a bound on all of them.
 
 Flower 1.41 copies the body out of each part, adds it to an array that grows, and copies that: two
-seconds of a round of 632 MB at the server. And an array may name the same part as often as it
-likes, as a model does that has many zeros: a few megabytes that came would be any number in memory.
+seconds of a round of 632 MB at the server. And a part may name another as often as it likes, as a
+model does that has many zeros: a few megabytes that came would be any number in memory.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from types import ModuleType
 from typing import cast
 
-from flwr.app import Array
+from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.supercore.constant import HEAD_BODY_DIVIDER
 from flwr.supercore.inflatable import inflatable_utils
@@ -65,7 +65,7 @@ def inflate_within(most_bytes: Callable[[], int], *, caller: ModuleType) -> None
     Parameters
     ----------
     most_bytes
-        Returns the bound, for the arrays of one message.
+        Returns the bound, for one message.
     caller
         Flower's module that inflates them, by a name that it has of Flower's function.
     """
@@ -82,8 +82,10 @@ def inflate_within(most_bytes: Callable[[], int], *, caller: ModuleType) -> None
         keep_object_contents: bool = False,
         objects: dict[str, InflatableObject] | None = None,
     ) -> InflatableObject:
-        if objects is None and (size := _size_of_arrays(object_contents)) > (most := most_bytes()):
-            raise ValueError(f"a message of {size} bytes; it may have {most}")
+        if objects is None:
+            size, most = _inflated_bytes(object_id, object_contents), most_bytes()
+            if size > most:
+                raise ValueError(f"a message of {size} bytes; it may have {most}")
         return inflate(
             object_id,
             object_contents,
@@ -94,12 +96,27 @@ def inflate_within(most_bytes: Callable[[], int], *, caller: ModuleType) -> None
     caller.inflate_object_from_contents = bounded  # type: ignore[attr-defined]
 
 
-def _size_of_arrays(contents: Mapping[str, bytes]) -> int:
-    """Return how large a message's arrays will be, a part that they name twice counted twice."""
-    total = 0
-    for content in contents.values():
-        kind, ids, _ = get_object_head_values_from_object_content(content)
-        if kind == Array.__qualname__:
-            places = json.loads(get_object_body(content, Array))["arraychunk_ids"]
-            total += sum(len(contents[ids[place]]) for place in places)
-    return total
+def _inflated_bytes(root: str, contents: Mapping[str, bytes]) -> int:
+    """Return how large a message will be, a part that is named twice counted twice."""
+    sizes: dict[str, int] = {}
+
+    def size_of(name: str) -> int:
+        if name not in sizes:
+            content = contents[name]
+            sizes[name] = len(content) + sum(map(size_of, _named_in(content)))
+        return sizes[name]
+
+    return size_of(root)
+
+
+def _named_in(content: bytes) -> Iterable[str]:
+    """Return the parts that a part is made of, as often as it names them."""
+    kind, ids, _ = get_object_head_values_from_object_content(content)
+    if kind == Array.__qualname__:
+        return [
+            ids[place] for place in json.loads(get_object_body(content, Array))["arraychunk_ids"]
+        ]
+    for record in (ArrayRecord, RecordDict):
+        if kind == record.__qualname__:
+            return list(json.loads(get_object_body(content, record)).values())
+    return ids

@@ -20,11 +20,13 @@ from types import TracebackType
 from typing import Self
 
 from flwr.proto.message_pb2 import (
+    ObjectTree,
     PullObjectRequest,
     PullObjectResponse,
     PushObjectRequest,
     PushObjectResponse,
 )
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store import object_store_factory
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -119,6 +121,19 @@ class PartStore(InMemoryObjectStore):
         super().__init__(verify=verify)
         self._folder = folder
 
+    def preregister(self, run_id: int, object_tree: ObjectTree) -> list[str]:
+        """Announce a message's parts; return which of them are missing.
+
+        Raises
+        ------
+        ValueError
+            If one is named with other parts below it than elsewhere (:func:`is_of_one_form`).
+        """
+        with self.lock_store:
+            if not is_of_one_form(object_tree, self):
+                raise ValueError("a part is named again with other parts below it")
+            return super().preregister(run_id, object_tree)
+
     def put(self, object_id: str, object_content: bytes) -> None:
         """Store a part."""
         if object_content:
@@ -128,7 +143,9 @@ class PartStore(InMemoryObjectStore):
             raise ValueError(f"part {object_id} is neither in the request nor in the folder")
         with self.lock_store:
             entry = self.store.get(object_id)
-            if in_file and entry is not None:
+            if entry is None:  # it was deleted meanwhile
+                self._folder.drop(object_id)
+            elif in_file:
                 entry.content, entry.is_available = b"", True
 
     def get(self, object_id: str) -> bytes | None:
@@ -147,6 +164,23 @@ class PartStore(InMemoryObjectStore):
         super().delete(object_id)
         if known and object_id not in self:
             self._folder.drop(object_id)
+
+
+def is_of_one_form(tree: ObjectTree, store: InMemoryObjectStore) -> bool:
+    """Return whether each part has the same parts below it wherever it is named, and in the store.
+
+    Flower 1.41 keeps those of the first time. What is below it elsewhere would be stored and never
+    deleted; and a few parts that name each other twice are a tree of any size when it is read.
+    """
+    below: dict[str, list[str]] = {}
+    for node in iterate_object_tree(tree):
+        children = [each.object_id for each in node.children]
+        held = store.store.get(node.object_id)
+        if below.setdefault(node.object_id, children) != children:
+            return False
+        if held is not None and list(held.child_object_ids) != children:
+            return False
+    return True
 
 
 def store_parts_in(folder: PartFolder) -> None:

@@ -91,3 +91,15 @@ def test_what_is_in_several_arrays_counts_for_each() -> None:
     content = RecordDict({"arrays": weights_record([bytes(3 * CHUNK), b"x" + bytes(2 * CHUNK)])})
     with pytest.raises(ValueError, match="it may have"):
         inflatable_utils.inflate_object_from_contents(content.object_id, parts_of(content))
+
+
+@pytest.mark.parametrize("records", [1, 1000])
+def test_an_array_under_many_names_counts_for_each(records: int) -> None:
+    array = Array(dtype="bytes", shape=(3,), stype="x", data=bytes(CHUNK // 2))
+    names = 1000 // records + 10
+    arrays = ArrayRecord({str(each): array for each in range(names)})
+    content = RecordDict({str(each): arrays for each in range(records)})
+    parts = parts_of(content)
+    assert sum(map(len, parts.values())) < CHUNK
+    with pytest.raises(ValueError, match="it may have"):
+        inflatable_utils.inflate_object_from_contents(content.object_id, parts)

@@ -120,6 +120,52 @@ def test_only_an_id_is_a_files_name(folder: PartFolder, name: str) -> None:
     folder.drop(name)
 
 
+def tree(name: str, *children: ObjectTree) -> ObjectTree:
+    return ObjectTree(object_id=name * 64, children=children)
+
+
+@pytest.mark.parametrize(
+    "announced",
+    [
+        tree("a", tree("b"), tree("b", tree("c"))),
+        tree("a", tree("b", tree("c")), tree("d", tree("b"))),
+    ],
+)
+def test_a_part_named_again_with_others_below_it_is_refused(
+    store: PartStore, announced: ObjectTree
+) -> None:
+    with pytest.raises(ValueError, match="named again"):
+        store.preregister(RUN, announced)
+    assert len(store) == 0
+
+
+def test_nor_may_it_differ_from_what_is_there(store: PartStore) -> None:
+    store.preregister(RUN, tree("a", tree("b")))
+    with pytest.raises(ValueError, match="named again"):
+        store.preregister(RUN, tree("d", tree("b", tree("c"))))
+    store.preregister(RUN, tree("d", tree("b")))
+    for name in "da":
+        store.delete(name * 64)
+    assert len(store) == 0
+
+
+def test_a_part_deleted_while_it_is_written_leaves_no_file(
+    store: PartStore, folder: PartFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, content = part(BODY)
+    store.preregister(RUN, ObjectTree(object_id=name))
+    write = folder.write
+
+    def deleted_meanwhile(object_id: str, content: bytes) -> bool:
+        store.delete(object_id)
+        return write(object_id, content)
+
+    monkeypatch.setattr(folder, "write", deleted_meanwhile)
+    store.put(name, content)
+    assert files(tmp_path) == []
+    assert store.get(name) is None
+
+
 class Neighbour:
     """The Runtime API's other end, with a store of its own."""
 

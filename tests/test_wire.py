@@ -8,7 +8,20 @@ import pytest
 from flwr.app import ArrayRecord, RecordDict
 
 from feat_fed import wire
-from feat_fed.wire import Carried, carried, digest_of_buckets, weights_record
+from feat_fed.config.base import StrictModel
+from feat_fed.errors import ProtocolError
+from feat_fed.wire import (
+    Carried,
+    carried,
+    digest_of_buckets,
+    from_records,
+    to_records,
+    weights_record,
+)
+
+
+class WeightsHeader(StrictModel):
+    bytes: int
 
 
 def test_what_is_carried_is_all_buckets_one_after_the_other() -> None:
@@ -25,6 +38,14 @@ def test_records_of_any_name_count() -> None:
 
 def test_nothing_has_no_digest() -> None:
     assert carried(RecordDict({"arrays": ArrayRecord()})) == Carried(0, None)
+
+
+def test_a_message_has_no_records_of_other_names() -> None:
+    content = to_records(WeightsHeader(bytes=3), [b"one"])
+    assert from_records(content, WeightsHeader) == (WeightsHeader(bytes=3), [b"one"])
+    content["more"] = weights_record([b"two"])
+    with pytest.raises(ProtocolError, match="records that it does not have"):
+        from_records(content, WeightsHeader)
 
 
 def test_it_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,8 @@ def _outdated(folders: Sequence[Path], study_id: str) -> list[Path]:
 def forget_rounds(store: Path) -> int:
     """Remove all that rounds left here and that was learnt from the site's clips.
 
-    What processes that train at this moment hand to each other stays, and goes with their round.
+    What processes that train at this moment hand to each other stays, and goes with their round. A
+    message that is on its way is lost, and asked for again.
 
     Returns
     -------
@@ -99,6 +100,8 @@ def forget_rounds(store: Path) -> int:
         try:
             if folder.name == "training":
                 _forget_training(folder)
+            elif folder.name == "parts":
+                _forget_parts(folder)
             else:
                 shutil.rmtree(folder, onerror=_unless_gone)
         except OSError as error:
@@ -110,6 +113,12 @@ def _forget_training(folder: Path) -> None:
     clear_exchanges(folder)
     for log in folder.glob("worker-*"):
         log.unlink(missing_ok=True)
+
+
+def _forget_parts(folder: Path) -> None:
+    """Remove messages on their way; a client that is running goes on to use the folder."""
+    for part in folder.iterdir():
+        part.unlink(missing_ok=True)
 
 
 def _unless_gone(

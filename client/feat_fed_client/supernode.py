@@ -135,8 +135,8 @@ class SiteLauncher:
 
     def _run(self) -> None:
         write_bytes_atomically(self._secret, secrets.token_bytes(32), mode=0o600)
-        self._wait_for_server()
         with self._parts, ChildGroup() as children:
+            self._wait_for_server()
             port = free_port()
             executor = None
             while True:

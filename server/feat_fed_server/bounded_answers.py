@@ -1,4 +1,4 @@
-"""What a site may upload as its answer: one, of parts named once, of a model's size.
+"""What a site may upload as its answer: one tree of parts, of a model's size.
 
 Flower 1.41 takes any number of parts for an answer, and other parts each time that it is announced,
 and holds them in memory until the run ends. A site that is hostile could fill the server's.
@@ -16,7 +16,9 @@ from flwr.app import Message
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store import NoObjectInStoreError
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
+from feat_fed.parts import is_of_one_form
 from feat_fed_server.whole_answers import WholeAnswers
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,9 @@ class BoundedAnswers(WholeAnswers):
     ) -> tuple[bool, list[str]]:
         """Take a question, or the announcement of an answer; one refused leaves nothing behind."""
         is_answer = bool(message.metadata.reply_to_message_id)
+        # Announced again, it goes on with what it had left.
+        upload = self._object_push_session_by_root.get(object_tree.object_id, "")
+        left = self._left.get(upload, self._most_bytes())
         if is_answer and (why := self._refusal(message, object_tree)):
             log.warning("an answer of node %s is refused: %s", message.metadata.src_node_id, why)
             stored, missing = False, list[str]()
@@ -67,7 +72,7 @@ class BoundedAnswers(WholeAnswers):
         if not stored:
             self._cleanup_push_session(session_id, cleanup_messages=False)
         elif is_answer and missing:
-            self._left[session_id] = self._most_bytes()
+            self._left[session_id] = left
         return stored, missing
 
     def store_object(
@@ -84,6 +89,22 @@ class BoundedAnswers(WholeAnswers):
                 return False
         return super().store_object(run_id, session_id, object_id, object_content)
 
+    def delete_messages(self, message_ins_ids: set[str]) -> None:
+        """Forget questions with their answers, and parts that nobody will ask for any more.
+
+        Flower 1.41 leaves those of a question that its site never had whole until the run ends.
+        """
+        with self.lock:
+            over = set(message_ins_ids)
+            for question in message_ins_ids:
+                answer = self.message_ins_id_to_message_res_id.get(question, "")
+                found = self.message_res_store.get(answer)
+                if found is not None and not found.metadata.delivered_at:
+                    over.add(answer)
+            super().delete_messages(message_ins_ids)
+            for root in over:
+                self.object_store.delete(root)
+
     def _cleanup_push_session(self, session_id: str, *, cleanup_messages: bool) -> None:
         super()._cleanup_push_session(session_id, cleanup_messages=cleanup_messages)
         self._left.pop(session_id, None)
@@ -96,6 +117,9 @@ class BoundedAnswers(WholeAnswers):
         most = _BESIDE_PARTS + self._most_bytes() // _PART_BYTES
         if sum(1 for _ in islice(iterate_object_tree(tree), most + 1)) > most:
             return f"it is of over {most} parts"
+        store = self.object_store
+        if isinstance(store, InMemoryObjectStore) and not is_of_one_form(tree, store):
+            return "it names a part again with other parts below it"
         with self.lock:
             is_known = message_id in self.message_res_store
         if is_known and self._stored_tree(message_id) != tree:

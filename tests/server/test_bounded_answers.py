@@ -77,6 +77,43 @@ def test_one_that_gets_larger_is_dropped_with_all_of_it(state: State) -> None:
     assert name("answer") not in state.message_res_store
 
 
+def test_one_that_is_announced_again_goes_on_with_what_it_had_left(state: State) -> None:
+    _, _, upload = state.announce("first", "second")
+    assert state.store_object(RUN, upload, name("first"), PART)
+    stored, missing, again = state.announce("first", "second")
+    assert stored and name("second") in missing
+    assert not state.store_object(RUN, again, name("second"), PART)
+    assert state.held_bytes == 0
+
+
+def test_a_part_named_again_with_others_below_it_is_refused(
+    state: State, caplog: pytest.LogCaptureFixture
+) -> None:
+    twice = ObjectTree(object_id=name("twice"))
+    deeper = ObjectTree(object_id=name("twice"), children=[ObjectTree(object_id=name("below"))])
+    answer = Message(RecordDict(), reply_to=state.question)
+    answer.metadata.__dict__["_message_id"] = name("answer")
+    tree = ObjectTree(object_id=name("answer"), children=[twice, deeper])
+    stored, _ = state.store_message_and_object_tree(answer, tree, state.start_session(RUN))
+    assert not stored and "other parts below it" in caplog.text
+    assert len(state.object_store) == 0
+
+
+@pytest.mark.parametrize(("delivered_at", "left"), [("", 0), ("2026-11-22", 2)])
+def test_what_nobody_will_ask_for_goes_with_its_question(
+    state: State, delivered_at: str, left: int
+) -> None:
+    question = state.question.metadata.message_id
+    state.preregister_object_tree(ObjectTree(object_id=question), state.start_session(RUN))
+    state.announce("first")
+    answer = state.message_res_store[name("answer")]
+    answer.metadata.__dict__["_delivered_at"] = delivered_at
+    state.message_ins_id_to_message_res_id[question] = name("answer")
+    state.delete_messages({question})
+    # An answer that was given out is yet to be pulled.
+    assert len(state.object_store) == left
+
+
 def test_other_parts_under_the_same_answer_are_refused(state: State) -> None:
     _, _, upload = state.announce("first")
     stored, missing, _ = state.announce("another")
