@@ -71,6 +71,7 @@ class Watch:
 
     def result(self) -> Watched:
         """Return what was seen since."""
+        self._note_pss(list(self._processes()))  # rounds may be shorter than the time between looks
         self._note_sockets()
         with self._lock:
             down, up = self._moved()

@@ -30,7 +30,7 @@ def test_a_study_goes_on_beside_hospitals_that_die_decline_lie_and_refuse(tmp_pa
         *(tmp_path / "out", "simulate", "--study", TINY, "--scenario", scenario, "--rounds", 2),
         *("--runs", tmp_path, "--run", "sim"),
     ) as simulate:
-        wait_until(lambda: simulate.family() or simulate.process.poll() is not None, 60, simulate)
+        wait_until(lambda: simulate.family() or simulate.process.poll() is not None, 180, simulate)
         wait_until(lambda: "round 1/2" in simulate.text(), 180, simulate)
         family = simulate.family()
         assert simulate.end() == 0, simulate.text()
