@@ -1,8 +1,8 @@
 """Flower's parts into messages, with one copy of their bytes and a bound on all of them.
 
-Flower 1.41 copies the body out of each part, adds it to an array that grows, and copies that: two
-seconds of a round of 632 MB at the server. And a part may name another as often as it likes, as a
-model does that has many zeros: a few megabytes that came would be any number in memory.
+Flower 1.41 copies the body out of each part, adds it to an array that grows, and copies that. And
+a part may name another as often as it likes, as a model does that has many zeros: a few megabytes
+that came would be any number in memory.
 """
 
 from __future__ import annotations

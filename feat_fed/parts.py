@@ -1,10 +1,10 @@
 """Parts of Flower's messages, handed from one process to another of this machine as files.
 
 Flower 1.41 sends each part (5 MiB of weights) from SuperLink to ServerApp and from SuperNode to
-executor over HTTP, as it does from server to site, copies it some ten times on that way, and holds
-it in memory at the end. Here it is a file in a folder that both know: who has the part writes it
-under its id, which is its SHA-256, and tells the other by a request without content. What comes
-over the wire from the other side is verified by Flower's store before it becomes a file.
+executor over HTTP, as it does from server to site, and holds it in memory at the end. Here it is a
+file in a folder that both know: who has the part writes it under its id, which is its SHA-256, and
+tells the other by a request without content. What comes over the wire from the other side is
+verified by Flower's store before it becomes a file.
 """
 
 from __future__ import annotations
@@ -183,8 +183,10 @@ def is_of_one_form(tree: ObjectTree, store: InMemoryObjectStore) -> bool:
     return True
 
 
-def store_parts_in(folder: PartFolder) -> None:
-    """Let the stores that Flower makes in this process keep parts in a folder."""
+def store_parts_in(folder: PartFolder | None) -> None:
+    """Let the stores that Flower makes in this process keep parts in a folder, if there is one."""
+    if folder is None:
+        return
 
     def made() -> PartStore:
         return PartStore(folder)
@@ -201,8 +203,10 @@ class _Read:
     object_available: bool = True
 
 
-def share_parts(client: RuntimeHttpClient, folder: PartFolder) -> None:
-    """Let a client of the neighbour's Runtime API find and leave parts in a folder."""
+def share_parts(client: RuntimeHttpClient, folder: PartFolder | None) -> None:
+    """Let a client of the neighbour's Runtime API find and leave parts in a folder, if any."""
+    if folder is None:
+        return
     pull, push = client.PullObject, client.PushObject
 
     def pull_object(request: PullObjectRequest) -> PullObjectResponse | _Read:

@@ -116,7 +116,7 @@ def from_records(content: RecordDict, model: type[HeaderT]) -> tuple[HeaderT, li
         If a record is missing or of another form than :func:`to_records` makes.
     """
     if content.keys() - {_HEADER, ARRAYS}:
-        raise ProtocolError("a message with records that it does not have")
+        raise ProtocolError("a message with records beside its header and its weights")
     header = content.get(_HEADER)
     text = header.get(_JSON) if isinstance(header, ConfigRecord) else None
     if not isinstance(text, str):

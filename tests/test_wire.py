@@ -44,7 +44,7 @@ def test_a_message_has_no_records_of_other_names() -> None:
     content = to_records(WeightsHeader(bytes=3), [b"one"])
     assert from_records(content, WeightsHeader) == (WeightsHeader(bytes=3), [b"one"])
     content["more"] = weights_record([b"two"])
-    with pytest.raises(ProtocolError, match="records that it does not have"):
+    with pytest.raises(ProtocolError, match="records beside its header"):
         from_records(content, WeightsHeader)
 
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx
+import psutil
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 MAX_ANSWER_BYTES = 8 * 1024**2
 """Of one call: objects travel in chunks of 5 MiB, and an envelope."""
+
+
+_MEMORY_SHARE = 0.5
+
+
+def most_message_bytes() -> int:
+    """Return how much memory a message of the server's may take: half of the machine's."""
+    return int(psutil.virtual_memory().total * _MEMORY_SHARE)
 
 
 class TooLargeError(ValueError):

@@ -13,18 +13,14 @@ import contextlib
 import os
 import resource
 
-import psutil
 from flwr.app.user_config import UserConfig
 from flwr.supercore.run import Run
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 
 from feat_fed.parts import PartFolder, store_parts_in
-from feat_fed_client.bounded_calls import BoundedFleetClient
+from feat_fed_client.bounded_calls import BoundedFleetClient, most_message_bytes
 from feat_fed_client.polls import Polls, pull_promptly
-
-MEMORY_SHARE = 0.5
-"""Of the machine's, that a message may take."""
 
 
 def unread_config(fab_file: object, run: Run) -> UserConfig:
@@ -34,11 +30,10 @@ def unread_config(fab_file: object, run: Run) -> UserConfig:
 
 def main() -> None:
     """Run the SuperNode by the command line of Flower's own."""
-    limit = int(psutil.virtual_memory().total * MEMORY_SHARE)
+    limit = most_message_bytes()
     with contextlib.suppress(ValueError, OSError):  # a lower one is set already
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-    if (parts := PartFolder.of_environment()) is not None:
-        store_parts_in(parts)
+    store_parts_in(PartFolder.of_environment())
     start_client_internal.get_fused_config_from_fab = unread_config  # type: ignore[attr-defined]
     fleet_http_connection.FleetHttpClient = BoundedFleetClient  # type: ignore[attr-defined]
     start_client_internal.pull_objects = pull_promptly  # type: ignore[attr-defined]

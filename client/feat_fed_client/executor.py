@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
-import psutil
 from flwr.app import Context, Message
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode, SubStatus
@@ -59,7 +58,7 @@ from feat_fed.train import preload
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import READY
 from feat_fed_client.app import failure, let_out, make_app, site_of_this_machine
-from feat_fed_client.bounded_node import MEMORY_SHARE
+from feat_fed_client.bounded_calls import most_message_bytes
 from feat_fed_client.history import note_idle
 from feat_fed_client.last_door import FAILED, DoorError
 from feat_fed_client.polls import pull_promptly
@@ -133,8 +132,7 @@ class Executor:
     def _answer(self, task_type: str, token: str) -> None:
         """Pull one message and see to it that a reply goes out."""
         client = self._client(RuntimeTokenHttpInterceptor(token))
-        if (parts := PartFolder.of_environment()) is not None:
-            share_parts(client, parts)
+        share_parts(client, PartFolder.of_environment())
         message, context, _, fab = pull_task_input(client)
         reply = self._recorded(client, task_type, fab, message, context)
         push_message(client, reply, context)
@@ -319,8 +317,7 @@ def main(arguments: Sequence[str]) -> None:
     preload()
     own_bundle()  # once, and not in each child
     inflatable_utils.pull_objects = pull_promptly
-    most_bytes = int(psutil.virtual_memory().total * MEMORY_SHARE)
-    inflate_within(lambda: most_bytes, caller=inflatable_utils)
+    inflate_within(most_message_bytes, caller=inflatable_utils)
     Executor(address, Path(secret_file).read_bytes(), site_of_this_machine).run()
     logging.shutdown()
     os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

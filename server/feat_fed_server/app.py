@@ -92,8 +92,8 @@ def _main(grid: Grid, context: Context) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll
     checkpoints = store.checkpoint(0).parent
     inflate_within(lambda: most_answer_bytes(checkpoints), caller=http_grid)
-    if isinstance(grid, HttpGrid) and (parts := PartFolder.of_environment()) is not None:
-        share_parts(grid._runtime_client, parts)
+    if isinstance(grid, HttpGrid):
+        share_parts(grid._runtime_client, PartFolder.of_environment())
     errand = {"release": ask_before_release}.get(os.environ.get(RUN_ERRAND, ""), run_study)
     with living(store):
         errand(grid, store, FileRoster(store.roster))

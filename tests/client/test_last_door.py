@@ -297,7 +297,7 @@ def test_fields_and_records_beside_the_protocols_stay(
             _joined(parts, asked({}))
     content = to_records(report(), pack(WEIGHTS))
     content["beside"] = header_record(report())
-    stopped(caplog, sent(site(tmp_path), {}, content), "records that it does not have")
+    stopped(caplog, sent(site(tmp_path), {}, content), "records beside its header")
     stopped(caplog, sent(site(tmp_path), {}, RecordDict()), "without a header")
     no_report = RecordDict({"arrays": weights_record(pack(WEIGHTS))})
     stopped(caplog, sent(site(tmp_path), {}, no_report), "without a header")
