@@ -195,7 +195,7 @@ def _mend_of(error: OSError, port: int) -> str:
     return "stop what uses it or choose another port (`--listen`)"
 
 
-def wait_for_port(host: str, port: int, group: ChildGroup, *, timeout_sec: float = 60.0) -> None:
+def wait_for_port(host: str, port: int, group: ChildGroup, *, timeout_sec: float = 300.0) -> None:
     """Wait until something accepts connections on ``host:port``; fail early if a child ends."""
     deadline = time.monotonic() + timeout_sec
     while time.monotonic() < deadline:

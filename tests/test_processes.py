@@ -3,7 +3,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ from feat_fed.processes import (
     split_address,
     wait_for_port,
 )
+from waiting import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 STUBBORN = [
@@ -27,13 +27,6 @@ STUBBORN = [
     "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
     " start_new_session=True); print(p.pid, flush=True); time.sleep(600)",
 ]
-
-
-def wait_until(condition: object, timeout_sec: float = 10) -> None:
-    deadline = time.monotonic() + timeout_sec
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_children_end_with_the_block_and_so_do_theirs(tmp_path: Path) -> None:

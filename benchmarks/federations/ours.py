@@ -98,8 +98,7 @@ class _RoundsOf:
 def _role(command: str) -> str | None:
     names = {
         "feat_fed_server.superlink": "superlink",
-        "flwr-serverapp": "serverapp",
-        "flower_superexec": "superexec",
+        "feat_fed_server 127": "serverapp",
         "feat_fed_client.bounded_node": "supernode",
         "federations.echo_executor": "clientapp",
         "feat_fed.cli server": "supervisor",

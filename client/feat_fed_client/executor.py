@@ -14,7 +14,6 @@ imported, which saves its import each round and leaves nothing in memory.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import logging
 import os
@@ -25,21 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import httpx
 from flwr.app import Context, Message
 from flwr.app.error import Error
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.inflatable import inflatable_utils
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-    SuperExecAuthHttpInterceptor,
-)
-from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import (
     pull_task_input,
@@ -48,12 +39,12 @@ from flwr.supernode.runtime.run_clientapp import (
 )
 
 from feat_fed import __version__
-from feat_fed.child import end_with_parent
 from feat_fed.config import SiteConfig
 from feat_fed.errors import FeatFedError, ProtocolError, StorageError
 from feat_fed.inflating import inflate_within
 from feat_fed.parts import PartFolder, share_parts
 from feat_fed.protocol import Assignment, FailureCode, Report
+from feat_fed.tasks import TakenTask, in_child, taken_tasks, task_client
 from feat_fed.train import preload
 from feat_fed.wire import from_records, to_records
 from feat_fed_client import READY
@@ -67,9 +58,6 @@ from feat_fed_client.supervision import Death, Patience, Witness, supervised
 from feat_fed_client.trust import MAX_BUNDLE_BYTES, own_bundle, trusted_bundles
 
 log = logging.getLogger(__name__)
-
-_POLL_SEC = 0.2
-_ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 Refusal = Literal["bundle", "size", "task"]
 
@@ -109,32 +97,19 @@ class Executor:
 
     def run(self) -> None:
         """Answer tasks until one is lost: the SuperNode waits for its answer, and must end, too."""
-        client = self._client(
-            SuperExecAuthHttpInterceptor(master_secret=self.secret, protected_methods=_ACQUIRE),
-            retry=False,
-        )
-        request = AcquireTaskRequest(supported_task_types=[each.value for each in TaskType])
-        # Objects made so far stay out of collections, so children share their memory.
-        gc.freeze()
         log.info(READY)
-        lost = ""
-        while not lost:
-            # The SuperNode may be starting, or starting again.
-            with contextlib.suppress(httpx.TransportError):
-                answer = client.AcquireTask(request)
-                if answer.HasField("task") and answer.token:
-                    task_type, token = answer.task.type, answer.token
-                    # It holds the message while a child of its own works on it.
-                    lost = _forked(lambda: self._answer(task_type, token))  # noqa: B023
-            time.sleep(_POLL_SEC)
-        log.error("a task is lost: the process that held it ended with %s", lost)
+        for task in taken_tasks(self.runtime_address, self.secret, TaskType):
+            # It holds the message while a child of its own works on it.
+            if lost := in_child(lambda: self._answer(task)):  # noqa: B023
+                log.error("a task is lost: the process that held it ended with %s", lost)
+                return
 
-    def _answer(self, task_type: str, token: str) -> None:
+    def _answer(self, task: TakenTask) -> None:
         """Pull one message and see to it that a reply goes out."""
-        client = self._client(RuntimeTokenHttpInterceptor(token))
+        client = task_client(self.runtime_address, task.token)
         share_parts(client, PartFolder.of_environment())
         message, context, _, fab = pull_task_input(client)
-        reply = self._recorded(client, task_type, fab, message, context)
+        reply = self._recorded(client, task.kind, fab, message, context)
         push_message(client, reply, context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
         client.close()
@@ -216,23 +191,6 @@ class Executor:
             log.exception("the application failed")
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, FAILED), reply_to=message)
 
-    def _client(
-        self,
-        authentication: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor,
-        *,
-        retry: bool = True,
-    ) -> RuntimeHttpClient:
-        return RuntimeHttpClient.from_server_address(
-            server_address=self.runtime_address,
-            insecure=True,
-            root_certificates=None,
-            interceptors=[
-                RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
-                authentication,
-            ],
-            retry_invoker=make_simple_http_retry_invoker() if retry else None,
-        )
-
 
 def refusal(task_type: str, fab: Fab, trusted: Set[str]) -> Refusal | None:
     """Return why a task is not run, or None. Only what was received counts, not its name."""
@@ -282,28 +240,6 @@ def _joined(parts: Sequence[bytes], message: Message) -> Message:
         raise DoorError("the trainer's reply is no report of the protocol") from None
     report = report.model_copy(update={"version": __version__})
     return Message(to_records(report, rest), reply_to=message)
-
-
-def _forked(work: Callable[[], None]) -> str:
-    """Do ``work`` in a child and wait; return how it failed, or an empty text.
-
-    The child ends with this process.
-    """
-    parent_pid = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            end_with_parent(parent_pid)
-            work()
-            status = 0
-        except BaseException:
-            log.exception("the work failed")
-        finally:
-            logging.shutdown()
-            os._exit(status)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return "" if code == 0 else f"signal {-code}" if code < 0 else f"exit status {code}"
 
 
 def main(arguments: Sequence[str]) -> None:

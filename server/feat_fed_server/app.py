@@ -15,7 +15,6 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import HttpGrid, http_grid
 
-from feat_fed.child import end_with_parent
 from feat_fed.errors import FeatFedError, StorageError
 from feat_fed.inflating import inflate_within
 from feat_fed.log_file import rotating_handler
@@ -83,10 +82,7 @@ app = ServerApp()
 
 @app.main()
 def _main(grid: Grid, context: Context) -> None:
-    # Who supervises it knows of its executor alone.
-    end_with_parent(os.getppid())
     store = RunStore(Path(os.environ[RUN_FOLDER]))
-    # Flower sends what this process prints to the SuperLink, so the log is a file of its own.
     handler = rotating_handler(store.logs / "serverapp.log")
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line each poll

@@ -22,7 +22,7 @@ _BEAT_SEC = 1.0
 _ORDERLY_SEC = 2.0
 """For what a ServerApp writes and says after it gave the lock back."""
 
-STARTING_SEC = 120.0
+STARTING_SEC = 300.0
 SILENT_SEC = 20.0
 """Longer than any library holds the interpreter, shorter than anybody likes to wait."""
 

@@ -1,8 +1,8 @@
 """The server side's processes: what has died or hangs is started again with what stands on it.
 
-The SuperLink holds runs, messages and registered sites in memory. On it stands Flower's executor
-for the ServerApp, which starts that one. A ServerApp that has died needs a new run of Flower's; an
-executor takes its ServerApp with it, a SuperLink takes all. What a study needs to go on is in the
+The SuperLink holds runs, messages and registered sites in memory. On it stands the executor, which
+forks the ServerApp. A ServerApp that has died needs a new run of Flower's; an executor takes its
+ServerApp with it, a SuperLink takes all. What a study needs to go on is in the
 run's folder and at the sites.
 """
 
@@ -111,10 +111,9 @@ class StudyProcesses:
         FaultError
             If one of them ends, or does not answer, as it starts.
         """
-        with self._faults(self._end_all):
+        with self._faults():
             if self._link is None:
                 self._link = self._start_superlink()
-        with self._faults(self._end_all):
             self._executor = self._executor or self._start_executor()
             self._run_id = self._link.start_run()
         self._life = LifeWatch(self._store)
@@ -139,7 +138,7 @@ class StudyProcesses:
         state = self._life.look()
         if end is None and state is None:
             if self._link:
-                with self._faults(self._end_all):
+                with self._faults():
                     self._members.follow(self._link)
             return None
         outcome = self._errand.outcome()
@@ -187,12 +186,13 @@ class StudyProcesses:
             )
 
     @contextlib.contextmanager
-    def _faults(self, give_up: Callable[[], None]) -> Iterator[None]:
+    def _faults(self) -> Iterator[None]:
         try:
             yield
         except ChildError as error:
-            process: Process = "executor" if self._link else "superlink"
-            give_up()
+            executor = self._executor is not None and self._executor.process.poll() is not None
+            process: Process = "executor" if executor else "superlink"
+            self._end_all()
             raise FaultError(str(error), process) from error
 
     def _end_run(self) -> None:
@@ -213,7 +213,7 @@ class StudyProcesses:
     def _end_all(self) -> None:
         self.close()
         self._link = None
-        self._end_executor()  # it would look for the next SuperLink late, by Flower's pauses
+        self._end_executor()  # the next SuperLink has another port
         if self._superlink:
             self._children.end(self._superlink, at_once=True)
             self._superlink = None
@@ -245,6 +245,7 @@ class StudyProcesses:
                 **self._parts.environment,
             },
         )
+        self._executor = self._start_executor()  # both take seconds to begin
         wait_for_port("127.0.0.1", self._control_port, self._children)
         link = SuperLinkClient(self._control_port)
         self._members.register(link)  # which opens the door
@@ -252,21 +253,17 @@ class StudyProcesses:
         return link
 
     def _start_executor(self) -> Child:
-        command = "from flwr.supercore.cli import flower_superexec; flower_superexec()"
         return self._children.start(
             "the ServerApp's executor",
             [
-                *(sys.executable, "-c", command),
-                "--insecure",
-                *("--runtime-api-address", f"127.0.0.1:{self._control_port}"),
-                *("--superexec-auth-secret-file", str(self._secret)),
+                *(sys.executable, "-m", "feat_fed_server"),
+                *(f"127.0.0.1:{self._control_port}", str(self._secret)),
             ],
-            log_file=self._store.logs / "superexec.log",
+            log_file=self._store.logs / "executor.log",
             env={
                 **flower_environment(self._store.flower / "executor"),
                 **ALLOCATOR,
                 **self._parts.environment,
-                "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
                 RUN_FOLDER: str(self._store.root.resolve()),
                 RUN_ERRAND: self._errand.name,
             },

@@ -31,7 +31,6 @@ from feat_fed_client.executor import (
     FAILED,
     REFUSALS,
     Executor,
-    _forked,
     _joined,
     _parts,
     refusal,
@@ -97,15 +96,6 @@ def test_an_approved_bundle_of_another_version_is_taken_and_then_ours_is_not(
 def test_every_other_kind_of_task_is_refused(task: str, tmp_path: Path) -> None:
     trusted = trusted_bundles(site(tmp_path))
     assert refusal(task, fab(bundle()[0]), trusted) == "task"
-
-
-def test_how_a_child_ended_is_told() -> None:
-    def fail() -> None:
-        raise ValueError("its text stays in the log")
-
-    assert _forked(lambda: None) == ""
-    assert _forked(fail) == "exit status 1"
-    assert _forked(lambda: os.kill(os.getpid(), signal.SIGKILL)) == "signal 9"
 
 
 def asked() -> Message:

@@ -37,6 +37,7 @@ from feat_fed.data import ClipEntry
 from feat_fed.data.frames import square_video
 from feat_fed.data.reading.clip import Box
 from feat_fed.errors import ConfigError, DataError
+from waiting import nobody_left, wait_until
 
 CLIPS = ClipConfig(frames=8, size_px=32)
 CODEC = build_codec(CodecConfig())
@@ -345,14 +346,17 @@ def test_killed_with_its_workers_it_goes_on_where_it_was(tmp_path: Path) -> None
         [sys.executable, script, Path(__file__).parent, store, *files],
         env={**os.environ, "PYTHONPATH": folders},
     )
-    deadline = time.monotonic() + 60
-    while len(list(store.glob("[!.]*.safetensors"))) < 2:  # the first is made before they start
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+
+    def two_are_there() -> bool:  # the first is made before they start
+        assert process.poll() is None
+        return len(list(store.glob("[!.]*.safetensors"))) >= 2
+
+    wait_until(two_are_there, poll_sec=0.01)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert family and not psutil.wait_procs(family, timeout=20)[1]
+    assert family
+    nobody_left(family)
     before = {path: path.stat().st_ino for path in store.glob("[!.]*.safetensors")}
     made = run(store, *(entry(path) for path in files))
     assert [each.num_frames for each in made.clips] == [40 + n for n in range(30)]

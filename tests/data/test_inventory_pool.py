@@ -17,6 +17,7 @@ from feat_fed.config import SiteDataConfig
 from feat_fed.data import Inventory, Manifest, records, scan
 from feat_fed.data.inventory.pool import Limits
 from feat_fed.errors import DataError
+from waiting import nobody_left, wait_until
 
 LIMITS = Limits(base_sec=4, sec_per_mib=0, memory_bytes=2**30)
 
@@ -103,15 +104,16 @@ def test_a_killed_scan_goes_on_where_it_was(tmp_path: Path) -> None:
     script.write_text(_SCAN)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen([sys.executable, script, folder, store], env=environment)
-    deadline = time.monotonic() + 60
-    while not (store / "manifest.sqlite").exists() or not records(store):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+
+    def something_is_noted() -> bool:
+        assert process.poll() is None
+        return (store / "manifest.sqlite").exists() and bool(records(store))
+
+    wait_until(something_is_noted)
     family = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
+    nobody_left(family)
     kept = len(records(store))
     assert 0 < kept <= 30
     (tmp_path / "go").touch()

@@ -222,7 +222,8 @@ def _there(paths: Iterator[Path]) -> Path:
 def _faults() -> Iterator[Fault]:
     of_server: tuple[Phase, ...] = ("sending", "training", "replying", "aggregating", "writing")
     for role in SERVER_ROLES:
-        for phase in ("waiting", *of_server) if role != "superexec" else ("waiting", "training"):
+        few = role == "server's executor"
+        for phase in ("waiting", "training") if few else ("waiting", *of_server):
             yield Fault(f"{role} killed", phase, kill(role))
     for role in SITE_ROLES:
         if role != "worker":

@@ -10,7 +10,7 @@ from faults.cases import Fault
 from faults.stage import SITES, MissedError, Stage
 
 _TRIES = 5
-PATIENCE_SEC = 180.0
+PATIENCE_SEC = 600.0
 
 
 @dataclass(frozen=True)

@@ -20,27 +20,32 @@ from feat_fed.processes import free_port
 from feat_fed.report.live import SiteLive, StudyLive
 from feat_fed.report.records import RunSummary
 from system.consortium import Consortium
-from system.study_runs import TINY, Command, nobody_left
+from system.study_runs import TINY, Command
+from waiting import nobody_left
 
 SITES = ("hospital-1", "hospital-2")
 
 Role = Literal[
-    *("server", "SuperLink", "superexec", "ServerApp"),
+    *("server", "SuperLink", "server's executor", "ServerApp"),
     *("client", "SuperNode", "executor", "holder", "trainer", "worker"),
 ]
 Phase = Literal["waiting", "sending", "training", "replying", "aggregating", "writing"]
 
-SERVER_ROLES: tuple[Role, ...] = ("server", "SuperLink", "superexec", "ServerApp")
+SERVER_ROLES: tuple[Role, ...] = ("server", "SuperLink", "server's executor", "ServerApp")
 SITE_ROLES: tuple[Role, ...] = ("client", "SuperNode", "executor", "holder", "trainer", "worker")
 
 _WORDS: dict[str, str] = {
     "SuperLink": "feat_fed_server.superlink",
-    "superexec": "flower_superexec",
-    "ServerApp": "flwr-serverapp",
+    "server's executor": "feat_fed_server 127",
     "SuperNode": "bounded_node",
     "executor": "feat_fed_client 127",
 }
-_BELOW: dict[str, Role] = {"holder": "executor", "trainer": "holder", "worker": "trainer"}
+_BELOW: dict[str, Role] = {
+    "ServerApp": "server's executor",
+    "holder": "executor",
+    "trainer": "holder",
+    "worker": "trainer",
+}
 
 
 @dataclass
@@ -184,14 +189,12 @@ class Stage:
             if role in _BELOW:
                 above = self.find(_BELOW[role], site)
                 return next(iter(above.children()), None) if above else None
-            top = psutil.Process(command.process.pid)
-            depth = role == "ServerApp"
-            for each in top.children(recursive=depth):
+            for each in psutil.Process(command.process.pid).children():
                 if _WORDS[role] in " ".join(each.cmdline()):
                     return each
         return None
 
-    def wait(self, condition: Callable[[], object], timeout_sec: float = 120) -> None:
+    def wait(self, condition: Callable[[], object], timeout_sec: float = 600) -> None:
         """Keep things going until a condition holds."""
         deadline = time.monotonic() + timeout_sec
         while not condition():
@@ -202,7 +205,7 @@ class Stage:
 
     def wait_for_phase(self, phase: Phase, number: int, site: str) -> None:
         """Wait for a phase, which may be one of milliseconds."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not self.in_phase(phase, number, site):
             if phase == "replying":
                 self.updates.look(site, self.stores[site])

@@ -17,7 +17,8 @@ from feat_fed.processes import Child, ChildGroup
 from feat_fed.report.run_store import RunStore
 from feat_fed_server import evaluator_child
 from feat_fed_server.evaluator_child import EvaluatorChild
-from system.study_runs import TINY, wait_until
+from system.study_runs import TINY
+from waiting import nobody_left, wait_until
 
 Stand = Callable[[str], list[Child]]
 
@@ -98,12 +99,12 @@ def test_one_that_measured_in_between_is_not_given_up(
 
 
 def test_it_is_ended_with_the_study(tmp_path: Path, stand_in: Stand) -> None:
-    started = stand_in("sleep 60 & wait")
+    started = stand_in("sleep 6000 & wait")
     with EvaluatorChild(store_of(tmp_path), lambda _: None):
         wait_until(lambda: started and started[0].is_at_work())
         family = psutil.Process(started[0].process.pid).children(recursive=True)
     assert started[0].process.poll() is not None
-    assert not psutil.wait_procs(family, timeout=5)[1]
+    nobody_left(family)
 
 
 def test_a_complete_study_waits_for_it_within_a_bound(tmp_path: Path, stand_in: Stand) -> None:

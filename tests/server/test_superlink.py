@@ -10,7 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import PullTaskInputRequest, PushTaskOutputRequest
+from flwr.supercore.constant import TaskType
 
 from feat_fed.cli.main import run_app
 from feat_fed.config import ServerLinkConfig
@@ -18,19 +22,21 @@ from feat_fed.errors import RefusedError
 from feat_fed.joining import JoinRequest, Token
 from feat_fed.processes import free_port
 from feat_fed.protocol import PENDING_KEY, REVOKED_KEY, UNKNOWN_KEY
+from feat_fed.tasks import taken_tasks, task_client
 from feat_fed.wire import flower_environment
 from feat_fed_client.join import deliver, prepare
 from feat_fed_client.probe import Answered, Prober
 from feat_fed_server.certificates import TlsFiles
 from feat_fed_server.membership import Federation, Membership
-from feat_fed_server.superlink_client import SuperLinkClient
-from system.study_runs import wait_until
+from feat_fed_server.superlink_client import RunEnd, SuperLinkClient
+from waiting import wait_until
 
 
 @dataclass
 class Study:
     root: Path
     port: int
+    control_port: int
     log: Path
     link: SuperLinkClient
     members: Membership
@@ -119,7 +125,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     try:
         wait_until(is_there)
         link = SuperLinkClient(control_port)
-        yield Study(root, port, log, link, members, told)
+        yield Study(root, port, control_port, log, link, members, told)
         link.close()
     finally:
         process.terminate()
@@ -194,6 +200,21 @@ def test_a_token_of_another_server_and_one_that_was_used_are_refused(
         deliver(foreign, prepare(foreign, tmp_path / "b" / "site.yaml", ()).request)
     nobody = token.model_copy(update={"address": f"127.0.0.1:{free_port()}"})
     assert deliver(nobody, stolen.request) is None
+
+
+def test_a_task_is_taken_with_the_secret_alone_and_begun_at_once(study: Study) -> None:
+    address, secret = f"127.0.0.1:{study.control_port}", (study.root / "secret").read_bytes()
+    run = study.link.start_run()
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        next(taken_tasks(address, b"y" * 32, [TaskType.SERVER_APP]))
+    with contextlib.closing(taken_tasks(address, secret, TaskType)) as tasks:
+        task = next(tasks)
+    assert task.kind == TaskType.SERVER_APP
+    client = task_client(address, task.token)
+    assert client.PullTaskInput(PullTaskInputRequest()).run.run_id == run
+    client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.COMPLETED))
+    client.close()
+    assert study.link.end_of(run) == RunEnd(completed=True, details="")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from feat_fed.processes import free_port
-from system.study_runs import nobody_left, wait_until
+from waiting import nobody_left, wait_until
 
 RAY = str(Path(sys.executable).parent / "ray")
 

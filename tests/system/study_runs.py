@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from waiting import PATIENCE, wait_until
 
 TINY = Path(__file__).with_name("tiny.yaml")
 COMMAND = [sys.executable, "-m", "feat_fed.cli"]
@@ -31,14 +32,14 @@ class Command:
     def wait_for(self, text: str, timeout_sec: float = 120) -> None:
         """Wait until the command has printed ``text``."""
         wait_until(
-            lambda: text in self.text() or self.process.poll() is not None, timeout_sec, self
+            lambda: text in self.text() or self.process.poll() is not None, timeout_sec, self.text
         )
         assert text in self.text(), self.text()
 
     def end(self, timeout_sec: float = 180) -> int:
         """Wait for the command's own end and return its exit status."""
         try:
-            return self.process.wait(timeout_sec)
+            return self.process.wait(PATIENCE * timeout_sec)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end: {self.text()}") from None
 
@@ -65,22 +66,6 @@ def started(output: Path, *arguments: object) -> Iterator[Command]:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(30)
+                process.wait(PATIENCE * 30)
         process.kill()
         process.wait()
-
-
-def wait_until(
-    condition: Callable[[], object], timeout_sec: float = 60, command: Command | None = None
-) -> None:
-    """Poll until the condition holds."""
-    deadline = time.monotonic() + timeout_sec
-    while not condition():
-        assert time.monotonic() < deadline, command.text() if command else "not in time"
-        time.sleep(0.1)
-
-
-def nobody_left(family: list[psutil.Process], timeout_sec: float = 20) -> None:
-    """Assert that all of these processes are gone, with their ports."""
-    _, alive = psutil.wait_procs(family, timeout=timeout_sec)
-    assert not alive, [each.cmdline() for each in alive]

@@ -12,7 +12,8 @@ from feat_fed.report import RunStore
 from feat_fed.report.evaluation_folder import EvaluationFolder
 from feat_fed.report.live import StudyLive
 from shared_files import media
-from system.study_runs import TINY, nobody_left, started, wait_until
+from system.study_runs import TINY, started
+from waiting import nobody_left, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +44,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
             live = StudyLive.read(store.live)
             return live is not None and live.round == 2 and live.phase == "training"
 
-        wait_until(in_round_two, 120, demo)
+        wait_until(in_round_two, 120, demo.text)
         family = demo.family()
         assert len(family) >= 7
         demo.process.send_signal(signal.SIGINT)
@@ -167,7 +168,7 @@ def test_a_client_that_dies_ends_the_demo_with_its_log(tmp_path: Path) -> None:
         *(tmp_path / "out", "demo", "--study", TINY, "--runs", tmp_path, "--run", "r")
     ) as demo:
         demo.wait_for("listening on")
-        wait_until(lambda: len(demo.family()) >= 7, command=demo)
+        wait_until(lambda: len(demo.family()) >= 7, told=demo.text)
         family = demo.family()
         next(each for each in family if "site-config" in " ".join(each.cmdline())).kill()
         assert demo.end(90) == 1

@@ -19,7 +19,7 @@ from feat_fed.report import RunStore
 from feat_fed.tensor_file import read_tensor_file
 from feat_fed.train.run_state import restore
 from system.consortium import make_folders
-from system.study_runs import wait_until
+from waiting import wait_until
 
 CHOSEN = ("server and a site killed, training",)
 

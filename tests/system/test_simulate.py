@@ -7,7 +7,8 @@ import yaml
 
 from feat_fed.report import RunStore
 from system.ray_nodes import ray_nodes
-from system.study_runs import TINY, nobody_left, started, wait_until
+from system.study_runs import TINY, started
+from waiting import nobody_left
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +31,7 @@ def test_a_study_goes_on_beside_hospitals_that_die_decline_lie_and_refuse(tmp_pa
         *(tmp_path / "out", "simulate", "--study", TINY, "--scenario", scenario, "--rounds", 2),
         *("--runs", tmp_path, "--run", "sim"),
     ) as simulate:
-        wait_until(lambda: simulate.family() or simulate.process.poll() is not None, 180, simulate)
-        wait_until(lambda: "round 1/2" in simulate.text(), 180, simulate)
+        simulate.wait_for("round 1/2")
         family = simulate.family()
         assert simulate.end() == 0, simulate.text()
         nobody_left(family)
