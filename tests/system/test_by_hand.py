@@ -70,18 +70,17 @@ def test_a_server_without_tls_is_not_trusted(consortium: Consortium) -> None:
 
 def test_too_few_sites_end_the_study_by_name(consortium: Consortium, tmp_path: Path) -> None:
     study = yaml.safe_load(TINY.read_text()) | {
-        "sites": {"minimum": 2, "wait_sec": 5, "round_sec": 60}
+        "sites": {"minimum": 2, "wait_sec": 20, "round_sec": 60}
     }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(study))
-    with (
-        consortium.client("hospital-1") as client,
-        consortium.server("--study", path) as server,
-    ):
-        client.wait_for("connected to", 60)
-        assert server.end(90) == 1
-        assert "1 of the 2 sites" in server.text()
-        assert "missing: hospital-2, hospital-3" in server.text()
+    with consortium.client("hospital-1") as client:
+        client.wait_for("usable clips")
+        with consortium.server("--study", path) as server:
+            client.wait_for("connected to", 60)
+            assert server.end(90) == 1
+            assert "1 of the 2 sites" in server.text()
+            assert "missing: hospital-2, hospital-3" in server.text()
     assert RunStore(consortium.root / "runs" / "tiny").summary().state == "failed"
 
 
