@@ -108,9 +108,12 @@ class Executor:
         """Pull one message and see to it that a reply goes out."""
         client = task_client(self.runtime_address, task.token)
         share_parts(client, PartFolder.of_environment())
-        message, context, _, fab = pull_task_input(client)
+        # A large message takes minutes to come: the SuperNode gives its task away as it begins.
+        with _heartbeat(client):
+            message, context, _, fab = pull_task_input(client)
         reply = self._recorded(client, task.kind, fab, message, context)
-        push_message(client, reply, context)
+        with _heartbeat(client):
+            push_message(client, reply, context)
         push_task_output(client, context, SubStatus.COMPLETED, "")
         client.close()
 

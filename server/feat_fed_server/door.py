@@ -17,7 +17,7 @@ import contextlib
 import datetime as dt
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
@@ -63,6 +63,9 @@ FLEET_PATHS = frozenset(
 
 # Flower sends objects in chunks of 5 MiB; a request is one chunk and its envelope.
 MAX_BODY_BYTES = 8 * 1024**2
+
+_PART_BYTES = 256 * 1024
+"""Of an answer, that are given to the line at once."""
 
 REQUEST_SEC = 900.0
 """For a site's request and its answer: 8 MiB at some 75 kbit/s."""
@@ -336,9 +339,10 @@ class _Answer:
                 message = {**message, "status": 503}
             elif message["status"] >= 400:
                 self._tell(message["status"])
-        await self.send(message)
-        if self.transfer is not None:
-            self.transfer.add(len(message.get("body", b"")))
+        for part in _parts(message):
+            await self.send(part)
+            if self.transfer is not None:
+                self.transfer.add(len(part.get("body", b"")))
 
     def _tell(self, status: int) -> None:
         if self.path == _ACTIVATE:
@@ -346,6 +350,20 @@ class _Answer:
         elif status == 401:
             # The node id of before a restart.
             log.warning("%s has to connect anew", self.site)
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """Cut a part of an answer into ones that are sent as fast as the line takes them.
+
+    uvicorn takes an answer of any size at once and, some seconds after its end, hangs up: over a
+    slow line, before it has arrived.
+    """
+    body: bytes = message.get("body", b"")
+    more = range(0, len(body) - _PART_BYTES, _PART_BYTES)
+    for start in more:
+        part = body[start : start + _PART_BYTES]
+        yield {"type": message["type"], "body": part, "more_body": True}
+    yield {**message, "body": body[len(more) * _PART_BYTES :]} if more else message
 
 
 async def _refuse(send: Send, status: int, code: int | None = None, detail: str = "") -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from feat_fed.errors import ConfigError, StorageError
 from feat_fed.federate import pack
 from feat_fed.model.state import state_schema
 from feat_fed.protocol import Assignment, Report
+from feat_fed.tasks import TakenTask
 from feat_fed.wire import bundle, from_records, to_records
 from feat_fed_client import executor as executor_module
 from feat_fed_client.executor import (
@@ -122,6 +123,42 @@ def test_a_reply_comes_whole_from_the_child_to_who_sends_it() -> None:
     assert from_records(first.content, Report) == (sent, [b"x" * 9, b""])
     assert (second.error.code, second.error.reason) == (2, FAILED)
     assert second.metadata.reply_to_message_id == "1"
+
+
+def test_the_supernode_hears_of_a_task_while_its_message_comes_and_its_answer_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives a task away as the message begins to come, and forgets one that is silent for 60 s.
+
+    No thread may be there in between, where the work is forked.
+    """
+    told: list[str] = []
+
+    @contextlib.contextmanager
+    def heartbeat(_: object) -> Iterator[None]:
+        told.append("hears")
+        yield
+        told.append("silent")
+
+    def step(name: str, result: object = None) -> Callable[..., object]:
+        def note(*_: object) -> object:
+            told.append(name)
+            return result
+
+        return note
+
+    comes = asked(), context(), None, fab(bundle()[0])
+    steps = {
+        "_heartbeat": heartbeat,
+        "pull_task_input": step("message", comes),
+        "push_message": step("answer"),
+        "push_task_output": step("done"),
+    }
+    for name, replaced in steps.items():
+        monkeypatch.setattr(executor_module, name, replaced)
+    monkeypatch.setattr(Executor, "_recorded", step("work"))
+    executor(tmp_path)._answer(TakenTask(CLIENT, "token"))
+    assert told == ["hears", "message", "silent", "work", "hears", "answer", "silent", "done"]
 
 
 def test_a_trainer_that_dies_each_time_is_reported_with_a_code(

@@ -3,6 +3,7 @@ import asyncio
 import base64
 import datetime as dt
 import logging
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feat_fed.protocol import BAD_SIGNATURE, UNKNOWN_KEY, WRONG_CLOCK
 from feat_fed.report.links import Links
@@ -219,6 +220,38 @@ def test_a_site_is_never_answered_500(caplog: pytest.LogCaptureFixture) -> None:
         assert answer.status_code == 503
     assert "Flower could not answer a call of hospital-a" in caplog.text
     assert "a call of hospital-a failed" in caplog.text
+
+
+@pytest.mark.parametrize("size", [0, 1, 256 * 1024, 256 * 1024 + 1, 5 * 1024**2])
+def test_an_answer_is_given_to_the_line_in_parts(size: int, tmp_path: Path) -> None:
+    """uvicorn, given all of it at once, hangs up some seconds later, whether it has gone or not."""
+    whole, sent = bytes(size), list[Message]()
+    meter = LinkMeter(tmp_path / "links.json", clock=lambda: float(len(sent)))
+
+    async def flower(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": whole})
+
+    async def run() -> httpx.Response:
+        door = FleetDoor(flower, site_of=KEYS.get, meter=meter)
+
+        async def line(scope: Scope, receive: Receive, send: Send) -> None:
+            async def noted(message: Message) -> None:
+                await send(message)
+                sent.append(message)
+
+            await door(scope, receive, noted)
+
+        transport = httpx.ASGITransport(line)
+        async with httpx.AsyncClient(transport=transport, base_url="https://door") as client:
+            return await client.post("/v1/fleet/pull-object", headers=signed())
+
+    assert asyncio.run(run()).content == whole
+    parts = [len(each["body"]) for each in sent[1:]]
+    assert max(parts) <= 256 * 1024 and sum(parts) == size
+    assert len(parts) == max(1, math.ceil(size / (256 * 1024)))
+    link = meter.links().sites["hospital-a"]
+    assert (link.down_bytes, link.down_sec) == (size, len(sent))  # and the way is measured
 
 
 def test_a_refusal_by_flower_leaves_a_line(caplog: pytest.LogCaptureFixture) -> None:
