@@ -11,6 +11,10 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 MAX_ANSWER_BYTES = 8 * 1024**2
 """Of one call: objects travel in chunks of 5 MiB, and an envelope."""
 
+PUSH_ANSWER_SEC = 300.0
+"""For the answer to an object: a slow line has not taken all that the kernel has, up to a chunk."""
+_PUSH = "/v1/fleet/push-object"
+
 
 _MEMORY_SHARE = 0.5
 
@@ -31,7 +35,7 @@ class BoundedFleetClient(FleetHttpClient):
         super().__init__(*arguments, **named)  # type: ignore[arg-type]
         self._client.follow_redirects = False
         self._client.headers["accept-encoding"] = "identity"
-        self._client.event_hooks = {"response": [_bound]}
+        self._client.event_hooks = {"request": [_be_patient], "response": [_bound]}
 
 
 class _Bounded(httpx.SyncByteStream):
@@ -48,6 +52,11 @@ class _Bounded(httpx.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _be_patient(request: httpx.Request) -> None:
+    if request.url.path == _PUSH:
+        request.extensions["timeout"]["read"] = PUSH_ANSWER_SEC
 
 
 def _bound(response: httpx.Response) -> None:

@@ -262,7 +262,8 @@ class FleetDoor:
             await _refuse(send, 408)
 
     async def _measure(self, call: _Call, receive: Receive, send: Send, site: str) -> None:
-        body, answer = _Body(receive), _Answer(send, site, call.path)
+        body = _Body(receive)
+        answer = _Answer(send, site, call.path, body)
         try:
             await self._probe(call.scope, body, answer, site=site)
         except ProbeRefusedError as refusal:
@@ -279,7 +280,7 @@ class FleetDoor:
         leg = _LEGS.get(call.path)
         transfer = self._meter.begin(site, leg) if self._meter and leg else None
         body = _Body(receive, transfer if leg == "up" else None)
-        answer = _Answer(send, site, call.path, transfer if leg == "down" else None)
+        answer = _Answer(send, site, call.path, body, transfer if leg == "down" else None)
         try:
             async with asyncio.timeout(REQUEST_SEC):
                 await self._app(call.scope, body, answer)
@@ -303,10 +304,12 @@ class _Body:
     receive: Receive
     transfer: Transfer | None = None
     is_too_large: bool = False
+    has_hung_up: bool = False
     _seen_bytes: int = field(default=0, init=False)
 
     async def __call__(self) -> Message:
         message = await self.receive()
+        self.has_hung_up |= message["type"] == "http.disconnect"
         self._seen_bytes += (size := len(message.get("body", b"")))
         if self._seen_bytes > MAX_BODY_BYTES:
             self.is_too_large = True
@@ -328,6 +331,7 @@ class _Answer:
     send: Send
     site: str
     path: str
+    body: _Body
     transfer: Transfer | None = None
     has_begun: bool = False
 
@@ -335,7 +339,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.has_begun = True
             if message["status"] == 500:
-                log.error("Flower could not answer a call of %s (%s)", self.site, self.path)
+                self._tell_failure()
                 message = {**message, "status": 503}
             elif message["status"] >= 400:
                 self._tell(message["status"])
@@ -343,6 +347,12 @@ class _Answer:
             await self.send(part)
             if self.transfer is not None:
                 self.transfer.add(len(part.get("body", b"")))
+
+    def _tell_failure(self) -> None:
+        if self.body.has_hung_up:
+            log.info("%s hung up in the middle of a call", self.site)
+        else:
+            log.error("Flower could not answer a call of %s (%s)", self.site, self.path)
 
     def _tell(self, status: int) -> None:
         if self.path == _ACTIVATE:

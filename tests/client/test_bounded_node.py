@@ -3,6 +3,7 @@
 import gzip
 import io
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from flwr.proto.fab_pb2 import GetFabRequest, GetFabResponse
+from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -29,11 +31,13 @@ class Hostile(BaseHTTPRequestHandler):
     status = 200
     headers_out: dict[str, str] = {}  # noqa: RUF012
     content = b""
+    pause_sec = 0.0
     asked: list[str] = []  # noqa: RUF012
 
     def do_POST(self) -> None:
         self.asked.append(self.path)
         self.rfile.read(int(self.headers["content-length"]))
+        time.sleep(self.pause_sec)
         self.send_response(self.status)
         for name, value in self.headers_out.items():
             self.send_header(name, value)
@@ -90,6 +94,17 @@ def test_a_compressed_answer_is_not_unpacked(server: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(Hostile, "headers_out", {"content-encoding": "gzip"})
     with pytest.raises(TooLargeError):
         ask(server)
+
+
+def test_the_answer_to_an_object_may_take_as_long_as_a_slow_line(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hostile, "pause_sec", 1.0)
+    with BoundedFleetClient.from_server_address(server, True, None, []) as client:
+        client._client.timeout = 0.2
+        client.PushObject(PushObjectRequest(object_content=b"x"))
+        with pytest.raises(httpx.ReadTimeout):
+            client.GetFab(GetFabRequest(hash_str="x"))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from docs.pages import Typed, Written, missing, steps
+from waiting import PATIENCE
 
 COLUMNS = 100
 _INTERRUPTED = (130, -signal.SIGINT)
@@ -88,11 +89,11 @@ class Reader:
         for how, wait_sec in ((signal.SIGTERM, 30.0), (signal.SIGKILL, 5.0)):
             for each in self._terminals.values():
                 each.signal(how)
-            deadline = time.monotonic() + wait_sec
+            deadline = time.monotonic() + PATIENCE * wait_sec
             while self._at_work() and time.monotonic() < deadline:
                 time.sleep(_POLL_SEC)
 
-    def follow(self, page: Path, *, limit_sec: float = 300) -> None:
+    def follow(self, page: Path, *, limit_sec: float = 100) -> None:
         """Do what the page says; AssertionError with its line where something else happens."""
         for step in steps(page, self.replaced):
             where = f"{page.name}:{step.line}"
@@ -114,7 +115,7 @@ class Reader:
             terminal.give(step.command, step.answers)
         elif step.interrupted:
             terminal.signal(signal.SIGINT)
-        deadline = time.monotonic() + limit_sec
+        deadline = time.monotonic() + PATIENCE * limit_sec
         while terminal.status is None:
             if step.goes_on and missing(step.shown, terminal.printed()) is None:
                 return

@@ -254,6 +254,31 @@ def test_an_answer_is_given_to_the_line_in_parts(size: int, tmp_path: Path) -> N
     assert (link.down_bytes, link.down_sec) == (size, len(sent))  # and the way is measured
 
 
+def test_a_site_that_hangs_up_is_no_failure_of_flowers(caplog: pytest.LogCaptureFixture) -> None:
+    async def flower(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    arrives = [{"type": "http.request", "body": b"x", "more_body": True}]
+
+    async def receive() -> Message:
+        return arrives.pop() if arrives else {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        pass
+
+    headers = [(name.encode(), value.encode()) for name, value in signed().items()]
+    path = "/v1/fleet/push-object"
+    scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode()}
+    scope |= {"query_string": b"", "headers": headers, "client": ("127.0.0.1", 1)}
+    caplog.set_level(logging.INFO)
+    asyncio.run(FleetDoor(flower, site_of=KEYS.get)(scope, receive, send))
+    assert "hospital-a hung up in the middle of a call" in caplog.text
+    assert "could not answer" not in caplog.text
+
+
 def test_a_refusal_by_flower_leaves_a_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     assert call("/v1/fleet/activate-node").status_code == 403
