@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# A study is a dozen processes: none compiles again what another one has.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test faults check docs browser wheelhouse airgapped lock clean
 
 demo: .venv/.installed-all

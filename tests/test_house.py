@@ -91,6 +91,16 @@ def test_what_waits_and_tells_does_without_torch(module: str) -> None:
     assert told.stdout.strip() == "False", told.stderr
 
 
+def test_looking_at_a_model_does_without_torchs_compiler() -> None:
+    """Every process of a study does, and the compiler, with SymPy, takes two seconds to import."""
+    script = (
+        "from feat_fed.model import FEATConfig; from feat_fed.model.state import state_schema; "
+        "import sys; state_schema(FEATConfig(num_classes=2)); print('sympy' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert told.stdout.strip() == "False", told.stderr
+
+
 @pytest.mark.slow
 def test_the_wheel_alone_gives_a_working_command(tmp_path: Path) -> None:
     """In an empty environment, with the base dependencies and no extra."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from feat_fed.config import FEATConfig
-from feat_fed.model.layers import DepthwiseConv, xavier_linear
+from feat_fed.model.layers import DepthwiseConv, draw_normal, xavier_linear
 from feat_fed.model.wkv import wkv_paper, wkv_published
 
 WKV = Callable[..., Tensor]
@@ -35,8 +35,8 @@ class _GuidedWKV(nn.Module):
         self.wkv: WKV = wkv_paper if config.wkv == "paper" else wkv_published
         self.kvr = xavier_linear(C, 3 * C, bias=False, parts=3)
         self.output = xavier_linear(C, C, bias=False)
-        self.decay = nn.Parameter(torch.randn(num_passes, C))
-        self.bonus = nn.Parameter(torch.randn(num_passes, C))
+        self.decay = nn.Parameter(draw_normal(torch.empty(num_passes, C), std=1.0))
+        self.bonus = nn.Parameter(draw_normal(torch.empty(num_passes, C), std=1.0))
         self.alpha = nn.Parameter(torch.zeros(2, C))
 
     def _mix(

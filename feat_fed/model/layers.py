@@ -42,6 +42,12 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
+def draw_normal(weight: Tensor, *, std: float) -> Tensor:
+    """Draw a weight's values in place, and return it."""
+    # Of a model that is only looked at, torch would import its compiler and SymPy for two seconds.
+    return weight if weight.is_meta else nn.init.normal_(weight, std=std)
+
+
 class ScaledSiLU(nn.Module):
     """SiLU(x)/0.596."""
 
@@ -58,7 +64,7 @@ class TimestepEmbedder(nn.Module):
         first = xavier_linear(_TIME_FREQUENCIES, hidden_size)
         second = xavier_linear(hidden_size, hidden_size)
         for layer in (first, second):
-            nn.init.normal_(layer.weight, std=0.02)
+            draw_normal(layer.weight, std=0.02)
         self.mlp = nn.Sequential(first, ScaledSiLU(), second)
 
     def forward(self, t_B: Tensor, dtype: torch.dtype) -> Tensor:
@@ -80,7 +86,7 @@ class LabelEmbedder(nn.Module):
         super().__init__()
         self.null = num_classes
         self.weight = nn.Parameter(torch.empty(num_classes + 1, hidden_size))
-        nn.init.normal_(self.weight, std=0.02)
+        draw_normal(self.weight, std=0.02)
 
     def forward(self, labels_B: Tensor) -> Tensor:
         """Return the embedding (B, C) of classes 0 to ``null``."""
