@@ -31,7 +31,7 @@ def test_our_own_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < row["down_over_ideal"] < 4 and 1 < row["up_over_ideal"] < 4
     assert {"superlink", "serverapp", "supernode", "clientapp"} < row["peak_rss_mb"].keys()
     server = row["peak_pss_mb"]["superlink"] + row["peak_pss_mb"]["serverapp"]
-    assert 0 < row["peak_pss_mb"]["server"] <= server
+    assert 0 < row["peak_pss_mb"]["server"] <= server + 0.001  # sums of floats
 
 
 def test_payloads_are_of_the_size_that_they_are_named_for(
