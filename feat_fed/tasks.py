@@ -1,7 +1,8 @@
 """Tasks of Flower's, as both roles' executors take them: warm processes that fork a child for each.
 
-A task that was taken must be begun within 30 s (Flower 1.41 forgets it then). On a busy machine
-Python takes longer than that to import torch, so whoever takes tasks has imported all they need.
+A task that was taken must be begun within 30 s, or Flower 1.41 gives it out again and this one's
+token is void. On a busy machine Python takes longer than that to import torch, so whoever takes
+tasks has imported all they need.
 """
 
 from __future__ import annotations

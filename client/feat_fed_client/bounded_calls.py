@@ -11,8 +11,9 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 MAX_ANSWER_BYTES = 8 * 1024**2
 """Of one call: objects travel in chunks of 5 MiB, and an envelope."""
 
-PUSH_ANSWER_SEC = 300.0
-"""For the answer to an object: a slow line has not taken all that the kernel has, up to a chunk."""
+PUSH_SEC = 900.0
+"""For an object to go and to be answered, as long as the door gives it: over a slow line up to a
+chunk that has not gone yet is in the kernel, or in a proxy."""
 _PUSH = "/v1/fleet/push-object"
 
 
@@ -56,7 +57,7 @@ class _Bounded(httpx.SyncByteStream):
 
 def _be_patient(request: httpx.Request) -> None:
     if request.url.path == _PUSH:
-        request.extensions["timeout"]["read"] = PUSH_ANSWER_SEC
+        request.extensions["timeout"] |= {"read": PUSH_SEC, "write": PUSH_SEC}
 
 
 def _bound(response: httpx.Response) -> None:

@@ -64,7 +64,7 @@ FLEET_PATHS = frozenset(
 # Flower sends objects in chunks of 5 MiB; a request is one chunk and its envelope.
 MAX_BODY_BYTES = 8 * 1024**2
 
-_PART_BYTES = 256 * 1024
+_PART_BYTES = 64 * 1024
 """Of an answer, that are given to the line at once."""
 
 REQUEST_SEC = 900.0

@@ -18,15 +18,17 @@ from flwr.superlink.runtime import run_serverapp
 import feat_fed_server.app  # noqa: F401  Flower loads it by name, in a child
 from feat_fed.tasks import in_child, taken_tasks
 
+log = logging.getLogger(__name__)
+
 
 def main(arguments: Sequence[str]) -> None:
     """Run as ``python -m feat_fed_server HOST:PORT SECRET_FILE``."""
     address, secret_file = arguments
-    logging.getLogger("flwr").propagate = False  # it has a handler of its own
     secret = Path(secret_file).read_bytes()
     for task in taken_tasks(address, secret, [TaskType.SERVER_APP]):
-        # One that failed is noticed by the server, which begins another run.
-        in_child(lambda: _run(address, task.token))  # noqa: B023
+        # The server, too, notices one that failed, and begins another run.
+        if how := in_child(lambda: _run(address, task.token)):  # noqa: B023
+            log.error("the ServerApp's process ended with %s", how)
 
 
 def _run(address: str, token: str) -> None:

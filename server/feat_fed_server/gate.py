@@ -39,6 +39,8 @@ _UNSENT_BYTES = 128 * 1024
 
 log = logging.getLogger(__name__)
 
+_WAITING_BYTES = 64 * 1024
+
 
 class _Protocol(HttpToolsProtocol):
     """Uvicorn's HTTP/1.1, with a bound on a request's head in time and size."""
@@ -51,6 +53,8 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # What waits here at the end of an answer is lost where the line needs over 45 s for it.
+        transport.set_write_buffer_limits(high=_WAITING_BYTES)
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
