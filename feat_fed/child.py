@@ -8,9 +8,14 @@ simply runs.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 
@@ -27,6 +32,23 @@ def end_with_parent(parent_pid: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os._exit(1)
+
+
+def be_child(parent_pid: int, work: Callable[[], object]) -> NoReturn:
+    """Be a fork of this parent: work, and exit with 0, or with 1 and a traceback in the log.
+
+    Nothing is done of what the parent would do at its own end.
+    """
+    status = 1
+    try:
+        end_with_parent(parent_pid)
+        work()
+        status = 0
+    except BaseException:
+        log.exception("the work failed")
+    finally:
+        logging.shutdown()
+        os._exit(status)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -26,9 +25,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from feat_fed.child import end_with_parent
-
-log = logging.getLogger(__name__)
+from feat_fed.child import be_child
 
 _POLL_SEC = 0.2
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
@@ -83,16 +80,7 @@ def in_child(work: Callable[[], object]) -> str:
     parent_pid = os.getpid()
     pid = os.fork()
     if pid == 0:
-        status = 1
-        try:
-            end_with_parent(parent_pid)
-            work()
-            status = 0
-        except BaseException:
-            log.exception("the work failed")
-        finally:
-            logging.shutdown()
-            os._exit(status)
+        be_child(parent_pid, work)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return "" if code == 0 else f"signal {-code}" if code < 0 else f"exit status {code}"
 

@@ -47,7 +47,7 @@ def test_tasks_are_waited_for_where_nobody_listens_yet() -> None:
 
 
 def test_the_server_has_imported_all_before_it_takes_a_task() -> None:
-    """Flower forgets a task that is not begun within 30 s, and importing may take longer."""
+    """Flower gives a task out again that is not begun within 30 s; importing may take longer."""
     script = (
         "import feat_fed_server.executor, sys\n"
         "sys.exit(not {'torch', 'feat_fed_server.rounds', 'feat_fed.train'} <= set(sys.modules))"

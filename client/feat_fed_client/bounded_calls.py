@@ -16,7 +16,6 @@ PUSH_SEC = 900.0
 chunk that has not gone yet is in the kernel, or in a proxy."""
 _PUSH = "/v1/fleet/push-object"
 
-
 _MEMORY_SHARE = 0.5
 
 

@@ -19,11 +19,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Literal, cast
+from typing import Literal, NoReturn, cast
 
 import psutil
 
-from feat_fed.child import end_with_parent
+from feat_fed.child import be_child
 from feat_fed.protocol import FailureCode
 from feat_fed.train.memory import oom_kills
 from feat_fed.train.patience import Patience, Pulse
@@ -177,21 +177,16 @@ class _Life:
         return Death("internal", f"signal {-code}")
 
 
-def _do(work: Work, sender: Connection, parent_pid: int) -> None:
+def _do(work: Work, sender: Connection, parent_pid: int) -> NoReturn:
     """Be the child: work, answer and exit."""
     # What the parent has dropped is not this one's to free: its threads are not here.
     gc.freeze()
-    status = 1
-    try:
-        end_with_parent(parent_pid)
+
+    def answer() -> None:
         os.setpgid(0, 0)
         parts = work(lambda sign: sender.send_bytes(sign.encode()))
         sender.send_bytes(_ANSWER + str(len(parts)).encode())
         for part in parts:
             sender.send_bytes(part)
-        status = 0
-    except BaseException:
-        log.exception("the work failed")
-    finally:
-        logging.shutdown()
-        os._exit(status)
+
+    be_child(parent_pid, answer)

@@ -1,7 +1,7 @@
 """The server's executor: it takes the ServerApp's task from our SuperLink and runs it in a child.
 
 Flower's own starts a Python for it, which has 30 s to import the round loop and torch. On a busy
-machine that was never enough, and the study did not begin (:mod:`feat_fed.tasks`).
+machine that is not enough, and the study does not begin (:mod:`feat_fed.tasks`).
 """
 
 from __future__ import annotations

@@ -37,9 +37,10 @@ _TELL_BURST = 20.0
 # What the kernel keeps unsent: with more, the time that a slow line takes could not be seen.
 _UNSENT_BYTES = 128 * 1024
 
-log = logging.getLogger(__name__)
-
+# What waits here for the kernel: at an answer's end it is lost where a line needs over 45 s for it.
 _WAITING_BYTES = 64 * 1024
+
+log = logging.getLogger(__name__)
 
 
 class _Protocol(HttpToolsProtocol):
@@ -53,7 +54,6 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # What waits here at the end of an answer is lost where the line needs over 45 s for it.
         transport.set_write_buffer_limits(high=_WAITING_BYTES)
         self._await_head()
 
