@@ -1,8 +1,10 @@
-"""Calls of Flower's Fleet API, with bounds on what a server can answer."""
+"""Calls of Flower's Fleet API, with bounds on what a server can answer, and on its silence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import httpx
 import psutil
@@ -15,6 +17,11 @@ PUSH_SEC = 900.0
 """For an object to go and to be answered, as long as the door gives it: over a slow line up to a
 chunk that has not gone yet is in the kernel, or in a proxy."""
 _PUSH = "/v1/fleet/push-object"
+
+SILENCE_SEC = 60
+"""After which the kernel ends a connection whose other end acknowledges nothing any more: a slow
+line does, a machine without power and a firewall that has forgotten the connection do not."""
+_PROBES = 3
 
 _MEMORY_SHARE = 0.5
 
@@ -55,8 +62,28 @@ class _Bounded(httpx.SyncByteStream):
 
 
 def _be_patient(request: httpx.Request) -> None:
+    request.extensions["trace"] = _watch_connection
     if request.url.path == _PUSH:
         request.extensions["timeout"] |= {"read": PUSH_SEC, "write": PUSH_SEC}
+
+
+def _watch_connection(event: str, told: Mapping[str, Any]) -> None:
+    """Have a new connection watched by the kernel, while data are under way and while none are.
+
+    The options are those of Linux's tcp(7); where a system lacks one, its own patience holds.
+    """
+    if event != "connection.connect_tcp.complete":
+        return
+    connection: socket.socket = told["return_value"].get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in {
+        "TCP_KEEPIDLE": SILENCE_SEC // 2,
+        "TCP_KEEPINTVL": SILENCE_SEC // 2 // _PROBES,
+        "TCP_KEEPCNT": _PROBES,
+        "TCP_USER_TIMEOUT": SILENCE_SEC * 1000,
+    }.items():
+        if hasattr(socket, option):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _bound(response: httpx.Response) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import socket
 import threading
 import time
 import zipfile
@@ -19,7 +20,12 @@ from flwr.supernode import start_client_internal
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from feat_fed.config import ServerLinkConfig
-from feat_fed_client.bounded_calls import MAX_ANSWER_BYTES, BoundedFleetClient, TooLargeError
+from feat_fed_client.bounded_calls import (
+    MAX_ANSWER_BYTES,
+    SILENCE_SEC,
+    BoundedFleetClient,
+    TooLargeError,
+)
 from feat_fed_client.bounded_node import unread_config
 from feat_fed_client.connection import Connection
 from feat_fed_client.keys import make_site_key
@@ -105,6 +111,26 @@ def test_the_answer_to_an_object_may_take_as_long_as_a_slow_line(
         client.PushObject(PushObjectRequest(object_content=b"x"))
         with pytest.raises(httpx.ReadTimeout):
             client.GetFab(GetFabRequest(hash_str="x"))
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux's")
+def test_the_kernel_ends_a_connection_that_nobody_acknowledges(server: str) -> None:
+    watched = []
+
+    def look(response: httpx.Response) -> None:
+        connection = response.extensions["network_stream"].get_extra_info("socket")
+        watched.append(
+            (
+                connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000,
+            )
+        )
+
+    with BoundedFleetClient.from_server_address(server, True, None, []) as client:
+        client._client.event_hooks["response"].append(look)
+        client.PushObject(PushObjectRequest(object_content=b"x"))
+        client.GetFab(GetFabRequest(hash_str="x"))
+    assert watched == [(1, SILENCE_SEC)] * 2
 
 
 @pytest.mark.parametrize(
