@@ -16,7 +16,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Video = npt.NDArray[np.uint8]
 
-_FIELD = 128  # side of a noise field, which repeats without a seam
+_FIELD = 128  # side of a noise field, which repeats without a seam; a power of two
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,13 @@ def _smooth_noise(rng: np.random.Generator, grain_px: float) -> Array:
 
 def _look_up(field: Array, column: Array, row: Array) -> Array:
     """Interpolate linearly between the field's points, which repeat for ever."""
-    left, top = np.floor(column).astype(int), np.floor(row).astype(int)
-    right_part, low_part = column - left, row - top
-    left, right = left % _FIELD, (left + 1) % _FIELD
-    top, low = top % _FIELD, (top + 1) % _FIELD
-    above = field[top, left] * (1 - right_part) + field[top, right] * right_part
-    below = field[low, left] * (1 - right_part) + field[low, right] * right_part
+    at_left, at_top = np.floor(column), np.floor(row)
+    right_part, low_part = column - at_left, row - at_top
+    left, top = (each.astype(np.int32) & (_FIELD - 1) for each in (at_left, at_top))
+    right, low = (left + 1) & (_FIELD - 1), ((top + 1) & (_FIELD - 1)) * _FIELD
+    top = top * _FIELD
+    above = field.take(top + left) * (1 - right_part) + field.take(top + right) * right_part
+    below = field.take(low + left) * (1 - right_part) + field.take(low + right) * right_part
     return np.asarray(above * (1 - low_part) + below * low_part)
 
 
