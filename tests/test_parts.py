@@ -18,7 +18,8 @@ from flwr.proto.message_pb2 import (
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store import ObjectStoreFactory, object_store_factory
 
-from feat_fed.parts import PARTS_FOLDER, PartFolder, PartStore, share_parts, store_parts_in
+from feat_fed.part_store import PartStore, store_parts_in
+from feat_fed.parts import PARTS_FOLDER, PartFolder, share_parts
 from feat_fed.wire import weights_record
 
 BODY = os.urandom(200_000)

@@ -18,7 +18,8 @@ from flwr.supercore.run import Run
 from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 
-from feat_fed.parts import PartFolder, store_parts_in
+from feat_fed.part_store import store_parts_in
+from feat_fed.parts import PartFolder
 from feat_fed_client.bounded_calls import BoundedFleetClient, most_message_bytes
 from feat_fed_client.polls import Polls, pull_promptly
 

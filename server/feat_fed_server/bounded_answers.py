@@ -18,7 +18,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store import NoObjectInStoreError
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
-from feat_fed.parts import is_of_one_form
+from feat_fed.part_store import is_of_one_form
 from feat_fed_server.whole_answers import WholeAnswers
 
 log = logging.getLogger(__name__)

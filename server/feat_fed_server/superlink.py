@@ -28,7 +28,8 @@ from flwr.superlink.routers.fleet.node_auth import NodeAuthMiddleware
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from feat_fed.parts import PartFolder, store_parts_in
+from feat_fed.part_store import store_parts_in
+from feat_fed.parts import PartFolder
 from feat_fed_server.admissions import Admissions
 from feat_fed_server.bounded_answers import BoundedAnswers, most_answer_bytes
 from feat_fed_server.door import FleetDoor

@@ -223,8 +223,7 @@ def test_a_trio_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("wkv", ["paper", "published"])
+@pytest.mark.parametrize(("wkv", "checkpointing"), [("paper", True), ("published", False)])
 def test_compiles_into_one_graph(wkv: WKVMode, checkpointing: bool) -> None:
     model = opened(FEATConfig(hidden_size=16, num_heads=2, num_trios=2, num_classes=2, wkv=wkv))
     model.gradient_checkpointing = checkpointing

@@ -63,7 +63,7 @@ def make_folders(root: Path) -> None:
             *("--request", folder / f"{name}.join", "--fingerprint", fingerprint),
         )
         assert f"{name} is admitted" in told
-    write_demo_hospitals(root / "data", hospitals=3, seed=1)
+    write_demo_hospitals(root / "data", hospitals=3, clips_per_patient=1, seed=1)
 
 
 class Consortium:
