@@ -43,6 +43,7 @@ from feat_fed.config import SiteConfig
 from feat_fed.errors import FeatFedError, ProtocolError, StorageError
 from feat_fed.inflating import inflate_within
 from feat_fed.parts import PartFolder, share_parts
+from feat_fed.privacy.accounting import preload_accounting
 from feat_fed.protocol import Assignment, FailureCode, Report
 from feat_fed.tasks import TakenTask, in_child, taken_tasks, task_client
 from feat_fed.train import preload
@@ -51,6 +52,7 @@ from feat_fed_client import READY
 from feat_fed_client.app import failure, let_out, make_app, site_of_this_machine
 from feat_fed_client.bounded_calls import most_message_bytes
 from feat_fed_client.history import note_idle
+from feat_fed_client.known_study import recall_study
 from feat_fed_client.last_door import FAILED, DoorError
 from feat_fed_client.polls import pull_promptly
 from feat_fed_client.site_audit import PrivacyCost, SiteAudit
@@ -103,6 +105,14 @@ class Executor:
             if lost := in_child(lambda: self._answer(task)):  # noqa: B023
                 log.error("a task is lost: the process that held it ended with %s", lost)
                 return
+            self.preload_study()
+
+    def preload_study(self) -> None:
+        """Import what the study that was last asked for takes, once and not in each child."""
+        with contextlib.suppress(FeatFedError):  # of the site's file, which the next task names
+            known = recall_study(self.site_of(None).store)
+            if known is not None and known.study.privacy.patient is not None:
+                preload_accounting()
 
     def _answer(self, task: TakenTask) -> None:
         """Pull one message and see to it that a reply goes out."""
@@ -257,6 +267,8 @@ def main(arguments: Sequence[str]) -> None:
     own_bundle()  # once, and not in each child
     inflatable_utils.pull_objects = pull_promptly
     inflate_within(most_message_bytes, caller=inflatable_utils)
-    Executor(address, Path(secret_file).read_bytes(), site_of_this_machine).run()
+    executor = Executor(address, Path(secret_file).read_bytes(), site_of_this_machine)
+    executor.preload_study()
+    executor.run()
     logging.shutdown()
     os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

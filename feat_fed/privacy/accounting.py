@@ -64,6 +64,14 @@ class NoisySteps:
     steps: int
 
 
+def preload_accounting() -> None:
+    """Import Opacus, which takes over a second, in a process that forks children which account.
+
+    Starts no thread.
+    """
+    import opacus.accountants  # noqa: F401
+
+
 def rdp_epsilon(history: Iterable[NoisySteps], *, delta: float) -> float:
     """Return the epsilon that all these steps together spend, bounded by RDP; 0 of none."""
     from opacus.accountants.analysis.rdp import get_privacy_spent

@@ -20,7 +20,7 @@ from flwr.supercore.fab import Fab
 from feat_fed import __version__
 from feat_fed.audit import lines, verify
 from feat_fed.bundle import bundle_files
-from feat_fed.config import SiteConfig, SiteDataConfig, load_study
+from feat_fed.config import SiteConfig, SiteDataConfig, StudyConfig, load_study
 from feat_fed.errors import ConfigError, StorageError
 from feat_fed.federate import pack
 from feat_fed.model.state import state_schema
@@ -36,6 +36,7 @@ from feat_fed_client.executor import (
     _parts,
     refusal,
 )
+from feat_fed_client.known_study import remember_study
 from feat_fed_client.site_audit import SiteAudit
 from feat_fed_client.supervision import Death, Patience
 from feat_fed_client.trust import MAX_BUNDLE_BYTES, trusted_bundles
@@ -310,6 +311,36 @@ def test_every_error_leaves_as_a_code_and_none_of_its_text(
     assert (replies[0].error.reason, replies[3].error.reason) == (FAILED, FAILED)
     codes = [from_records(each.content, Report)[0].code for each in replies[1:3]]
     assert codes == ["config", "internal"]
+
+
+_WITH_A_STUDY = """
+import sys
+from pathlib import Path
+from feat_fed.config import SiteConfig, SiteDataConfig
+from feat_fed_client.executor import Executor
+site = SiteConfig(name="a", data=SiteDataConfig(paths=(Path("clips"),)), store=Path(sys.argv[1]))
+Executor("127.0.0.1:1", b"secret", lambda _: site).preload_study()
+print("opacus" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_what_a_private_study_takes_is_imported_once(tmp_path: Path, private: bool) -> None:
+    privacy = {"patient": {"noise_multiplier": 1.0, "sample_rate": 0.5}} if private else {}
+    tree = load_study("demo").model_dump(mode="json") | {"strategy": {"weigh_by": "equal"}}
+    study = StudyConfig.model_validate(tree | {"privacy": privacy})
+    told = Assignment(study_id="a" * 32, round=1, task="train", first_step=0, study=study)
+    remember_study(tmp_path, told)
+    command = [sys.executable, "-c", _WITH_A_STUDY, tmp_path]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == str(private)
+
+
+def test_a_site_file_that_broke_does_not_end_the_executor(tmp_path: Path) -> None:
+    def broken(_: object) -> SiteConfig:
+        raise ConfigError("it is wrong")
+
+    dataclasses.replace(executor(tmp_path), site_of=broken).preload_study()
 
 
 _LIKE_THE_EXECUTOR = """
