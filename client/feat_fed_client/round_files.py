@@ -3,7 +3,7 @@
 ::
 
     rounds/STUDY_ID/under-way.safetensors      feat_fed.train.mid_round
-    spool/STUDY_ID/round-0003.safetensors      feat_fed_client.spool
+    spool/STUDY_ID/round-0003.safetensors      feat_fed_client.spool, and second-0003.safetensors
     optimiser/STUDY_ID/after-0003.safetensors  feat_fed_client.optimiser_store
     received/STUDY_ID/reference.safetensors    feat_fed_client.exchanged
     residual/STUDY_ID/after-0003.safetensors   feat_fed_client.residual_store

@@ -3,6 +3,9 @@
 ::
 
     spool/STUDY_ID/round-0003.safetensors
+    spool/STUDY_ID/second-0003.safetensors
+
+The second holds the same again, for hours of training are not to hang on one file.
 
 An update is written before it is sent and leaves when the server has acknowledged it. Flower
 acknowledges nothing to an application, so the server's next word does: it sends an assignment
@@ -14,14 +17,15 @@ were sent before, and is not trained again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from torch import Tensor
 
-from feat_fed.atomic import remove_parts
+from feat_fed.atomic import atomic_path, remove_parts
 from feat_fed.config.base import StrictModel
 from feat_fed.errors import CheckpointError, StorageError
 from feat_fed.numbered import NumberedFiles
@@ -55,19 +59,20 @@ class Spool:
         """Remove what this assignment proves that the server has, and what a kill left half."""
         remove_parts(self.folder)
         written = assignment.round - (assignment.task == "train")
-        self._files.remove(but=tuple(each for each in self._files.numbers() if each > written))
+        for files in self._copies():
+            files.remove(but=tuple(each for each in files.numbers() if each > written))
 
     def holds(self, round_number: int) -> bool:
         """Return whether there is a file of a round, whatever is in it."""
-        return round_number in self._files.numbers()
+        return any(round_number in files.numbers() for files in self._copies())
 
     def find(self, job: str) -> tuple[Report, dict[str, Tensor]] | None:
         """Return the update of this very job, if there is one that is whole."""
-        for number in self._files.numbers():
+        for path in self._paths():
             try:
-                header, weights = read_tensor_file(self._files.path(number), _Header)
+                header, weights = read_tensor_file(path, _Header)
             except CheckpointError as error:
-                log.warning("the round is trained again: %s", error)
+                log.warning("a copy of a finished update is lost: %s", error)
                 continue
             if header.job == job:
                 return header.report, weights
@@ -83,15 +88,24 @@ class Spool:
         job
             :func:`feat_fed.train.mid_round.job_digest` of what was asked.
         """
-        self._files.remove(but=(report.round,))
+        for files in self._copies():
+            files.remove(but=(report.round,))
+        first, second = (files.path(report.round) for files in self._copies())
         try:
-            header = _Header(job=job, report=report)
-            write_tensor_file(self._files.path(report.round), weights, header)
+            write_tensor_file(first, weights, _Header(job=job, report=report))
         except StorageError as error:
             log.error("THE UPDATE IS SENT WITHOUT A COPY HERE, free some disk: %s", error)
             return False
+        try:
+            with atomic_path(second, durable=False) as part:  # a power cut leaves the first
+                shutil.copy(first, part)
+        except OSError as error:
+            log.warning("the update has one copy here and no second: %s", error)
         return True
 
-    @property
-    def _files(self) -> NumberedFiles:
-        return NumberedFiles(self.folder, "round")
+    def _copies(self) -> tuple[NumberedFiles, NumberedFiles]:
+        return NumberedFiles(self.folder, "round"), NumberedFiles(self.folder, "second")
+
+    def _paths(self) -> Iterator[Path]:
+        for files in self._copies():
+            yield from map(files.path, files.numbers())

@@ -1,6 +1,7 @@
 """A finished update stays until the server has it, and is what it was."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,51 @@ def test_the_servers_next_word_acknowledges_it(
 def test_there_is_one_a_study_at_most(spool: Spool) -> None:
     spool.write("asked", report(3), WEIGHTS)
     spool.write("asked next", report(4), WEIGHTS)
-    assert [each.name for each in spool.folder.iterdir()] == ["round-0004.safetensors"]
+    names = sorted(each.name for each in spool.folder.iterdir())
+    assert names == ["round-0004.safetensors", "second-0004.safetensors"]
 
 
-def test_a_damaged_update_is_trained_again(spool: Spool, caplog: pytest.LogCaptureFixture) -> None:
-    spool.write("asked", report(3), WEIGHTS)
-    [path] = spool.folder.iterdir()
+def damage(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+@pytest.mark.parametrize("lost", [damage, Path.unlink])
+@pytest.mark.parametrize("which", ["round", "second"])
+def test_one_damaged_file_loses_no_update(
+    which: str, lost: Callable[[Path], None], spool: Spool
+) -> None:
+    spool.write("asked", report(3), WEIGHTS)
+    lost(spool.folder / f"{which}-0003.safetensors")
+    assert spool.holds(3)
+    found = spool.find("asked")
+    assert found is not None and torch.equal(found[1]["w"], WEIGHTS["w"])
+    spool.settle(told(4))
+    assert not list(spool.folder.iterdir())
+
+
+def test_an_update_of_which_nothing_is_whole_is_not_found(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool.write("asked", report(3), WEIGHTS)
+    for path in spool.folder.iterdir():
+        damage(path)
     assert spool.find("asked") is None
-    assert "trained again" in caplog.text
+    assert caplog.text.count("a copy of a finished update is lost") == 2
+
+
+def test_a_disk_with_room_for_one_keeps_one(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool.write("asked before", report(3), {"w": torch.zeros(1)})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("feat_fed_client.spool.shutil.copy", full)
+    assert spool.write("asked", report(3), WEIGHTS)
+    assert "no second" in caplog.text
+    assert spool.find("asked") is not None
+    assert not [each for each in spool.folder.iterdir() if each.name.startswith(".")]
 
 
 def test_a_full_disk_is_told_loudly_and_costs_no_update(
@@ -139,7 +176,7 @@ def test_all_that_was_learnt_can_be_forgotten(tmp_path: Path) -> None:
     Spool.of(tmp_path, study_id=STUDY).write("asked", report(3), WEIGHTS)
     round_files.under_way(tmp_path, study_id=STUDY, job="x").path.parent.mkdir(parents=True)
     (tmp_path / "latents").mkdir()
-    assert forget_rounds(tmp_path) == 1
+    assert forget_rounds(tmp_path) == 2
     assert [each.name for each in tmp_path.iterdir()] == ["latents"]
 
 
@@ -171,5 +208,5 @@ def test_what_goes_while_it_is_removed_is_no_error(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "unlink", twice)
-        assert forget_rounds(tmp_path) == 1
+        assert forget_rounds(tmp_path) == 2
     assert list(tmp_path.iterdir()) == []

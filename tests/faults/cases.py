@@ -205,7 +205,9 @@ def arrived(stage: Stage, number: int, site: str) -> Path:
 
 
 def spooled(stage: Stage, number: int, site: str) -> Path:
-    return _there((stage.stores[site] / "spool").glob(f"*/round-{number:04d}.safetensors"))
+    spool = stage.stores[site] / "spool"
+    _there(spool.glob(f"*/second-{number:04d}.safetensors"))  # killed before that, it has one file
+    return _there(spool.glob(f"*/round-{number:04d}.safetensors"))
 
 
 def mid_round(stage: Stage, number: int, site: str) -> Path:
