@@ -29,6 +29,7 @@ _FORMAT = {"format": "pt"}
 """Without it, tools of the Hugging Face family refuse a safetensors file."""
 _DIGEST = "sha256"
 _AGAIN = "fetch or write it again"
+_BLOCK_BYTES = 2**20
 
 HeaderT = TypeVar("HeaderT", bound=BaseModel)
 
@@ -70,7 +71,7 @@ def read_tensor_file(path: Path, header: type[HeaderT]) -> tuple[HeaderT, dict[s
     CheckpointError
         If the file is absent, truncated, damaged, not one of ours, or has another header.
     """
-    with _opened(path) as file:
+    with _opened(path, whole=True) as file:
         text, digest = _about(path, file)
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     parsed = _parse(path, text, header)
@@ -87,7 +88,7 @@ def verify_tensor_file(path: Path, header: type[HeaderT]) -> HeaderT:
     CheckpointError
         As by :func:`read_tensor_file`.
     """
-    with _opened(path) as file:
+    with _opened(path, whole=True) as file:
         text, digest = _about(path, file)
         sha = hashlib.sha256(text.encode())
         for name in sorted(file.keys()):
@@ -123,16 +124,26 @@ def read_digest(path: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:  # safetensors names no type of an open file
+def _opened(path: Path, *, whole: bool = False) -> Iterator[Any]:  # safetensors names no type of it
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}")
     try:
+        if whole:
+            _read_through(path)
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{path} is truncated or not safetensors ({error}); {_AGAIN}"
         ) from None
+
+
+def _read_through(path: Path) -> None:
+    """Read a file once: a sector that cannot be read is an error here, and kills who maps it."""
+    block = bytearray(_BLOCK_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while file.readinto(block):
+            pass
 
 
 def _about(path: Path, file: Any) -> tuple[str, str]:  # noqa: ANN401

@@ -91,6 +91,13 @@ def test_what_waits_and_tells_does_without_torch(module: str) -> None:
     assert told.stdout.strip() == "False", told.stderr
 
 
+@pytest.mark.parametrize("module", ["feat_fed_client.supernode", "feat_fed_server.launch"])
+def test_what_starts_processes_does_without_flowers_database(module: str) -> None:
+    script = f"import {module}, sys; print('sqlalchemy' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert told.stdout.strip() == "False", told.stderr
+
+
 def test_looking_at_a_model_does_without_torchs_compiler() -> None:
     """Every process of a study does, and the compiler, with SymPy, takes two seconds to import."""
     script = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,9 +19,10 @@ PUSH_SEC = 900.0
 chunk that has not gone yet is in the kernel, or in a proxy."""
 _PUSH = "/v1/fleet/push-object"
 
-SILENCE_SEC = 60
-"""After which the kernel ends a connection whose other end acknowledges nothing any more: a slow
-line does, a machine without power and a firewall that has forgotten the connection do not."""
+SILENCE_SEC = 120
+"""After which the kernel ends a connection whose other end acknowledges nothing any more, or takes
+nothing: a slow line does both, a machine without power and a firewall that has forgotten the
+connection do not. Behind a proxy, the other end is the proxy."""
 _PROBES = 3
 
 _MEMORY_SHARE = 0.5
@@ -75,15 +77,12 @@ def _watch_connection(event: str, told: Mapping[str, Any]) -> None:
     if event != "connection.connect_tcp.complete":
         return
     connection: socket.socket = told["return_value"].get_extra_info("socket")
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in {
-        "TCP_KEEPIDLE": SILENCE_SEC // 2,
-        "TCP_KEEPINTVL": SILENCE_SEC // 2 // _PROBES,
-        "TCP_KEEPCNT": _PROBES,
-        "TCP_USER_TIMEOUT": SILENCE_SEC * 1000,
-    }.items():
-        if hasattr(socket, option):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    with contextlib.suppress(OSError, AttributeError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_SEC // 2)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_SEC // 2 // _PROBES)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _PROBES)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_SEC * 1000)
 
 
 def _bound(response: httpx.Response) -> None:

@@ -99,20 +99,23 @@ class Executor:
 
     def run(self) -> None:
         """Answer tasks until one is lost: the SuperNode waits for its answer, and must end, too."""
+        self._preload_study()
         log.info(READY)
         for task in taken_tasks(self.runtime_address, self.secret, TaskType):
             # It holds the message while a child of its own works on it.
             if lost := in_child(lambda: self._answer(task)):  # noqa: B023
                 log.error("a task is lost: the process that held it ended with %s", lost)
                 return
-            self.preload_study()
+            self._preload_study()
 
-    def preload_study(self) -> None:
+    def _preload_study(self) -> None:
         """Import what the study that was last asked for takes, once and not in each child."""
-        with contextlib.suppress(FeatFedError):  # of the site's file, which the next task names
+        try:
             known = recall_study(self.site_of(None).store)
             if known is not None and known.study.privacy.patient is not None:
                 preload_accounting()
+        except (FeatFedError, ImportError, OSError):  # the next task fails of it, and says so
+            log.warning("nothing was imported beforehand", exc_info=True)
 
     def _answer(self, task: TakenTask) -> None:
         """Pull one message and see to it that a reply goes out."""
@@ -267,8 +270,6 @@ def main(arguments: Sequence[str]) -> None:
     own_bundle()  # once, and not in each child
     inflatable_utils.pull_objects = pull_promptly
     inflate_within(most_message_bytes, caller=inflatable_utils)
-    executor = Executor(address, Path(secret_file).read_bytes(), site_of_this_machine)
-    executor.preload_study()
-    executor.run()
+    Executor(address, Path(secret_file).read_bytes(), site_of_this_machine).run()
     logging.shutdown()
     os._exit(1)  # at once: at an orderly end, libraries that were preloaded fill the log

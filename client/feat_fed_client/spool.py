@@ -16,6 +16,7 @@ were sent before, and is not trained again.
 
 from __future__ import annotations
 
+import errno
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,9 @@ from feat_fed.protocol import Assignment, Report
 from feat_fed.tensor_file import read_tensor_file, write_tensor_file
 
 log = logging.getLogger(__name__)
+
+_ROOM = 3
+"""Files of an update's size for which there has to be room before it is copied."""
 
 
 class _Header(StrictModel):
@@ -68,14 +72,18 @@ class Spool:
 
     def find(self, job: str) -> tuple[Report, dict[str, Tensor]] | None:
         """Return the update of this very job, if there is one that is whole."""
+        damaged = 0
         for path in self._paths():
             try:
                 header, weights = read_tensor_file(path, _Header)
             except CheckpointError as error:
                 log.warning("a copy of a finished update is lost: %s", error)
+                damaged += 1
                 continue
             if header.job == job:
                 return header.report, weights
+        if damaged:
+            log.warning("the round is trained again")
         return None
 
     def write(self, job: str, report: Report, weights: Mapping[str, Tensor]) -> bool:
@@ -88,17 +96,16 @@ class Spool:
         job
             :func:`feat_fed.train.mid_round.job_digest` of what was asked.
         """
-        for files in self._copies():
-            files.remove(but=(report.round,))
-        first, second = (files.path(report.round) for files in self._copies())
+        firsts, seconds = self._copies()
+        firsts.remove(but=(report.round,))
+        seconds.remove()
         try:
-            write_tensor_file(first, weights, _Header(job=job, report=report))
+            write_tensor_file(firsts.path(report.round), weights, _Header(job=job, report=report))
         except StorageError as error:
             log.error("THE UPDATE IS SENT WITHOUT A COPY HERE, free some disk: %s", error)
             return False
         try:
-            with atomic_path(second, durable=False) as part:  # a power cut leaves the first
-                shutil.copy(first, part)
+            _copy(firsts.path(report.round), seconds.path(report.round))
         except OSError as error:
             log.warning("the update has one copy here and no second: %s", error)
         return True
@@ -109,3 +116,14 @@ class Spool:
     def _paths(self) -> Iterator[Path]:
         for files in self._copies():
             yield from map(files.path, files.numbers())
+
+
+def _copy(first: Path, second: Path) -> None:
+    """Copy a file where the disk has room for more than that, which others need.
+
+    A power cut may take the copy, and leaves the first.
+    """
+    if shutil.disk_usage(first.parent).free < _ROOM * first.stat().st_size:
+        raise OSError(errno.ENOSPC, "there is little room left")
+    with atomic_path(second, durable=False) as part:
+        shutil.copy(first, part)

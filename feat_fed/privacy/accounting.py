@@ -65,10 +65,7 @@ class NoisySteps:
 
 
 def preload_accounting() -> None:
-    """Import Opacus, which takes over a second, in a process that forks children which account.
-
-    Starts no thread.
-    """
+    """Import Opacus, which takes over a second, in a process that forks children which account."""
     import opacus.accountants  # noqa: F401
 
 

@@ -1,5 +1,6 @@
 """Flower's SuperNode against a server that answers what it should not."""
 
+import functools
 import gzip
 import io
 import socket
@@ -119,10 +120,12 @@ def test_the_kernel_ends_a_connection_that_nobody_acknowledges(server: str) -> N
 
     def look(response: httpx.Response) -> None:
         connection = response.extensions["network_stream"].get_extra_info("socket")
+        of = functools.partial(connection.getsockopt, socket.IPPROTO_TCP)
         watched.append(
             (
                 connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-                connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000,
+                of(socket.TCP_KEEPIDLE) + of(socket.TCP_KEEPINTVL) * of(socket.TCP_KEEPCNT),
+                of(socket.TCP_USER_TIMEOUT) / 1000,
             )
         )
 
@@ -130,7 +133,7 @@ def test_the_kernel_ends_a_connection_that_nobody_acknowledges(server: str) -> N
         client._client.event_hooks["response"].append(look)
         client.PushObject(PushObjectRequest(object_content=b"x"))
         client.GetFab(GetFabRequest(hash_str="x"))
-    assert watched == [(1, SILENCE_SEC)] * 2
+    assert watched == [(1, SILENCE_SEC, SILENCE_SEC)] * 2
 
 
 @pytest.mark.parametrize(

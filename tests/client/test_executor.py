@@ -313,34 +313,53 @@ def test_every_error_leaves_as_a_code_and_none_of_its_text(
     assert codes == ["config", "internal"]
 
 
-_WITH_A_STUDY = """
+_TWO_TASKS = """
 import sys
 from pathlib import Path
 from feat_fed.config import SiteConfig, SiteDataConfig
-from feat_fed_client.executor import Executor
+from feat_fed.tasks import TakenTask
+from feat_fed_client import executor
 site = SiteConfig(name="a", data=SiteDataConfig(paths=(Path("clips"),)), store=Path(sys.argv[1]))
-Executor("127.0.0.1:1", b"secret", lambda _: site).preload_study()
-print("opacus" in sys.modules)
+executor.taken_tasks = lambda *_: iter([TakenTask("x", "y")] * 2)
+seen = []
+def in_child(_):
+    seen.append("opacus" in sys.modules)
+    (site.store / "study.json").write_bytes(Path(sys.argv[2]).read_bytes())
+    return ""
+executor.in_child = in_child
+executor.Executor("127.0.0.1:1", b"secret", lambda _: site).run()
+print(seen)
 """
 
 
 @pytest.mark.parametrize("private", [False, True])
-def test_what_a_private_study_takes_is_imported_once(tmp_path: Path, private: bool) -> None:
+def test_what_a_private_study_takes_is_imported_before_its_next_task(
+    tmp_path: Path, private: bool
+) -> None:
+    """In the process that forks, after the first task has told of the study."""
     privacy = {"patient": {"noise_multiplier": 1.0, "sample_rate": 0.5}} if private else {}
     tree = load_study("demo").model_dump(mode="json") | {"strategy": {"weigh_by": "equal"}}
     study = StudyConfig.model_validate(tree | {"privacy": privacy})
-    told = Assignment(study_id="a" * 32, round=1, task="train", first_step=0, study=study)
-    remember_study(tmp_path, told)
-    command = [sys.executable, "-c", _WITH_A_STUDY, tmp_path]
+    store, told = tmp_path / "store", tmp_path / "told"
+    store.mkdir()
+    assignment = Assignment(study_id="a" * 32, round=1, task="train", first_step=0, study=study)
+    remember_study(told, assignment)
+    command = [sys.executable, "-c", _TWO_TASKS, store, told / "study.json"]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == str(private)
+    assert said.stdout.strip() == f"[False, {private}]"
 
 
-def test_a_site_file_that_broke_does_not_end_the_executor(tmp_path: Path) -> None:
+def test_a_site_file_that_broke_does_not_end_the_executor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(_: object) -> SiteConfig:
         raise ConfigError("it is wrong")
 
-    dataclasses.replace(executor(tmp_path), site_of=broken).preload_study()
+    taken: list[str] = []
+    monkeypatch.setattr(executor_module, "taken_tasks", lambda *_: iter([TakenTask("x", "y")] * 2))
+    monkeypatch.setattr(executor_module, "in_child", lambda _: taken.append("task") or "")
+    dataclasses.replace(executor(tmp_path), site_of=broken).run()
+    assert len(taken) == 2
 
 
 _LIKE_THE_EXECUTOR = """

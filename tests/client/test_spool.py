@@ -1,8 +1,10 @@
 """A finished update stays until the server has it, and is what it was."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -93,6 +95,19 @@ def test_one_damaged_file_loses_no_update(
     assert not list(spool.folder.iterdir())
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a file of Linux's that cannot be read")
+def test_a_file_that_the_disk_cannot_read_loses_no_update(
+    spool: Spool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that maps such a file is killed as it reads."""
+    spool.write("asked", report(3), WEIGHTS)
+    first = spool.folder / "round-0003.safetensors"
+    first.unlink()
+    first.symlink_to("/proc/self/mem")
+    assert spool.find("asked") is not None
+    assert "Input/output error" in caplog.text
+
+
 def test_an_update_of_which_nothing_is_whole_is_not_found(
     spool: Spool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -101,6 +116,7 @@ def test_an_update_of_which_nothing_is_whole_is_not_found(
         damage(path)
     assert spool.find("asked") is None
     assert caplog.text.count("a copy of a finished update is lost") == 2
+    assert "trained again" in caplog.text
 
 
 def test_a_disk_with_room_for_one_keeps_one(
@@ -108,7 +124,8 @@ def test_a_disk_with_room_for_one_keeps_one(
 ) -> None:
     spool.write("asked before", report(3), {"w": torch.zeros(1)})
 
-    def full(*_: object) -> None:
+    def full(_: Path, part: Path) -> None:
+        part.write_bytes(b"some")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("feat_fed_client.spool.shutil.copy", full)
@@ -128,6 +145,16 @@ def test_a_full_disk_is_told_loudly_and_costs_no_update(
     assert not spool.write("asked", report(3), WEIGHTS)
     assert "No space left on device" in caplog.text
     assert not list(spool.folder.iterdir())
+
+
+def test_others_get_the_room_that_is_left(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    little = SimpleNamespace(free=1000)
+    monkeypatch.setattr("feat_fed_client.spool.shutil.disk_usage", lambda _: little)
+    assert spool.write("asked", report(3), WEIGHTS)
+    assert "little room left" in caplog.text
+    assert [each.name for each in spool.folder.iterdir()] == ["round-0003.safetensors"]
 
 
 def test_what_a_killed_writer_left_goes(spool: Spool) -> None:

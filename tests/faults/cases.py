@@ -38,8 +38,6 @@ class Fault:
     site: str = SITES[0]
     needs: str = ""
     """``mount`` or ``faketime``, for a fault that cannot be had everywhere."""
-    may_repeat_updates: int = 0
-    """Finished updates that the fault itself destroys."""
     may_change_weights: bool = False
     """Whether the site may have to go on with an older optimiser's state; it comes last then."""
 
@@ -264,12 +262,7 @@ def _faults() -> Iterator[Fault]:
     )
     yield Fault("metrics.jsonl torn", "training", tear_metrics)
     yield Fault("update at the server damaged", "replying", damage(arrived, "server"))
-    yield Fault(
-        "update in the site's spool damaged",
-        "replying",
-        damage(spooled, "client"),
-        may_repeat_updates=1,
-    )
+    yield Fault("update in the site's spool damaged", "replying", damage(spooled, "client"))
     yield Fault("mid-round checkpoint damaged", "training", damage(mid_round, "client"))
     yield Fault("site's clock wrong by 10 minutes", "training", wrong_clock, needs="faketime")
 

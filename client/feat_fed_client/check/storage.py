@@ -122,7 +122,7 @@ def _needs(subject: Subject) -> dict[str, int]:
         "latents": _latents_bytes(subject),
         # One is written beside the other before it takes its place.
         "checkpoint": 2 * _CHECKPOINT_WEIGHTS * weights_bytes if inside else 0,
-        "spool": 3 * weights_bytes,
+        "spool": 2 * weights_bytes,
         "received": 2 * weights_bytes,
         "parts": 2 * weights_bytes,  # of the question and of the answer
         "residual": _RESIDUALS * weights_bytes if study.transfer.up != "fp32" else 0,
