@@ -39,12 +39,16 @@ def living(store: RunStore) -> Iterator[None]:
     ended = threading.Event()
 
     def beat() -> None:
+        with contextlib.suppress(OSError):
+            _pulse(store).touch()
+
+    def keep_beating() -> None:
         while not ended.wait(_BEAT_SEC):
-            with contextlib.suppress(OSError):
-                _pulse(store).touch()
+            beat()
 
     with lock_run(store.root, _LOCK, wait_sec=_LOCK_WAIT_SEC):
-        thread = threading.Thread(target=beat, daemon=True)
+        beat()
+        thread = threading.Thread(target=keep_beating, daemon=True)
         thread.start()
         try:
             yield
@@ -69,6 +73,8 @@ class LifeWatch:
         now = time.monotonic()
         if is_locked(self._store.root, _LOCK):
             return self._look_at_pulse(now)
+        if _beat_of(self._store) != self._beat:  # it came and went between two looks
+            self.has_started = True
         if not self.has_started:
             late = now - self._started_at > STARTING_SEC
             return f"has not started within {STARTING_SEC:.0f} s" if late else None

@@ -26,6 +26,18 @@ def test_one_that_lives_and_then_ends(store: RunStore, monkeypatch: pytest.Monke
     assert watch.look() == "ended"
 
 
+def test_one_that_came_and_went_between_two_looks(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at once, say; Flower needs a minute to notice."""
+    monkeypatch.setattr(serverapp_life, "_ORDERLY_SEC", 0.0)
+    watch = LifeWatch(store)
+    with living(store):
+        pass
+    watch.look()
+    assert watch.look() == "ended" and watch.has_started
+
+
 def test_one_that_stands_still(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serverapp_life, "_BEAT_SEC", 1000.0)
     monkeypatch.setattr(serverapp_life, "SILENT_SEC", 0.0)
