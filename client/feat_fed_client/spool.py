@@ -107,7 +107,7 @@ class Spool:
         try:
             _copy(firsts.path(report.round), seconds.path(report.round))
         except OSError as error:
-            log.warning("the update has one copy here and no second: %s", error)
+            log.warning("the update has one copy here and no second, free some disk: %s", error)
         return True
 
     def _copies(self) -> tuple[NumberedFiles, NumberedFiles]:

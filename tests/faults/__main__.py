@@ -64,11 +64,11 @@ def main() -> int:
             with playing(root / "workers", made, devices=2) as stage:
                 for each in WORKERS:
                     note(stage, each, results)
+    sys.stdout.write(f"\n{table(results.lines)}\n\n{results.verdict}\n")
     if same and (arguments.words or arguments.missing):  # what is said of all stays
         results = before.model_copy(update={"lines": results.lines})
     results.write(arguments.results)
     arguments.page.write_text(page(results))
-    sys.stdout.write(f"\n{table(results.lines)}\n\n{results.verdict}\n")
     return int(not same or any(map(is_bad, results.lines.values())))
 
 
